@@ -1,0 +1,31 @@
+# The commands of media-worker. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+# uv looks for Python 3.13 on the PATH and fetches it when there is none. A pyenv shim of a version that is not
+# selected answers with an error, so uv is shown the real interpreter behind it.
+PYENV_PYTHON := $(shell command -v pyenv >/dev/null && ls -d "$$(pyenv root)"/versions/3.13.*/bin/python3.13 2>/dev/null | tail -n 1)
+PYTHON_313 := $(or $(PYENV_PYTHON),3.13)
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# uv lives in a venv of its own below .cache, made by whatever Python 3.11+ is there; the project's .venv is uv's.
+UV := .cache/uv/bin/uv
+$(UV): Makefile
+	@python3 -m venv .cache/uv
+	@.cache/uv/bin/pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.PHONY: setup
+setup: $(BIN)/.synced ## create .venv from uv.lock
+$(BIN)/.synced: $(UV) pyproject.toml uv.lock
+	@test -x $(BIN)/python || $(UV) venv -q --python "$(PYTHON_313)" $(VENV)
+	@$(UV) sync -q --frozen
+	@$(UV) pip install -q --python $(BIN)/python uv==$(UV_VERSION)
+	@touch $@
