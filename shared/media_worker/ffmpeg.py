@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 
 from media_worker.deadline import Deadline
@@ -98,16 +99,16 @@ def join_command(ffmpeg: str, list_name: str, media: Media, final_name: str) -> 
     ]
 
 
-def concat_list(names: Sequence[str], spans: Sequence["Span"]) -> str:
-    """The list for the concat demuxer. Each file lasts until the next one's first picture is due.
+def concat_list(names: Sequence[str], durations_s: Sequence[Fraction]) -> str:
+    """The list for the concat demuxer. Each file but the last has the duration after which the next one begins.
 
     The demuxer's own choice, the longest track of each file, would add the sound's overhang at every join.
     """
     lines = ["ffconcat version 1.0"]
-    for number, (name, span) in enumerate(zip(names, spans, strict=True)):
+    for name, duration_s in zip_longest(names, durations_s):
         lines.append(f"file '{name}'")
-        if number + 1 < len(names):
-            lines.append(f"duration {float(span.end_s - spans[number + 1].start_s):.6f}")
+        if duration_s is not None:
+            lines.append(f"duration {float(duration_s):.6f}")
     return "\n".join(lines) + "\n"
 
 
@@ -120,15 +121,6 @@ def _kept_maps(media: Media) -> list[str]:
     for track in media.left_out:
         maps += ["-map", f"-0:{track.index}"]
     return maps
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When the first picture of a file is due, and when the last one ends."""
-
-    start_s: Fraction
-    end_s: Fraction
-    frame_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,15 +152,6 @@ class Ffmpeg:
         """
         with self.running(frames_command(self.path, name)) as process:
             yield from parse_frames(process.lines())
-
-    def span(self, name: str) -> Span:
-        """When a file's pictures begin and end. The file is read, and not kept in memory."""
-        start, end, count = None, Fraction(0), 0
-        for frame in self.frames(name):
-            start = frame.presented_at_s if start is None else min(start, frame.presented_at_s)
-            end = max(end, frame.presented_at_s + frame.duration_s)
-            count += 1
-        return Span(start or Fraction(0), end, count)
 
     def run(self, argv: Sequence[str]) -> str:
         """Run a command to its end; what it printed."""
@@ -331,6 +314,5 @@ def parse_frames(lines: Iterator[str]) -> Iterator[Frame]:
         columns = line.split(",")
         # No flags column means just the keyframe flag, bit 0.
         flags = next((column.strip() for column in columns[6:] if column.strip().startswith("F=")), "F=0x1")
-        yield Frame(
-            int(columns[2]) * time_base, int(columns[3]) * time_base, bool(int(flags.removeprefix("F="), 0) & 1)
-        )
+        dts, pts, duration = (int(column) * time_base for column in columns[1:4])
+        yield Frame(dts, pts, duration, is_keyframe=bool(int(flags.removeprefix("F="), 0) & 1))

@@ -9,14 +9,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
 from media_worker.errors import BadSegment, BadSource, FfmpegFailed, PermanentError
-from media_worker.ffmpeg import Ffmpeg, Media, Span, concat_list, join_command, split_command
+from media_worker.ffmpeg import Ffmpeg, Media, concat_list, join_command, split_command
 from media_worker.keys import build_segment_key
-from media_worker.plan import Plan, plan_cuts
+from media_worker.plan import Plan, Span, measure_span, offset_of_next, plan_cuts
 from media_worker.storage import StoredObject, describe, download, downloads, is_made_of, write_once
 from media_worker.telemetry import Steps, logger, submit
 from media_worker.workdir import require_room, work_directory
@@ -131,7 +132,8 @@ def join(aws: "Aws", segments: Sequence[StoredObject], final: Path, ffmpeg: Ffmp
     with steps.step("check"):
         media = _common_media(ffmpeg, names)
         spans = [_span(ffmpeg, index, name) for index, name in enumerate(names)]
-    (ffmpeg.directory / "list.txt").write_text(concat_list(names, spans))
+    durations_s = [offset_of_next(span, following) for span, following in pairwise(spans)]
+    (ffmpeg.directory / "list.txt").write_text(concat_list(names, durations_s))
     with steps.step("join", size_bytes):
         ffmpeg.run(join_command(ffmpeg.path, "list.txt", media, final.name))
     logger.info("joined", segments=len(segments), frames=sum(span.frame_count for span in spans))
@@ -176,9 +178,12 @@ def _probe(ffmpeg: Ffmpeg, index: int, name: str) -> Media:
 
 def _span(ffmpeg: Ffmpeg, index: int, name: str) -> Span:
     try:
-        return ffmpeg.span(name)
+        span = measure_span(ffmpeg.frames(name))
     except FfmpegFailed as error:
         raise BadSegment(f"segment {index} is damaged: {error.reason}") from error
+    if span is None:
+        raise BadSegment(f"segment {index} holds no video frame")
+    return span
 
 
 def _tracks(tracks: Sequence[object]) -> str:

@@ -126,7 +126,8 @@ def build_reassembly_handler(aws: "Aws") -> Handler:
 
 
 def _receive_count(record: SQSRecord) -> int:
-    return int(record.attributes.approximate_receive_count or "1")
+    attribute: Any = record.attributes.approximate_receive_count
+    return int(attribute or 1)
 
 
 def _delay_s(error: Exception, receive_count: int) -> int:
@@ -135,7 +136,7 @@ def _delay_s(error: Exception, receive_count: int) -> int:
         return 0
     if isinstance(error, RetryableError) and error.retry_after_s is not None:
         return error.retry_after_s
-    return min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S * 2 ** (receive_count - 1))
+    return min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S << min(receive_count - 1, 10))
 
 
 def _in_words(error: BaseException) -> str:

@@ -15,6 +15,7 @@ _RUNS_SHOWN = 10
 class Frame:
     """One coded picture, in decoding order."""
 
+    decoded_at_s: Fraction
     presented_at_s: Fraction
     duration_s: Fraction
     is_keyframe: bool
@@ -80,6 +81,53 @@ def plan_cuts(frames: Iterable[Frame], segment_duration_s: Fraction) -> Plan:
 def _next_boundary(origin_s: Fraction, cut_s: Fraction, segment_duration_s: Fraction) -> Fraction:
     """The first multiple of the duration after a cut."""
     return origin_s + ((cut_s - origin_s) // segment_duration_s + 1) * segment_duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """When the pictures of one file begin and end, in the order of decoding and of presentation."""
+
+    frame_count: int
+    decoding_starts_s: Fraction
+    decoding_ends_s: Fraction
+    presentation_starts_s: Fraction
+    presentation_ends_s: Fraction
+    has_constant_rate: bool
+
+
+def measure_span(frames: Iterable[Frame]) -> Span | None:
+    """The span of the frames of one file; None when there are none."""
+    first = last = None
+    durations_s: set[Fraction] = set()
+    starts_s = ends_s = Fraction(0)
+    number = 0
+    for number, frame in enumerate(frames, start=1):
+        first, last = first or frame, frame
+        starts_s = frame.presented_at_s if number == 1 else min(starts_s, frame.presented_at_s)
+        ends_s = max(ends_s, frame.presented_at_s + frame.duration_s)
+        durations_s.add(frame.duration_s)
+    if not first or not last:
+        return None
+    return Span(
+        frame_count=number,
+        decoding_starts_s=first.decoded_at_s,
+        decoding_ends_s=last.decoded_at_s + last.duration_s,
+        presentation_starts_s=starts_s,
+        presentation_ends_s=ends_s,
+        has_constant_rate=len(durations_s) == 1,
+    )
+
+
+def offset_of_next(span: Span, following: Span) -> Fraction:
+    """How long after one file's zero the next file's zero is, when their pictures follow each other without a gap.
+
+    At a constant rate the presentation tells exactly, whichever B-frames the encoder of either file used. At a
+    variable rate a file does not say how long its last picture is presented; its decoding times follow those of the
+    next file exactly when the segments are cut from one stream.
+    """
+    if span.has_constant_rate:
+        return span.presentation_ends_s - following.presentation_starts_s
+    return span.decoding_ends_s - following.decoding_starts_s
 
 
 def describe_gaps(indexes: Collection[int], total_segments: int) -> str | None:

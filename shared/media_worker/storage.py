@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
@@ -180,8 +180,9 @@ def _put_parts(
 
     def put_part(number: int, offset: int) -> dict[str, str | int]:
         with OSUtils().open_file_chunk_reader(str(path), offset, part_bytes, []) as body:
-            etag = aws.s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=body)  # type: ignore[arg-type]["ETag"]
-        return {"PartNumber": number, "ETag": etag}
+            content = cast("IO[bytes]", body)  # it reads and seeks like a file
+            part = aws.s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=content)
+        return {"PartNumber": number, "ETag": part["ETag"]}
 
     with ThreadPoolExecutor(_PART_UPLOADS) as pool:
         parts: list[Future[dict[str, str | int]]] = [
