@@ -29,3 +29,32 @@ $(BIN)/.synced: $(UV) pyproject.toml uv.lock
 	@$(UV) sync -q --frozen
 	@$(UV) pip install -q --python $(BIN)/python uv==$(UV_VERSION)
 	@touch $@
+
+include local/local.mk
+
+.PHONY: test
+test: setup ## run all tests, with coverage
+	@rm -f .coverage .coverage.*
+	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/template --cov --cov-report=
+	@$(BIN)/coverage report
+	@$(BIN)/pytest -q tests/e2e
+
+.PHONY: check
+check: setup ## lint, format, types, template
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+	@$(BIN)/cfn-lint template.yaml
+
+.PHONY: format
+format: setup ## put the code into its one format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: bench-memory
+bench-memory: setup-bench ## peak memory of both handlers for a source of 2 GB
+	@$(BIN)/python -m bench.memory
+
+.PHONY: setup-bench
+setup-bench: setup
+	@$(UV) sync -q --frozen --inexact --group bench

@@ -30,7 +30,9 @@ class Aws:
     def connect(cls, settings: Settings) -> Self:
         """Make the clients. Makes no network call."""
         # Emulators answer on one host name, so the bucket has to be in the path; AWS picks for itself.
-        addressing: Literal["path", "auto"] = "path" if settings.aws_endpoint_url else "auto"
+        endpoint = settings.aws_endpoint_url
+        s3_endpoint = settings.aws_endpoint_url_s3 or endpoint
+        addressing: Literal["path", "auto"] = "path" if s3_endpoint else "auto"
         config = Config(
             region_name=settings.aws_region,
             connect_timeout=5,
@@ -40,10 +42,9 @@ class Aws:
             s3={"addressing_style": addressing},
         )
         session = boto3.Session(region_name=settings.aws_region)
-        endpoint = settings.aws_endpoint_url
         return cls(
             settings,
-            session.client("s3", endpoint_url=endpoint, config=config),
+            session.client("s3", endpoint_url=s3_endpoint, config=config),
             session.client("sqs", endpoint_url=endpoint, config=config),
             session.client("dynamodb", endpoint_url=endpoint, config=config),
         )

@@ -56,6 +56,8 @@ class Settings:
     reassembly_queue_url: str
     aws_region: str = "us-east-1"
     aws_endpoint_url: str | None = None
+    # S3 alone may be elsewhere: any S3-compatible server.
+    aws_endpoint_url_s3: str | None = None
     chunk_segment_duration_sec: Fraction = Fraction(300)
     engine: Engine = "auto"
     ffmpeg_path: str = "/opt/bin/ffmpeg"
