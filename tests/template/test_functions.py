@@ -97,9 +97,12 @@ def test_logs(function: Json, resources: Json) -> None:
     assert group["Properties"]["RetentionInDays"] == 30
 
 
-def test_endpoint_is_left_out_on_aws(template: Json) -> None:
-    """AWS_ENDPOINT_URL exists only where somebody gave one: an empty one would be taken for an address."""
-    declared = template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"]
-    assert declared == {"Fn::If": ["HasEndpointUrl", {"Ref": "EndpointUrl"}, {"Ref": "AWS::NoValue"}]}
-    assert template["Conditions"]["HasEndpointUrl"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "EndpointUrl"}, ""]}]}
-    assert template["Parameters"]["EndpointUrl"]["Default"] == ""
+@pytest.mark.parametrize(
+    ("variable", "parameter"), [("AWS_ENDPOINT_URL", "EndpointUrl"), ("AWS_ENDPOINT_URL_S3", "S3EndpointUrl")]
+)
+def test_endpoint_is_left_out_on_aws(template: Json, variable: str, parameter: str) -> None:
+    """An endpoint exists only where somebody gave one: an empty one would hide what the local cloud sets."""
+    declared = template["Globals"]["Function"]["Environment"]["Variables"][variable]
+    assert declared == {"Fn::If": [f"Has{parameter}", {"Ref": parameter}, {"Ref": "AWS::NoValue"}]}
+    assert template["Conditions"][f"Has{parameter}"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}
+    assert template["Parameters"][parameter]["Default"] == ""
