@@ -19,18 +19,21 @@ from media_worker.completions import record_segment
 from media_worker.keys import SegmentKey, build_output_segment_key, build_segment_key, parse_segment_key
 from media_worker.settings import Settings
 
-LONGEST_WORK_S = 6 * 3600  # after that somebody else gets the segment
+RECEIPT_S = 60  # a message on its way to a worker that has just died comes back after this
+LONGEST_WORK_S = 6 * 3600  # one that is worked on comes back after this
 
 type Process = Callable[[SegmentKey, Path, Path], None]
 
 
 def work_on_next(aws: Aws, queue_url: str, process: Process, wait_s: int = 20) -> bool:
     """Work on the next message, if one comes within `wait_s`. It is deleted last: after a crash it comes back."""
-    received = aws.sqs.receive_message(QueueUrl=queue_url, WaitTimeSeconds=wait_s, VisibilityTimeout=LONGEST_WORK_S)
+    received = aws.sqs.receive_message(QueueUrl=queue_url, WaitTimeSeconds=wait_s, VisibilityTimeout=RECEIPT_S)
     for message in received.get("Messages", []):
+        receipt = message["ReceiptHandle"]
+        aws.sqs.change_message_visibility(QueueUrl=queue_url, ReceiptHandle=receipt, VisibilityTimeout=LONGEST_WORK_S)
         for segment in segments_in(message["Body"]):
             work_on(aws, segment, process)
-        aws.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=message["ReceiptHandle"])
+        aws.sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=receipt)
     return bool(received.get("Messages"))
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - a command line prints
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
+from media_worker import telemetry
 from media_worker.errors import MediaWorkerError
 from media_worker.keys import MODES
 from media_worker.settings import Engine
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    if arguments.command is not commands.serve:
+        # Log lines are for whoever runs the functions; a person at the command line gets errors and progress.
+        telemetry.logger.setLevel(logging.CRITICAL)
     try:
         return int(arguments.command(arguments))
     except KeyboardInterrupt:
@@ -51,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text, code = f"{error} (`aws configure` sets credentials, AWS_PROFILE chooses among them)", 2
     except (BotoCoreError, Boto3Error, MediaWorkerError, OSError) as error:
         text, code = f"{type(error).__name__}: {error}", 1
-    print(f"media-worker: {text}", file=sys.stderr)
+    *details, last = text.splitlines()
+    print("\n".join([*details, f"media-worker: {last}"]), file=sys.stderr)
     return code
 
 

@@ -26,7 +26,7 @@ from local.locks import Lock
 
 HOST = "127.0.0.1"
 _START_TIMEOUT_S = 60.0
-_STOP_TIMEOUT_S = 8.0
+_STOP_TIMEOUT_S = 3.0
 _PORT_TRIES = 3
 _TAIL_LINES = 10
 
@@ -128,7 +128,7 @@ def _start(state: Path, environ: Mapping[str, str]) -> Cloud:
             _end(state, process.pid)
             raise
     tail = "\n".join((state / "cloud.log").read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-    raise CloudError(f"the local cloud did not start (all of it is in {state / 'cloud.log'}):\n{tail}")
+    raise CloudError(f"{tail}\nthe local cloud did not start; all that it said is in {state / 'cloud.log'}")
 
 
 def _spawn(state: Path, environ: Mapping[str, str], port: int, alive: IO[str], log: IO[str]) -> subprocess.Popen[bytes]:

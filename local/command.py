@@ -56,7 +56,7 @@ class Commands:
         """Run it for one segment.
 
         Raises:
-            JobFailed: it failed or wrote nothing; the message names the segment and holds what it said last.
+            JobFailed: it failed or wrote nothing; the message holds what it said last and names the segment.
         """
         argv = fill(self.words, source, processed)
         with tempfile.TemporaryFile() as output:
@@ -65,7 +65,7 @@ class Commands:
             with self._lock:
                 self._running.discard(process)
             if code != 0:
-                raise JobFailed(f"segment {index}: the segment command {_describe_end(code)}: {_tail(output)}")
+                raise JobFailed(f"{_tail(output)}segment {index}: the segment command {_describe_end(code)}")
         if not processed.is_file() or processed.stat().st_size == 0:
             raise JobFailed(f"segment {index}: the segment command ended well but wrote no output: {shlex.join(argv)}")
 
@@ -98,8 +98,9 @@ def _describe_end(code: int) -> str:
 
 
 def _tail(output: IO[bytes]) -> str:
+    """Its last lines, each with its end."""
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - _TAIL_BYTES))
     # A carriage return starts a line anew, as ffmpeg's counter does: only what was left standing counts.
     lines = [line.rpartition("\r")[2].rstrip() for line in output.read().decode(errors="replace").split("\n")]
-    return "\n".join([line for line in lines if line][-_TAIL_LINES:]) or "(it said nothing)"
+    return "".join(f"{line}\n" for line in [line for line in lines if line][-_TAIL_LINES:])

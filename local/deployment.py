@@ -95,7 +95,7 @@ def _sam(arguments: list[str], environment: Mapping[str, str], log: Path) -> Non
         ).returncode
     if code != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-        raise CloudError(f"sam {arguments[0]} ended with {code} (all of it is in {log}):\n{tail}")
+        raise CloudError(f"{tail}\nsam {arguments[0]} ended with {code}; all that it said is in {log}")
 
 
 def _create_artifacts_bucket(endpoint: str) -> None:

@@ -2,7 +2,10 @@
 
 
 class LocalError(Exception):
-    """Base of the errors that end a command with one line instead of a traceback."""
+    """Base of the errors that end a command without a traceback.
+
+    What went wrong is the last line of the message; lines before it are what some program said.
+    """
 
     exit_code = 1
 

@@ -81,13 +81,15 @@ class Lines:
         print(text, file=self.stream, flush=True)
 
     def show(self, step: Step, done: int, total: int | None) -> None:
-        """Print a step's progress when it is due."""
-        last_done, last_at = self._last.get(step, (-1, 0.0))
+        """Print a step's progress when it is due and there is something to tell."""
+        if total is None:
+            return
+        last_done, last_at = self._last.get(step, (-1, float("-inf")))
         is_end = done == total
         is_due = time.monotonic() - last_at >= _LINE_EVERY_S
         if done != last_done and (is_end or is_due):
             self._last[step] = (done, time.monotonic())
-            self.say(f"{step}: {done}{'' if total is None else f' of {total}'} {_unit(step)}".rstrip())
+            self.say(f"{step}: {done} of {total} {_unit(step)}".rstrip())
 
 
 @dataclass(slots=True)
@@ -110,9 +112,10 @@ class Bytes:
 
 
 def show_sighting(to: Display, sighting: Sighting) -> None:
-    """The three steps that a look at a job tells of."""
+    """Show the three steps that a look at a job tells of."""
     total = sighting.job.total_segments
     if total is None:
+        to.show("segments", 0, None)
         return
     to.show("segments", sighting.segments, total)
     to.show("processing", sighting.processed, total)

@@ -1,6 +1,9 @@
 """A video to try things with, from ffmpeg's test sources: 60 s, 1080p, 30 frames a second, B-frames, stereo sound."""
 
+# ruff: noqa: T201 - a command line prints
+
 import subprocess
+import sys
 from pathlib import Path
 
 from local.binaries import ffmpeg_path
@@ -14,6 +17,7 @@ _DURATION_S = 60
 def sample() -> Path:
     """The sample; it is made once, which takes some ten seconds."""
     if not SAMPLE.is_file():
+        print("making a sample video", file=sys.stderr)
         SAMPLE.parent.mkdir(parents=True, exist_ok=True)
         partial = SAMPLE.with_name(f".{SAMPLE.name}.partial.mp4")
         made = subprocess.run(
@@ -36,3 +40,7 @@ def build_argv(ffmpeg: Path, target: Path) -> list[str]:
         *("-c:v", "libx264", "-preset", "ultrafast", "-crf", "26", "-bf", "2", "-g", "60", "-pix_fmt", "yuv420p"),
         *("-c:a", "aac", "-b:a", "128k", "-movflags", "+faststart", str(target)),
     ]
+
+
+if __name__ == "__main__":
+    print(sample())

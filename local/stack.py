@@ -45,7 +45,8 @@ def find_stack(name: str, environ: Mapping[str, str]) -> Stack:
         UsageError: there is none, or it is not a stack of this project's.
     """
     endpoint = environ.get("AWS_ENDPOINT_URL")
-    region = boto3.Session().region_name
+    # boto3 itself looks at AWS_DEFAULT_REGION and the profile only.
+    region = environ.get("AWS_REGION") or boto3.Session().region_name
     if region is None:
         raise UsageError("no AWS region is set: AWS_REGION names it, or a profile")
     settings = environment_of(name, _read_outputs(name, region, endpoint))
