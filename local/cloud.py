@@ -98,8 +98,7 @@ def stop(state: Path) -> bool:
     cloud = find(state)
     if cloud:
         _end(state, cloud.pid)
-    (state / "cloud.json").unlink(missing_ok=True)
-    shutil.rmtree(state / "tmp", ignore_errors=True)
+    _forget(state)
     return cloud is not None
 
 
@@ -114,8 +113,8 @@ def is_answering(cloud: Cloud) -> bool:
 
 
 def _start(state: Path, environ: Mapping[str, str]) -> Cloud:
-    (state / "tmp").mkdir(parents=True, exist_ok=True)
-    (state / "cloud.json").unlink(missing_ok=True)
+    _forget(state)
+    (state / "tmp").mkdir(parents=True)
     for _ in range(_PORT_TRIES):
         port = _free_port()
         with Lock(state / "alive").taken() as alive, (state / "cloud.log").open("w") as log:
@@ -187,6 +186,12 @@ def _end(state: Path, pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def _forget(state: Path) -> None:
+    """Remove what a cloud left that has ended, well or not."""
+    (state / "cloud.json").unlink(missing_ok=True)
+    shutil.rmtree(state / "tmp", ignore_errors=True)
 
 
 def _note(state: Path, cloud: Cloud) -> Cloud:

@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from botocore.exceptions import BotoCoreError
 from media_worker import main as service
 from media_worker.keys import is_job_id
 
@@ -19,7 +20,7 @@ from local.checkout import ROOT, state_directory
 from local.cloud import Cloud
 from local.command import parse_command
 from local.deployment import STACK_NAME, client_environment, isolated
-from local.errors import JobFailed, UsageError
+from local.errors import CloudError, JobFailed, UsageError
 from local.locks import Lock
 from local.run import Order
 from local.run import run as carry_out
@@ -76,6 +77,10 @@ def run(arguments: Namespace) -> int:
     except JobFailed as error:
         if arguments.json:
             print(json.dumps({"job_id": order.submission.job_id, "status": "failed", "error": str(error)}))
+        raise
+    except BotoCoreError as error:
+        if clouds.find(state) is None:
+            raise CloudError(f"the local cloud has gone; the last that it said is in {state / 'cloud.log'}") from error
         raise
     print(json.dumps(summary.as_json(), indent=2) if arguments.json else "\n".join(summary.as_lines()))
     return 0
