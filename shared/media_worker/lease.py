@@ -114,7 +114,7 @@ class LeaseLayer(BasePersistenceLayer):
         sets = {started: now_s(), "lease_expires_at": math.ceil(data_record.in_progress_expiry_timestamp / 1000)}
         assignments = [f"{name} = :{name}" for name in sets]
         assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in self._place.defaults]
-        condition = f"(attribute_not_exists({started}) OR lease_expires_at < :now)"
+        condition = f"(attribute_not_exists({started}) OR lease_expires_at <= :now)"
         if self._place.must_exist:
             condition += " AND attribute_exists(job_id)"
         numbers = {**sets, **self._place.defaults, "now": now_s()}
