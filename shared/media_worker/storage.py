@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from boto3.exceptions import RetriesExceededError
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
-from s3transfer.exceptions import TransferNotDoneError
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError, TransferNotDoneError
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 from s3transfer.utils import OSUtils
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 # Ranges of 16 MiB on 8 connections fill a Lambda's network; the queue of blocks that wait for the disk is kept
-# short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000).
-_DOWNLOAD = TransferConfig(
-    multipart_threshold=16 * _MIB, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100
-)
+# short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
+# ETag: only ranged requests carry it.
+_DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
 MULTIPART_THRESHOLD_BYTES = 16 * _MIB
 _PART_BYTES = 16 * _MIB
 _MAX_PARTS = 10_000
@@ -94,11 +92,13 @@ def download(manager: TransferManager, stored: StoredObject, path: Path, deadlin
         raise NotEnoughTime(f"the time ran out while {stored.uri} was downloaded")
     try:
         future.result()
+    except S3DownloadFailedError as error:  # s3transfer's word for 412
+        raise SourceChanged(f"{stored.uri} was replaced while it was being read") from error
     except ClientError as error:
-        if _code(error) in _CHANGED | _ABSENT:
-            raise SourceChanged(f"{stored.uri} was replaced or removed while it was being read") from error
+        if _code(error) in _ABSENT:
+            raise SourceChanged(f"{stored.uri} was removed while it was being read") from error
         raise
-    except (BotoCoreError, RetriesExceededError, TransferNotDoneError) as error:
+    except (BotoCoreError, RetriesExceededError, S3ValidationError, TransferNotDoneError) as error:
         raise TransferFailed(f"{stored.uri} could not be downloaded: {error}") from error
 
 
@@ -168,8 +168,16 @@ def _put(aws: "Aws", path: Path, bucket: str, key: str, source_etag: str, condit
             **condition,  # type: ignore[arg-type]
         )
     except BaseException:
-        aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        _abort(aws, bucket, key, upload_id)
         raise
+
+
+def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
+    """Give up an upload, without hiding why: it may be gone already, and a lifecycle rule removes what stays."""
+    try:
+        aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("an incomplete upload was not removed", key=key, reason=str(error))
 
 
 def _put_parts(
