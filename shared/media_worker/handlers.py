@@ -24,7 +24,6 @@ from media_worker.deadline import LEAST_FOR_A_RECORD_S, Context, Deadline
 from media_worker.errors import (
     LeaseHeld,
     MessageError,
-    NotEnoughTime,
     NothingToDo,
     PermanentError,
     RetryableError,
@@ -82,7 +81,7 @@ class Queue:
         except PermanentError as error:
             count("JobsFailed")
             logger.exception("job failed", failure=type(error).__name__, reason=str(error))
-        except (LeaseHeld, NotEnoughTime):
+        except LeaseHeld:
             raise
         except Exception as error:
             tries = _receive_count(record)
