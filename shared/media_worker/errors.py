@@ -103,10 +103,12 @@ class FfmpegStopped(RetryableError):
     """ffmpeg did not end by itself: a signal, the clock, or a full disk."""
 
 
+# Lines that only tell how ffmpeg unwinds.
+_SAYS_NOTHING = ("Error opening input file", "Last message", "Task finished with", "Terminating thread with")
+
+
 def _said(stderr_tail: str) -> str:
     """Ffmpeg's lines without the addresses in front, each once, and without the repeated name of the file."""
     lines = (re.sub(r"^(\[[^\]]*\] *)+", "", line.strip()) for line in stderr_tail.splitlines())
-    told = dict.fromkeys(
-        line for line in lines if line and not line.startswith(("Error opening input file", "Last message"))
-    )
+    told = dict.fromkeys(line for line in lines if line and not line.startswith(_SAYS_NOTHING))
     return "; ".join(told)[:500]

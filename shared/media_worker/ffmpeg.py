@@ -4,6 +4,7 @@ The media is somebody else's, so ffmpeg gets an empty environment (no credential
 protocol, only real containers (no playlist or concat script can name another file), and a wall clock limit.
 """
 
+import errno
 import re
 import signal
 import subprocess
@@ -17,13 +18,17 @@ from itertools import zip_longest
 from pathlib import Path
 
 from media_worker.deadline import Deadline
-from media_worker.errors import FfmpegFailed, FfmpegStopped
+from media_worker.errors import BadSource, FfmpegFailed, FfmpegStopped
 from media_worker.plan import Frame, Plan
 
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
 CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
 _STDERR_LINES = 20
 _STDERR_LINE_CHARS = 500
+# ffmpeg's exit code is the low byte of its negative error number.
+_NO_SPACE = -errno.ENOSPC & 0xFF
+# AV_NOPTS_VALUE, as framecrc prints it.
+_NO_TIME = "-9223372036854775808"
 _BEGIN = ("-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y")
 _LOCAL_FILES = ("-protocol_whitelist", "file")
 # Negative times stay as they are and become edit lists: shifting them to zero, which is ffmpeg's default, moves a
@@ -71,8 +76,13 @@ def trial_command(ffmpeg: str, name: str, maps: Sequence[str]) -> list[str]:
 
 
 def frames_command(ffmpeg: str, name: str) -> list[str]:
-    """List the frames of the first real video track, one line each. Fails on a truncated file (-xerror)."""
-    return [*_input(ffmpeg, name, "-xerror"), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"]
+    """List the frames of the first real video track, one line each. Fails on a truncated file (-xerror): the second
+    output makes it read every track, as the split will.
+    """
+    return [
+        *(*_input(ffmpeg, name, "-xerror"), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"),
+        *("-map", "0", "-copy_unknown", "-c", "copy", "-f", "null", "-"),
+    ]
 
 
 def split_command(ffmpeg: str, name: str, media: Media, plan: Plan) -> list[str]:
@@ -164,7 +174,7 @@ class Ffmpeg:
 
         Raises:
             FfmpegFailed: it ended with an exit code.
-            FfmpegStopped: a signal or the clock ended it.
+            FfmpegStopped: a signal, the clock or a full disk ended it.
         """
         process = Process(argv, self.directory, self.deadline.remaining_s())
         try:
@@ -244,6 +254,8 @@ class Process:
             raise FfmpegStopped(f"ffmpeg did not end within {self.limit_s:.0f} s and was killed: {tail}")
         if code < 0:
             raise FfmpegStopped(f"ffmpeg was killed by {signal.Signals(-code).name}: {tail}")
+        if code == _NO_SPACE:
+            raise FfmpegStopped(f"ffmpeg had no room to write: {tail}")
         if code > 0:
             raise FfmpegFailed(self.argv, code, tail)
 
@@ -304,7 +316,11 @@ def _shape(entries: dict[str, str]) -> str:
 
 
 def parse_frames(lines: Iterator[str]) -> Iterator[Frame]:
-    """The frames in ffmpeg's framecrc format: `stream, dts, pts, duration, size, crc[, F=flags]`, times in `#tb`."""
+    """The frames in ffmpeg's framecrc format: `stream, dts, pts, duration, size, crc[, F=flags]`, times in `#tb`.
+
+    Raises:
+        BadSource: a frame has no time, as in an AVI with B-frames.
+    """
     time_base = Fraction(1)
     for line in lines:
         if line.startswith("#"):
@@ -314,5 +330,7 @@ def parse_frames(lines: Iterator[str]) -> Iterator[Frame]:
         columns = line.split(",")
         # No flags column means just the keyframe flag, bit 0.
         flags = next((column.strip() for column in columns[6:] if column.strip().startswith("F=")), "F=0x1")
+        if _NO_TIME in {column.strip() for column in columns[1:3]}:
+            raise BadSource("the container does not say when each picture is presented; convert it before the upload")
         dts, pts, duration = (int(column) * time_base for column in columns[1:4])
         yield Frame(dts, pts, duration, is_keyframe=bool(int(flags.removeprefix("F="), 0) & 1))

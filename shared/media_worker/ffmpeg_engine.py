@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
 from media_worker.errors import BadSegment, BadSource, FfmpegFailed, PermanentError
-from media_worker.ffmpeg import Ffmpeg, Media, concat_list, join_command, split_command
+from media_worker.ffmpeg import Ffmpeg, Media, Process, concat_list, join_command, split_command
 from media_worker.keys import build_segment_key
 from media_worker.plan import Plan, Span, measure_span, offset_of_next, plan_cuts
 from media_worker.storage import StoredObject, describe, download, downloads, is_made_of, write_once
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from media_worker.jobs import Job
 
 
-# Finished segments that may wait for their upload; beyond that ffmpeg is held still, so that /tmp never holds the
-# media twice.
+# Finished segments that may wait for their upload, beside the last one, which waits for the next; beyond that ffmpeg
+# is held still, so that /tmp never holds the media twice.
 _WINDOW = 4
 _SOURCE = "source"
 _FINAL = "final.mp4"
@@ -54,20 +54,34 @@ class Split:
             _upload_pool() as pool,
         ):
             pending: set[Future[None]] = set()
-            for index, name in enumerate(process.lines()):
-                if name != f"{index:05d}.mp4" or index >= self.plan.total_segments:
-                    raise PermanentError(f"ffmpeg wrote {name}, which is not in a plan of {self.plan.total_segments}")
-                pending.add(submit(pool, self._upload, job, index, name))
+            for index in self._finished(process):
+                pending.add(submit(pool, self._upload, job, index))
                 if len(pending) >= _WINDOW:
                     with process.paused():
                         pending = _await_one(pending)
             while pending:
                 pending = _await_one(pending)
 
-    def _upload(self, job: "Job", index: int, name: str) -> None:
+    def _finished(self, process: Process) -> Iterator[int]:
+        """The segments that are whole. ffmpeg also names the one in which it failed: the last waits for its end."""
+        count = 0
+        for count, name in enumerate(process.lines(), start=1):
+            if name != _segment_name(count - 1) or count > self.plan.total_segments:
+                raise PermanentError(f"ffmpeg wrote {name}, which is not in a plan of {self.plan.total_segments}")
+            if count > 1:
+                yield count - 2
+        try:
+            process.finish()
+        except FfmpegFailed as error:
+            raise BadSource(f"the source cannot be cut: {error.reason}") from error
+        if count < self.plan.total_segments:
+            raise PermanentError(f"ffmpeg wrote {count} segments, the plan has {self.plan.total_segments}")
+        yield count - 1
+
+    def _upload(self, job: "Job", index: int) -> None:
         """Put one segment where workers find it, and forget the file."""
         key = build_segment_key(job.job_id, index, self.plan.total_segments, job.mode)
-        path = self.ffmpeg.directory / name
+        path = self.ffmpeg.directory / _segment_name(index)
         size_bytes = path.stat().st_size
         written = not self._is_there(job, key) and write_once(self.aws, path, self.source.bucket, key, self.source.etag)
         path.unlink()
@@ -98,7 +112,7 @@ def prepare_split(
         ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
         with steps.step("plan"):
             media, plan = _plan(ffmpeg, segment_duration_s)
-        waiting = source.size_bytes * min(_WINDOW + 1, plan.total_segments) // plan.total_segments
+        waiting = source.size_bytes * min(_WINDOW + 2, plan.total_segments) // plan.total_segments
         require_room(directory, waiting, f"what waits for its upload, of {plan.total_segments} segments,")
         yield Split(aws, source, ffmpeg, media, plan, steps)
 
@@ -126,7 +140,7 @@ def join(aws: "Aws", segments: Sequence[StoredObject], final: Path, ffmpeg: Ffmp
     """
     size_bytes = sum(segment.size_bytes for segment in segments)
     require_room(ffmpeg.directory, 2 * size_bytes, f"joining {len(segments)} segments of {size_bytes / 1e6:,.0f} MB")
-    names = [f"{index:05d}.mp4" for index in range(len(segments))]
+    names = [_segment_name(index) for index in range(len(segments))]
     with steps.step("download", size_bytes):
         _download_all(aws, segments, names, ffmpeg)
     with steps.step("check"):
@@ -135,8 +149,15 @@ def join(aws: "Aws", segments: Sequence[StoredObject], final: Path, ffmpeg: Ffmp
     durations_s = [offset_of_next(span, following) for span, following in pairwise(spans)]
     (ffmpeg.directory / "list.txt").write_text(concat_list(names, durations_s))
     with steps.step("join", size_bytes):
-        ffmpeg.run(join_command(ffmpeg.path, "list.txt", media, final.name))
+        _join(ffmpeg, join_command(ffmpeg.path, "list.txt", media, final.name))
     logger.info("joined", segments=len(segments), frames=sum(span.frame_count for span in spans))
+
+
+def _join(ffmpeg: Ffmpeg, command: Sequence[str]) -> None:
+    try:
+        ffmpeg.run(command)
+    except FfmpegFailed as error:
+        raise BadSegment(f"the segments cannot be joined: {error.reason}") from error
 
 
 def _download_all(aws: "Aws", segments: Sequence[StoredObject], names: Sequence[str], ffmpeg: Ffmpeg) -> None:
@@ -181,9 +202,15 @@ def _span(ffmpeg: Ffmpeg, index: int, name: str) -> Span:
         span = measure_span(ffmpeg.frames(name))
     except FfmpegFailed as error:
         raise BadSegment(f"segment {index} is damaged: {error.reason}") from error
+    except BadSource as error:
+        raise BadSegment(f"segment {index} cannot be joined: {error}") from error
     if span is None:
         raise BadSegment(f"segment {index} holds no video frame")
     return span
+
+
+def _segment_name(index: int) -> str:
+    return f"{index:05d}.mp4"
 
 
 def _tracks(tracks: Sequence[object]) -> str:
