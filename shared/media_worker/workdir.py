@@ -11,7 +11,6 @@ from pathlib import Path
 from media_worker.errors import NoRoom
 from media_worker.telemetry import logger
 
-_LOCK_NAME = "lock"
 # What ffmpeg and the file system need beside the media.
 _MARGIN_BYTES = 64 * 1024 * 1024
 
@@ -20,16 +19,17 @@ _MARGIN_BYTES = 64 * 1024 * 1024
 def work_directory() -> Iterator[Path]:
     """A new directory that only this process uses. Removes what killed invocations left, first.
 
-    A directory belongs to a live process as long as that holds the lock on the file in it; the kernel lets go of the
-    lock when the process dies, however it dies.
+    A directory belongs to a live process as long as that holds a lock on it; the kernel lets go of the lock when the
+    process dies, however it dies, even while it removes the directory.
     """
     root = Path(tempfile.gettempdir()) / "media-worker"
     root.mkdir(mode=0o700, exist_ok=True)
-    _remove_leftovers(root)
-    path = Path(tempfile.mkdtemp(dir=root))
-    lock = os.open(path / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
+    with _locked(root):  # nobody takes a directory for a leftover before its maker has locked it
+        _remove_leftovers(root)
+        path = Path(tempfile.mkdtemp(dir=root))
+        lock = _open(path)
         fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -54,9 +54,9 @@ def require_room(path: Path, size_bytes: int, what: str) -> None:
 def _remove_leftovers(root: Path) -> None:
     for path in root.iterdir():
         try:
-            lock = os.open(path / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            lock = _open(path)
         except OSError:
-            continue  # being made, or being removed, by another process
+            continue  # just removed by its owner
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,3 +66,19 @@ def _remove_leftovers(root: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(lock)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for the lock on a directory and hold it."""
+    lock = _open(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _open(path: Path) -> int:
+    """A directory, to be locked; programs that we start do not inherit it."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
