@@ -65,12 +65,21 @@ class Queue:
             with self._given_back_on_error(record):
                 Deadline(context).require(LEAST_FOR_A_RECORD_S, "begin a record")
                 requests = self.parse(record.body)
-            for request in requests:
-                if isinstance(request, Ignored):
-                    logger.info("ignored", reason=request.reason)
-                    continue
-                with log_keys(job_id=request.job_id), self._given_back_on_error(record):
-                    self._handle_request(request, record, context)
+            failures = [self._try_request(request, record, context) for request in requests]
+            for failure in filter(None, failures):
+                raise failure
+
+    def _try_request(self, request: Request, record: SQSRecord, context: Context) -> Exception | None:
+        """Handle one of a record's requests. Its error is for the end: it must not keep the others from their turn."""
+        if isinstance(request, Ignored):
+            logger.info("ignored", reason=request.reason)
+            return None
+        try:
+            with log_keys(job_id=request.job_id), self._given_back_on_error(record):
+                self._handle_request(request, record, context)
+        except Exception as error:  # noqa: BLE001  # raised again by the caller
+            return error
+        return None
 
     def _handle_request(self, request: ChunkRequest | ReassemblyRequest, record: SQSRecord, context: Context) -> None:
         try:
