@@ -1,13 +1,15 @@
-"""The template as CloudFormation gets it: after the SAM transform, with every parameter at its default."""
+"""The template as CloudFormation gets it: after the SAM transform, with every condition decided."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 from samtranslator.translator.transform import transform  # type: ignore[import-untyped]
+
+from tests.template.intrinsics import resolved
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = ("ChunkingFunction", "ReassemblyFunction")
@@ -20,18 +22,6 @@ class NoManagedPolicies:
 
     def load(self) -> dict[str, str]:
         return {}
-
-
-def with_parameters(value: Any, parameters: Json) -> Any:
-    """The value with each reference to a parameter replaced by what the parameter is."""
-    match value:
-        case {"Ref": name} if name in parameters:
-            return parameters[name]
-        case dict():
-            return {key: with_parameters(one, parameters) for key, one in value.items()}
-        case list():
-            return [with_parameters(one, parameters) for one in value]
-    return value
 
 
 @pytest.fixture(scope="session")
@@ -52,16 +42,28 @@ def defaults(template: Json) -> Json:
 
 
 @pytest.fixture(scope="session")
-def stack(template: Json, defaults: Json) -> Iterator[Json]:
-    """The template after the SAM transform."""
-    packaged = copy.deepcopy(template)
-    for resource in packaged["Resources"].values():
-        for property_name in ("CodeUri", "ContentUri"):
-            if property_name in resource["Properties"]:
-                resource["Properties"][property_name] = "s3://artifacts/package.zip"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield with_parameters(transform(packaged, defaults, NoManagedPolicies()), defaults)
+def stack_with(template: Json, defaults: Json) -> Callable[..., Json]:
+    """The template after the SAM transform, with these parameters, and the others at their defaults."""
+
+    def build(**given: Any) -> Json:
+        assert given.keys() <= defaults.keys()
+        packaged = copy.deepcopy(template)
+        for resource in packaged["Resources"].values():
+            for property_name in ("CodeUri", "ContentUri"):
+                if property_name in resource["Properties"]:
+                    resource["Properties"][property_name] = "s3://artifacts/package.zip"
+        parameters = defaults | given
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            return resolved(transform(packaged, parameters, NoManagedPolicies()), parameters)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def stack(stack_with: Callable[..., Json]) -> Json:
+    """The template after the SAM transform, with every parameter at its default."""
+    return stack_with()
 
 
 @pytest.fixture(scope="session")

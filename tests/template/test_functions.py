@@ -1,11 +1,14 @@
 """What the two functions are given."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from media_worker.settings import Settings
+
+from tests.template.conftest import FUNCTIONS
 
 type Json = dict[str, Any]
 
@@ -26,10 +29,12 @@ def test_required_variables(function: Json, variable: str, resource: str) -> Non
     assert function["Environment"]["Variables"][variable] == {"Ref": resource}
 
 
-def test_settings_are_declared(function: Json) -> None:
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_settings_are_declared(stack_with: Callable[..., Json], name: str) -> None:
     """Every setting that the code reads is declared: `sam local invoke` passes no others. Lambda sets AWS_REGION."""
+    resources = stack_with(EndpointUrl="http://127.0.0.1:1", S3EndpointUrl="http://127.0.0.1:2")["Resources"]
     read = {field.name.upper() for field in dataclasses.fields(Settings)} - {"AWS_REGION"}
-    assert read <= function["Environment"]["Variables"].keys()
+    assert read <= resources[name]["Properties"]["Environment"]["Variables"].keys()
 
 
 def test_default_settings_are_valid(function: Json, defaults: Json) -> None:
@@ -100,9 +105,10 @@ def test_logs(function: Json, resources: Json) -> None:
 @pytest.mark.parametrize(
     ("variable", "parameter"), [("AWS_ENDPOINT_URL", "EndpointUrl"), ("AWS_ENDPOINT_URL_S3", "S3EndpointUrl")]
 )
-def test_endpoint_is_left_out_on_aws(template: Json, variable: str, parameter: str) -> None:
+def test_endpoint_is_left_out_on_aws(
+    stack_with: Callable[..., Json], function: Json, variable: str, parameter: str
+) -> None:
     """An endpoint exists only where somebody gave one: an empty one would hide what the local cloud sets."""
-    declared = template["Globals"]["Function"]["Environment"]["Variables"][variable]
-    assert declared == {"Fn::If": [f"Has{parameter}", {"Ref": parameter}, {"Ref": "AWS::NoValue"}]}
-    assert template["Conditions"][f"Has{parameter}"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}
-    assert template["Parameters"][parameter]["Default"] == ""
+    assert variable not in function["Environment"]["Variables"]
+    given = stack_with(**{parameter: "http://127.0.0.1:1"})["Resources"]["ChunkingFunction"]["Properties"]
+    assert given["Environment"]["Variables"][variable] == "http://127.0.0.1:1"

@@ -1,5 +1,6 @@
 """Queues, what feeds them, and what they feed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,9 +20,13 @@ def test_event_sources(event_source: Json) -> None:
     """A function takes one message at a time, reports each one's failure, and is limited without throttling."""
     assert event_source["BatchSize"] == 1
     assert event_source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    condition, limit, _ = event_source["ScalingConfig"]["Fn::If"]
-    assert condition == "HasMaximumConcurrency"
-    assert limit == {"MaximumConcurrency": 10}
+    assert event_source["ScalingConfig"] == {"MaximumConcurrency": 10}
+
+
+def test_concurrency_can_be_left_open(stack_with: Callable[..., Json]) -> None:
+    """MaximumConcurrency=0 leaves the limit out, as the local cloud needs it: 0 itself is none that Lambda takes."""
+    resources = stack_with(MaximumConcurrency=0)["Resources"]
+    assert "ScalingConfig" not in resources["ChunkingFunctionQueue"]["Properties"]
 
 
 def test_no_reserved_concurrency(function: Json) -> None:
@@ -97,4 +102,5 @@ def test_only_the_input_bucket_may_send(resources: Json, name: str) -> None:
 
 def test_bucket_waits_for_queue_policies(resources: Json) -> None:
     """The queue policies come before the bucket: S3 sends a test message when the notification is set."""
-    assert set(resources["InputBucket"]["DependsOn"]) == {"ChunkingQueuePolicy", "SegmentQueuePolicy"}
+    after = resources["InputBucket"]["Metadata"]["CreatedAfter"]
+    assert after == [{"Ref": "ChunkingQueuePolicy"}, {"Ref": "SegmentQueuePolicy"}]
