@@ -129,7 +129,7 @@ def record_plan(aws: "Aws", job_id: str, total_segments: int, segment_duration_s
     """
     attributes = {
         "total_segments": total_segments,
-        "segment_duration_sec": _decimal(segment_duration_s),
+        "segment_duration_sec": _exact(segment_duration_s),
         "source_etag": source_etag,
     }
     _move(aws, job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes)
@@ -233,6 +233,7 @@ def _positive(value: Any) -> Fraction | None:
     return seconds
 
 
-def _decimal(value: Fraction) -> Decimal:
-    """A fraction as DynamoDB holds numbers: exact whenever 38 digits are enough, as for all that a person types."""
-    return Decimal(value.numerator) / Decimal(value.denominator)
+def _exact(value: Fraction) -> Decimal | str:
+    """A fraction as a number when that is exact, as text (`2/3`) when not: rounded, a retry might cut elsewhere."""
+    number = Decimal(value.numerator) / Decimal(value.denominator)
+    return number if Fraction(number) == value else str(value)
