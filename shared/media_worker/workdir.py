@@ -51,17 +51,6 @@ def require_room(path: Path, size_bytes: int, what: str) -> None:
         )
 
 
-@contextmanager
-def _one_at_a_time(root: Path) -> Iterator[None]:
-    """Processes that share one /tmp must not take a directory that another one is just making for a leftover."""
-    lock = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
 def _remove_leftovers(root: Path) -> None:
     for path in root.iterdir():
         try:
