@@ -53,20 +53,18 @@ def storage(stack: Json) -> set[str]:
 
 def references(value: Any) -> set[str]:
     """Every resource that a part of a template refers to."""
+    found: set[str] = set()
     match value:
-        case {"Ref": str(name)}:
-            return {name}
-        case {"Fn::GetAtt": [name, _]}:
-            return {name}
+        case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), _]}:
+            found = {name}
         case {"Fn::Sub": [text, variables]}:
-            return references(text) - variables.keys() | references(variables)
-        case dict():
-            return set().union(*map(references, value.values()))
-        case list():
-            return set().union(*map(references, value))
+            found = references(text) - variables.keys() | references(variables)
+        case dict() | list():
+            parts = value.values() if isinstance(value, dict) else value
+            found = set().union(*map(references, parts))
         case str():
-            return {part.split("}")[0].split(".")[0] for part in value.split("${")[1:]}
-    return set()
+            found = {part.split("}")[0].split(".")[0] for part in value.split("${")[1:]}
+    return found
 
 
 @pytest.mark.parametrize("given", MIXES.values(), ids=MIXES)
