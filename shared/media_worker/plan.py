@@ -103,8 +103,9 @@ def measure_span(frames: Iterable[Frame]) -> Span | None:
     number = 0
     for number, frame in enumerate(frames, start=1):
         first, last = first or frame, frame
+        frame_ends_s = frame.presented_at_s + frame.duration_s
         starts_s = frame.presented_at_s if number == 1 else min(starts_s, frame.presented_at_s)
-        ends_s = max(ends_s, frame.presented_at_s + frame.duration_s)
+        ends_s = frame_ends_s if number == 1 else max(ends_s, frame_ends_s)
         durations_s.add(frame.duration_s)
     if not first or not last:
         return None
