@@ -30,7 +30,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "OutputBucket/jobs/*/final.mp4": {"s3:PutObject", "s3:AbortMultipartUpload"},
         "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
         "SegmentCompletionsTable": {"dynamodb:Query"},
-        "ReassemblyTriggeredTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+        "ReassemblyTriggeredTable": {"dynamodb:UpdateItem"},
     },
 }
 
