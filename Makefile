@@ -31,6 +31,7 @@ $(BIN)/.synced: $(UV) pyproject.toml uv.lock
 	@touch $@
 
 include local/local.mk
+include layers/layers.mk
 
 .PHONY: test
 test: setup ## run all tests, with coverage
@@ -39,12 +40,21 @@ test: setup ## run all tests, with coverage
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q tests/e2e
 
+# What looks at template.yaml is a project of its own: .ci/template-checks/pyproject.toml says why.
+TEMPLATE_CHECKS := .cache/template-checks
+$(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .ci/template-checks/uv.lock
+	@UV_PROJECT_ENVIRONMENT="$(CURDIR)/$(TEMPLATE_CHECKS)" \
+		$(UV) sync -q --frozen --project .ci/template-checks --python $(BIN)/python
+	@touch $@
+
 .PHONY: check
-check: setup ## lint, format, types, template
+check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
-	@$(BIN)/cfn-lint template.yaml
+	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
+	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules -- template.yaml
+	@$(TEMPLATE_CHECKS)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
 
 .PHONY: format
 format: setup ## put the code into its one format
