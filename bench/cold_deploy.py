@@ -42,7 +42,8 @@ def main(architectures: list[str]) -> int:
 def measure(folder: Path, architecture: str) -> tuple[float, float]:
     """Seconds of `sam build` and of `sam deploy`, both cold."""
     checkout = folder / "checkout"
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(checkout)], check=True)
+    git = shutil.which("git") or "git"
+    subprocess.run([git, "clone", "--quiet", str(ROOT), str(checkout)], check=True)
     with _empty_cloud(folder / "cloud") as endpoint:
         environment = _bare_environment(folder, endpoint)
         given = ["--parameter-overrides", f"Architecture={architecture}", f"FfmpegPath={ffmpeg_path()}"]
@@ -99,14 +100,17 @@ def _bare_environment(folder: Path, endpoint: str) -> Mapping[str, str]:
 
 
 def _python_with_pip() -> str:
-    """The machine's own python3, not the one of a virtual environment."""
+    """A python3 of the machine that has pip: not this environment's, and no 3.13 where there is another."""
+    question = "import sys, pip; print(sys.version_info[:2] == (3, 13), sys.executable)"
+    found = []
     for folder in os.get_exec_path():
-        python = Path(folder) / "python3"
-        if python.is_file() and ROOT not in python.parents:
-            asked = subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True, check=False)
-            if asked.returncode == 0:
-                return str(python)
-    raise SystemExit("no python3 with pip on the PATH")
+        if (python := Path(folder) / "python3").is_file():
+            asked = subprocess.run([str(python), "-c", question], capture_output=True, text=True, check=False)
+            if asked.returncode == 0 and sys.prefix not in asked.stdout:
+                found.append(asked.stdout.strip())
+    if not found:
+        raise SystemExit("no python3 with pip on the PATH")
+    return min(found).partition(" ")[2]
 
 
 def _timed(argv: list[str], cwd: Path, environment: Mapping[str, str]) -> float:
