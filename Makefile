@@ -32,11 +32,12 @@ $(BIN)/.synced: $(UV) pyproject.toml uv.lock
 
 include local/local.mk
 include layers/layers.mk
+include bench/coldstart.mk
 
 .PHONY: test
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/template --cov --cov-report=
+	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q tests/e2e
 
