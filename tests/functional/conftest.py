@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
+from tests.functional.logs import Logs, captured
 from tests.functional.stack import Stack
 from tests.media import clips
 
@@ -18,6 +19,13 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     with mock_aws():
         yield Stack.create(temporary)
+
+
+@pytest.fixture
+def logs() -> Iterator[Logs]:
+    """What the functions log during the test."""
+    with captured() as logs:
+        yield logs
 
 
 @pytest.fixture(scope="session")
