@@ -92,7 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
         made.add_argument("job", metavar="JOB", help="the job's id, as `submit` printed it")
     for made in (submit, watch, fetch):
         made.add_argument("--stack", metavar="NAME", help="a stack on AWS (default: the local cloud)")
-    command("serve", commands.serve, "work on both queues until interrupted, with the settings in the environment")
+    serve = command(
+        "serve", commands.serve, "work on both queues until interrupted, with the settings in the environment"
+    )
+    serve.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="take settings from NAME=value lines, first of all"
+    )
     return parser
 
 

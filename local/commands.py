@@ -20,6 +20,7 @@ from local.checkout import ROOT, state_directory
 from local.cloud import Cloud
 from local.command import parse_command
 from local.deployment import STACK_NAME, client_environment, isolated
+from local.env_file import read_env_file
 from local.errors import CloudError, JobFailed, UsageError
 from local.locks import Lock
 from local.run import Order
@@ -122,8 +123,11 @@ def fetch(arguments: Namespace) -> int:
     return 0
 
 
-def serve(_: Namespace) -> int:
-    """Both functions as one process."""
+def serve(arguments: Namespace) -> int:
+    """Both functions as one process. With a file it is a new one: some settings are read when a module is loaded."""
+    if arguments.env_file:
+        environment = dict(os.environ) | read_env_file(arguments.env_file)
+        os.execve(sys.executable, [sys.executable, "-m", service.__name__], environment)  # noqa: S606 - our own
     return service.main(os.environ)
 
 
