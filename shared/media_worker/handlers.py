@@ -134,8 +134,7 @@ def build_reassembly_handler(aws: "Aws") -> Handler:
 
 
 def _receive_count(record: SQSRecord) -> int:
-    attribute: Any = record.attributes.approximate_receive_count
-    return int(attribute or 1)
+    return int(record.attributes.get("ApproximateReceiveCount") or 1)
 
 
 def _delay_s(error: Exception, receive_count: int) -> int:
