@@ -31,6 +31,7 @@ $(BIN)/.synced: $(UV) pyproject.toml uv.lock
 	@touch $@
 
 include local/local.mk
+include local/sam_local.mk
 include layers/layers.mk
 include bench/coldstart.mk
 
