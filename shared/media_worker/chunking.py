@@ -9,6 +9,7 @@ from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
 from media_worker.errors import BadSource, NothingToDo
 from media_worker.ffmpeg_engine import prepare_split
+from media_worker.giving_up import CHUNKING, give_up
 from media_worker.jobs import Job, JobStatus
 from media_worker.lease import chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from media_worker.aws import Aws
 
 
-def chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
-    """Cut a job's source into segments, and say so on the job.
+def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_last_receive: bool = False) -> None:
+    """Cut a job's source into segments, and say so on the job. On the last receive: give the job up instead.
 
     Raises:
         NothingToDo: the job is unknown, or past chunking.
@@ -32,6 +33,9 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
     if job.status not in jobs.TRANSITIONS[JobStatus.CHUNKING_IN_PROGRESS]:
         _look_after_trigger(aws, job)
         raise NothingToDo(f"job {job.job_id} is {job.status}: past chunking")
+    if is_last_receive:
+        give_up(aws, CHUNKING, chunking_lease(aws), job.job_id, context)
+        return
     run_under_lease(aws, chunking_lease(aws), job.job_id, context, partial(_chunk, aws, request, context))
     trigger_if_complete(aws, job.job_id)
 

@@ -140,7 +140,7 @@ def record_plan(aws: "Aws", job_id: str, total_segments: int, segment_duration_s
 
 def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
     """Set `chunking_complete`, with the seconds and bytes of each step. The lease ends with it, in one write."""
-    lease = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at")
+    lease = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at", "lease_tries")
     _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, lease)
 
 
@@ -154,10 +154,13 @@ def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None
     _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps})
 
 
-def fail_job(aws: "Aws", job_id: str, error: str) -> bool:
-    """Set `failed` and why, unless the job is absent, completed or deleted. Says whether it was set."""
+def fail_job(aws: "Aws", job_id: str, error: str, statuses: frozenset[JobStatus] | None = None) -> bool:
+    """Set `failed` and why, unless the job is absent, completed or deleted. Says whether it was set.
+
+    With `statuses`, only from these: a stage must not fail a job that is another stage's by now.
+    """
     try:
-        _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]})
+        _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]}, only_from=statuses)
     except JobMoved:
         return False
     return True
@@ -178,13 +181,21 @@ def now_s() -> int:
     return int(time.time())
 
 
-def _move(aws: "Aws", job_id: str, to: JobStatus, attributes: Mapping[str, Any], remove: tuple[str, ...] = ()) -> None:
+def _move(
+    aws: "Aws",
+    job_id: str,
+    to: JobStatus,
+    attributes: Mapping[str, Any],
+    remove: tuple[str, ...] = (),
+    *,
+    only_from: frozenset[JobStatus] | None = None,
+) -> None:
     """The conditional write behind every transition.
 
     Raises:
         JobMoved: the row is absent or in a status from which `to` cannot be reached.
     """
-    allowed = sorted(TRANSITIONS[to])
+    allowed = sorted(TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to])
     changes = {"status": to.value, **attributes}
     names = {f"#{name}": name for name in (*changes, *remove)}
     values = {f":{name}": _serialize(value) for name, value in changes.items()}

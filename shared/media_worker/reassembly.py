@@ -11,6 +11,7 @@ from media_worker.deadline import Context, Deadline
 from media_worker.errors import BadSegment, NothingToDo, NotReady
 from media_worker.ffmpeg import Ffmpeg
 from media_worker.ffmpeg_engine import join
+from media_worker.giving_up import REASSEMBLY, give_up
 from media_worker.jobs import Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
 _HEADS_AT_ONCE = 16
 
 
-def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> None:
-    """Join a job's processed segments into its final, and say so on the job.
+def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_last_receive: bool = False) -> None:
+    """Join a job's processed segments into its final, and say so on the job. On the last receive: give it up instead.
 
     Raises:
         NothingToDo: the job is unknown, deleted or completed.
         PermanentError: the job is `failed` now, with this text as its error.
         RetryableError: nothing is lost; the message has to come back.
     """
+    if is_last_receive:
+        give_up(aws, REASSEMBLY, reassembly_lease(aws), request.job_id, context)
+        return
     run_under_lease(aws, reassembly_lease(aws), request.job_id, context, partial(_reassemble, aws, request, context))
 
 
