@@ -46,7 +46,7 @@ class Theirs:
             )
         for name in QUEUES:
             sqs.create_queue(QueueName=f"{self.prefix}-{name}-dead")
-            redrive = {"deadLetterTargetArn": self.arn(f"{name}-dead"), "maxReceiveCount": "5"}
+            redrive = {"deadLetterTargetArn": self.arn(f"{name}-dead"), "maxReceiveCount": "6"}
             attributes = {"VisibilityTimeout": "960", "RedrivePolicy": json.dumps(redrive)}
             sqs.create_queue(QueueName=f"{self.prefix}-{name}", Attributes=attributes)
 

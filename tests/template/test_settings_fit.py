@@ -50,7 +50,7 @@ def test_segments_outlast_everything_that_names_them(template: Json, resources: 
         assert least_days * DAY_S > dead_letters_s
 
 
-def test_unfinished_uploads_outlast_the_invocation(resources: Json) -> None:
+def test_unfinished_uploads_outlast_the_invocation(resources: Json, defaults: Json) -> None:
     """No lifecycle rule takes an upload from under a running invocation, nor from a retry on the same day."""
     for bucket in ("InputBucket", "OutputBucket"):
         (rule,) = (
@@ -59,7 +59,7 @@ def test_unfinished_uploads_outlast_the_invocation(resources: Json) -> None:
             if "AbortIncompleteMultipartUpload" in rule
         )
         days = rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"]
-        assert days * DAY_S > seconds_until_given_up(resources, {"MaxReceiveCount": 5}, "ChunkingQueue")
+        assert days * DAY_S > seconds_until_given_up(resources, defaults, "ChunkingQueue")
 
 
 def test_concurrency_is_one_that_lambda_takes(defaults: Json, event_source: Json) -> None:
