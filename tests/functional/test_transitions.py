@@ -44,7 +44,7 @@ def test_a_refused_transition_says_where_the_job_is(stack: Stack) -> None:
 def test_a_plan_is_read_back_as_it_was_written(stack: Stack) -> None:
     """The total, and the duration exactly: a third of a second has no decimal."""
     stack.add_job(status={"S": "chunking_in_progress"})
-    jobs.record_plan(stack.aws, "job-1", 7, Fraction(2, 3), "etag")
+    jobs.record_plan(stack.aws, stack.job(), 7, Fraction(2, 3), "etag")
     job = stack.job()
     assert (job.total_segments, job.segment_duration_s, job.source_etag) == (7, Fraction(2, 3), "etag")
 
