@@ -34,12 +34,14 @@ include local/local.mk
 include local/sam_local.mk
 include layers/layers.mk
 include bench/coldstart.mk
+include tests/crash/crash.mk
 
 .PHONY: test
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
 	@$(BIN)/coverage report
+	@$(BIN)/pytest -q tests/crash
 	@$(BIN)/pytest -q tests/e2e
 
 # What looks at template.yaml is a project of its own: .ci/template-checks/pyproject.toml says why.

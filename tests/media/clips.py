@@ -165,7 +165,31 @@ def _small_picture(path: Path) -> None:
     ffmpeg(*_picture(), *_tone(), "-vf", "scale=96:54", *_h264(), *_AAC, str(path))
 
 
+def _crash_one(path: Path) -> None:
+    """Three seconds: one segment."""
+    ffmpeg(*_picture(seconds=3), *_tone(seconds=3), *_h264(), *_AAC, str(path))
+
+
+def _crash_five(path: Path) -> None:
+    """Twenty seconds: five segments of four."""
+    ffmpeg(*_picture("5", 20), *_tone(seconds=20), *_h264(5), *_AAC, str(path))
+
+
+def _crash_other(path: Path) -> None:
+    """As long as the five segments, and nothing like them."""
+    ffmpeg(*_picture("5", 20), *_tone(880, 20), "-vf", "negate", *_h264(5), *_AAC, str(path))
+
+
+def _crash_parts(path: Path) -> None:
+    """Two segments and a final of a few small parts each."""
+    ffmpeg(*_picture("10", 8), *_tone(seconds=8), *_h264(10), *_AAC, str(path))
+
+
 _MAKERS = {
+    "crash_one": _crash_one,
+    "crash_five": _crash_five,
+    "crash_parts": _crash_parts,
+    "crash_other": _crash_other,
     "plain": _plain,
     "one_keyframe": _one_keyframe,
     "no_audio": _no_audio,

@@ -1,0 +1,57 @@
+"""A clock that a test moves: sleeping costs nothing, and a lease expires at once."""
+
+import datetime as dt
+import time
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+_real_time, _real_monotonic = time.time, time.monotonic
+
+
+class Clock:
+    """The real clock, moved forward."""
+
+    def __init__(self, ahead_s: float = 0) -> None:
+        self.ahead_s = ahead_s
+
+    def time(self) -> float:
+        return _real_time() + self.ahead_s
+
+    def monotonic(self) -> float:
+        return _real_monotonic() + self.ahead_s
+
+    def sleep(self, seconds: float) -> None:
+        self.ahead_s += seconds
+
+    def patches(self) -> Any:
+        """What makes this process read this clock, as one context manager."""
+        clock = self
+
+        class FakeDatetime(dt.datetime):
+            @classmethod
+            def now(cls, tz: dt.tzinfo | None = None) -> "FakeDatetime":
+                return cls.fromtimestamp(clock.time(), tz)
+
+        powertools = "aws_lambda_powertools.utilities.idempotency"
+        dates = SimpleNamespace(datetime=FakeDatetime, timedelta=dt.timedelta)
+        return _All(
+            patch("time.time", self.time),
+            patch("time.monotonic", self.monotonic),
+            patch("time.sleep", self.sleep),
+            patch(f"{powertools}.base.dt", dates),
+            patch(f"{powertools}.persistence.base.dt", dates),
+        )
+
+
+class _All:
+    def __init__(self, *patches: Any) -> None:
+        self._patches = patches
+
+    def __enter__(self) -> None:
+        for each in self._patches:
+            each.start()
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._patches:
+            each.stop()

@@ -1,0 +1,254 @@
+"""Every point at which a process can die or a call can fail, for every shape of job, tried in turn.
+
+`python -m tests.crash.matrix` tries all of them and prints the table; the tests try a sample.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from media_worker import telemetry
+from media_worker.jobs import JobStatus
+
+import tests.conftest  # noqa: F401  # no run may reach AWS
+from tests.crash import server
+from tests.crash.faults import KILLS, Call, Fault, kinds_for
+from tests.crash.server import PART_BYTES
+from tests.crash.world import Actor, Cloud, World, processes_in, remove
+from tests.media import clips
+
+ACTORS: tuple[Actor, ...] = ("chunking", "worker", "reassembly")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A kind of job: its clip, and from which size on an upload goes in parts."""
+
+    name: str
+    clip: str
+    segments: int
+    multipart_bytes: int | None = None
+    fast_workers: bool = False
+
+
+SHAPES = (
+    Shape("one segment", "crash_one", 1),
+    Shape("five segments", "crash_five", 5),
+    Shape("in parts", "crash_parts", 2, PART_BYTES),
+    Shape("fast workers", "crash_parts", 2, fast_workers=True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that goes wrong in one job: once, or on every try."""
+
+    shape: Shape
+    actor: Actor
+    fault: Fault
+    every_try: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.shape.name}, {self.actor}: {self.fault}{', on every try' if self.every_try else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the job."""
+
+    case: Case | None
+    reached: bool
+    status: str
+    dead_letters: int
+    complaints: tuple[str, ...]
+
+    @property
+    def lost(self) -> bool:
+        return any(not complaint.startswith("doubled") for complaint in self.complaints)
+
+    @property
+    def doubled(self) -> bool:
+        return any(complaint.startswith("doubled") for complaint in self.complaints)
+
+
+@dataclass
+class Lab:
+    """A stack and the undisturbed run of each shape, which every other run is held against."""
+
+    cloud: Cloud
+    folder: Path
+    _calm: dict[str, tuple[dict[str, bytes], dict[Actor, list[Call]]]] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """The undisturbed runs come first: a new world is the end of the one before."""
+        for shape in SHAPES:
+            self.calm(shape)
+
+    def world(self, shape: Shape) -> World:
+        world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.multipart_bytes)
+        world.fast_workers = shape.fast_workers
+        return world
+
+    def source(self, shape: Shape) -> bytes:
+        path = self.folder / f"{shape.clip}.mp4"
+        if not path.exists():
+            clips.make(shape.clip, path)
+        return path.read_bytes()
+
+    def calm(self, shape: Shape) -> tuple[dict[str, bytes], dict[Actor, list[Call]]]:
+        """What an undisturbed run leaves, and the calls that it makes."""
+        if shape.name not in self._calm:
+            world = self.world(shape)
+            world.fault_actor = "worker"  # its calls are counted only where it can be disturbed
+            world.submit(self.source(shape))
+            world.run()
+            complaints = [*world.violations, *world.doubled(), *world.leftovers()]
+            assert world.job().status is JobStatus.COMPLETED, (world.job(), world.deliveries)
+            assert not complaints, complaints
+            calls: dict[Actor, list[Call]] = {
+                actor: sorted({call for name, each in world.deliveries if name == actor for call in each.calls})
+                for actor in ACTORS
+            }
+            assert world.job().total_segments == shape.segments
+            self._calm[shape.name] = world.content(), calls
+            remove(world)
+        return self._calm[shape.name]
+
+    def cases(self) -> Iterator[Case]:
+        """Everything that can go wrong once, and every death on every try."""
+        for shape in SHAPES:
+            for actor, calls in self.calm(shape)[1].items():
+                if shape.fast_workers and actor != "chunking":
+                    continue  # no other than with slow ones
+                for call in calls:
+                    for kind in kinds_for(call):
+                        yield Case(shape, actor, Fault(call, kind))
+                    if actor != "worker":
+                        yield Case(shape, actor, Fault(call, KILLS[0]), every_try=True)
+                        yield Case(shape, actor, Fault(call, "internal error"), every_try=True)
+
+    def attempt(self, case: Case) -> Outcome:
+        """Run the job with the fault in it, and judge."""
+        world = self.world(case.shape)
+        world.fault, world.fault_actor, world.every_try = case.fault, case.actor, case.every_try
+        world.submit(self.source(case.shape))
+        world.run()
+        complaints = tuple(self.judge(world, case))
+        outcome = Outcome(case, world.fired > 0, world.job().status, len(world.dead_letters), complaints)
+        for pid, _ in processes_in(world.temporary):
+            os.kill(pid, 9)
+        remove(world)
+        return outcome
+
+    def judge(self, world: World, case: Case) -> Iterator[str]:
+        """Everything that is not as promised."""
+        yield from world.violations
+        yield from (f"doubled: {text}" for text in world.doubled())
+        # Where the release fails on every try, the lease can only expire.
+        yield from (text for text in world.leftovers() if not (case.every_try and text.startswith("a lease")))
+        yield from self._judge_end(world, case)
+        if not case.every_try and world.reassemblies_sent > _most_reassemblies(case.fault):
+            yield f"doubled: {world.reassemblies_sent} reassembly messages"
+        for name, delivery in world.deliveries:
+            if delivery.error and name != "worker":
+                yield f"an exception out of the handler: {delivery.error}"
+
+    def _judge_end(self, world: World, case: Case) -> Iterator[str]:
+        job = world.job()
+        expected, _ = self.calm(case.shape)
+        there = world.content()
+        if job.status is JobStatus.COMPLETED:
+            if job.total_segments != case.shape.segments:
+                yield f"total_segments is {job.total_segments}"
+            if there != expected:
+                yield f"other objects: {sorted(there)} instead of {sorted(expected)}, or other bytes"
+        elif job.status is JobStatus.FAILED and case.every_try:
+            if not job.error:
+                yield "failed without an error"
+            if not world.dead_letters:
+                yield "failed, and no message in the dead-letter queue"
+            if any(expected.get(key) != body for key, body in there.items()):
+                yield "an object with other bytes"
+        else:
+            yield f"the job ended as {job.status} ({job.error})"
+
+
+def _most_reassemblies(fault: Fault) -> int:
+    """One, unless the first was lost or may have been: nobody can tell a lost message from a lost answer."""
+    if fault.call.operation == "SendMessage" and fault.kind == "timeout after":
+        return 6  # each attempt of the SDK's, and the next delivery's
+    return 2 if fault.call.operation == "SendMessage" or "Triggered" in fault.call.operation else 1
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """What `make crash` prints."""
+    lines = [
+        "| shape | in | kind of trouble | points tried | recovered | failed, with a dead letter | lost | doubled |"
+    ]
+    lines.append("|---|---|---|--:|--:|--:|--:|--:|")
+    groups: dict[tuple[str, ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        assert outcome.case
+        if outcome.reached:
+            case = outcome.case
+            kind = case.fault.kind if case.fault.kind in KILLS else "call answers an error"
+            groups.setdefault(
+                (case.shape.name, case.actor, kind + (", every try" if case.every_try else "")), []
+            ).append(outcome)
+    groups["all", "", ""] = [outcome for outcome in outcomes if outcome.reached]
+    for names, group in groups.items():
+        counts = Counter(
+            "lost" if each.lost else "doubled" if each.doubled else "failed" if each.status == "failed" else "recovered"
+            for each in group
+        )
+        numbers = [len(group), *(counts[name] for name in ("recovered", "failed", "lost", "doubled"))]
+        lines.append("| " + " | ".join([*names, *map(str, numbers)]) + " |")
+    return "\n".join(lines)
+
+
+def _share(number: int, of: int, only: str) -> list[Outcome]:
+    """One process's share of the cases, on a server of its own."""
+    with server.running() as endpoint, tempfile.TemporaryDirectory() as folder:
+        lab = Lab(Cloud.at(endpoint), Path(folder))
+        lab.prepare()
+        outcomes = []
+        for position, case in enumerate(lab.cases()):
+            if position % of != number or only not in str(case):
+                continue
+            outcomes.append(lab.attempt(case))
+            for complaint in outcomes[-1].complaints:
+                print(f"{case}: {complaint}", file=sys.stderr, flush=True)
+        return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Try every crash point and print the table.")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--every", type=int, default=1, help="only each n-th case")
+    arguments = parser.parse_args()
+    telemetry.logger.setLevel(logging.CRITICAL)
+    began = time.monotonic()
+    of = arguments.processes * arguments.every
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        shares = [
+            pool.submit(_share, number * arguments.every, of, arguments.only) for number in range(arguments.processes)
+        ]
+        outcomes = [outcome for share in shares for outcome in share.result()]
+    print(table(outcomes))
+    missed = [replace(outcome) for outcome in outcomes if not outcome.reached]
+    print(f"\n{len(outcomes)} cases, {len(missed)} whose call was not made this time, {time.monotonic() - began:.0f} s")
+    return 1 if any(outcome.complaints for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""A sample of the crash points, and a harness that sees what it has to see. `make crash` tries them all."""
+
+import random
+from collections.abc import Callable
+
+import media_worker.completions
+import media_worker.reassembly
+import pytest
+from media_worker import storage
+from media_worker.jobs import JobStatus
+from media_worker.lease import LeaseLayer
+
+from tests.crash.faults import Call, Fault
+from tests.crash.matrix import SHAPES, Case, Lab
+from tests.crash.world import World
+
+ONE, FIVE, PARTS, FAST = SHAPES
+SAMPLE = 12
+
+# Each was lost or doubled once.
+KNOWN = (
+    Case(ONE, "chunking", Fault(Call("UpdateItem Jobs", 4), "killed after")),
+    Case(FAST, "chunking", Fault(Call("UpdateItem Jobs", 4), "hit and lost")),
+    Case(ONE, "chunking", Fault(Call("UpdateItem Jobs", 1), "hit and lost")),
+    Case(FIVE, "chunking", Fault(Call("PutObject", 3), "killed after")),
+    Case(PARTS, "chunking", Fault(Call("CreateMultipartUpload", 1), "hit and lost")),
+    Case(PARTS, "reassembly", Fault(Call("CompleteMultipartUpload", 1), "error in a 200")),
+    Case(PARTS, "reassembly", Fault(Call("UploadPart", 2), "killed before")),
+    Case(ONE, "worker", Fault(Call("SendMessage", 1), "killed before")),
+    Case(ONE, "chunking", Fault(Call("GetObject", 1), "killed before"), every_try=True),
+    Case(ONE, "reassembly", Fault(Call("GetObject", 1), "killed before"), every_try=True),
+)
+
+
+@pytest.mark.parametrize("case", KNOWN, ids=str)
+def test_what_was_lost_once_is_not_lost_again(lab: Lab, case: Case) -> None:
+    """The job completes, or fails with its error and a dead letter; nothing is written twice, nothing is left."""
+    outcome = lab.attempt(case)
+    assert outcome.reached
+    assert outcome.complaints == ()
+
+
+@pytest.mark.parametrize("number", range(SAMPLE))
+def test_a_sample_of_the_points(lab: Lab, number: int) -> None:
+    """The same for points drawn by lot; the lot is the same every time."""
+    cases = list(lab.cases())
+    case = random.Random(number).choice(cases)
+    assert lab.attempt(case).complaints == (), str(case)
+
+
+def run(lab: Lab, sabotage: Callable[[World], None], case: Case) -> tuple[str, ...]:
+    """The complaints about a job without a protection."""
+    world = lab.world(case.shape)
+    world.sabotage = sabotage
+    world.fault, world.fault_actor, world.every_try = case.fault, case.actor, case.every_try
+    world.newest_first = True
+    world.submit(lab.source(case.shape))
+    world.run()
+    return tuple(lab.judge(world, case))
+
+
+def without_lease(world: World) -> None:
+    LeaseLayer._put_record = lambda *_, **__: None  # type: ignore[method-assign]
+    LeaseLayer._write_as_holder = lambda *_, **__: None  # type: ignore[method-assign]
+
+
+def without_conditional_write(world: World) -> None:
+    put = storage._put
+    storage._put = lambda *arguments: put(*arguments[:-1], {})  # type: ignore[call-arg]
+
+
+def without_completeness_check(world: World) -> None:
+    media_worker.completions.describe_gaps = lambda *_: None  # type: ignore[attr-defined]
+    media_worker.reassembly.describe_gaps = lambda *_: None  # type: ignore[attr-defined]
+
+
+def test_without_the_conditional_write_the_harness_objects(lab: Lab) -> None:
+    """A segment whose first answer was lost is written twice, and starts two workers."""
+    case = Case(ONE, "chunking", Fault(Call("PutObject", 1), "hit and lost"))
+    assert any(text.startswith("doubled") for text in run(lab, without_conditional_write, case))
+
+
+def test_without_the_completeness_check_the_harness_objects(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of five segments is taken for all of them."""
+    monkeypatch.setattr(media_worker.completions, "describe_gaps", lambda *_: None)
+    world = lab.world(FIVE)
+    world.sabotage = without_completeness_check
+    world.submit(lab.source(FIVE))
+    world.receive(world.queue[0])
+    world.queue[:] = [message for message in world.queue if message.actor == "worker"][:1]
+    world.run()
+    world.send("reassembly", {"job_id": world.job_id})
+    world.run()
+    nothing = Case(FIVE, "chunking", Fault(Call("nothing", 1), "killed before"))
+    assert any("other bytes" in text for text in lab.judge(world, nothing))
+
+
+def test_without_the_lease_the_harness_objects(lab: Lab) -> None:
+    """Twenty deliveries do the work twenty times."""
+    assert deliver_twenty(lab, without_lease)[0] > 1
+
+
+def test_one_of_twenty_deliveries_does_the_work(lab: Lab) -> None:
+    """The others delete nothing; the holder is killed, and the job still completes."""
+    at_work, world = deliver_twenty(lab, None)
+    assert at_work == 1
+    assert world.queue
+    world.run()
+    assert world.job().status is JobStatus.COMPLETED
+    assert world.doubled() == []
+    assert world.leftovers() == []
+    assert world.content() == lab.calm(FIVE)[0]
+    assert world.dead_letters == []
+
+
+def deliver_twenty(lab: Lab, sabotage: Callable[[World], None] | None) -> tuple[int, World]:
+    """Deliver one message five times and copies of it fifteen times, all while the first one works, which is killed
+    then. How many of them read the source, and the world as it is then.
+    """
+    world = lab.world(FIVE)
+    world.sabotage = sabotage
+    world.submit(lab.source(FIVE))
+    (original,) = world.queue
+    copies = [world.send("chunking", original.body) for _ in range(5)]
+    for each in (original, *copies):
+        each.receives += 1
+        each.visible_at += 960
+    holder = world.start(original, fault=Fault(Call("PutObject", 2), "held"))
+    holder.wait_until_held()
+    others = [original] * 4 + copies * 3
+    for each in others:
+        each.receives += 1
+    children = [(each, world.start(each)) for each in others]
+    deliveries = [(each, child.finish()) for each, child in children]
+    for each, delivery in deliveries:
+        world.settle(each, delivery)
+    world.settle(original, holder.kill())
+    at_work = sum(Call("GetObject", 1) in delivery.calls for _, delivery in deliveries)
+    return 1 + at_work, world

@@ -1,0 +1,497 @@
+"""One job from its upload to its end, in a world where processes die.
+
+AWS is moto in another process. Each delivery is a process of its own (forked, so it costs milliseconds) that handles
+one batch and may be killed in the middle, as a Lambda is: nothing is cleaned up and no answer is given. What SQS does
+is a model: a message that was not acknowledged comes back when it is visible again, its receive count raised, until
+the redrive policy moves it to the dead-letter queue. Time is a model too: waiting costs nothing.
+"""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import traceback
+import urllib.request
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import unquote
+
+from media_worker import storage
+from media_worker.aws import Aws
+from media_worker.completions import record_segment
+from media_worker.handlers import build_chunking_handler, build_reassembly_handler
+from media_worker.jobs import Job, JobStatus, read_job
+from media_worker.keys import build_final_key, build_output_segment_key, build_source_key, parse_segment_key
+from media_worker.settings import Settings
+from media_worker.workdir import work_directory
+
+from tests.crash.clock import Clock
+from tests.crash.faults import Call, Fault, Injector
+from tests.crash.server import PART_BYTES
+from tests.functional.stack import ENVIRONMENT, INPUT, OUTPUT, create_table, s3_event, sqs_event
+
+type Actor = Literal["chunking", "reassembly", "worker"]
+
+WORK_S = 900
+VISIBILITY_S = 960
+# The worker's own queue is the harness's.
+WORKER_RECEIVES = 10
+_ALL_INVISIBLE_S = 43_200
+
+
+@dataclass
+class Message:
+    """A message in one of the queues, and what SQS knows of it."""
+
+    actor: Actor
+    body: Any
+    visible_at: float
+    receives: int = 0
+    # moto's receipt, so that ChangeMessageVisibility is answered as it would be.
+    receipt: str = "receipt"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How one process ended."""
+
+    died: bool
+    failures: tuple[int, ...]
+    hidden_s: Mapping[str, int]
+    calls: tuple[Call, ...]
+    fired: bool
+    error: str
+    ahead_s: float
+    worked: tuple[str, ...] = ()
+
+
+@dataclass
+class World:
+    """Everything about one job, and the clock."""
+
+    aws: Aws
+    # The handlers' clients: made once, outside the handlers, and used in forked processes only; and a worker's there.
+    handlers_aws: Aws
+    workers_aws: Aws
+    temporary: Path
+    job_id: str
+    clock: Clock = field(default_factory=Clock)
+    queue: list[Message] = field(default_factory=list)
+    dead_letters: list[Message] = field(default_factory=list)
+    deliveries: list[tuple[Actor, Delivery]] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    # Versions of segments that a worker was started for.
+    started: set[str] = field(default_factory=set)
+    # Segments that fast workers have finished.
+    worked: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    reassemblies_sent: int = 0
+    multipart_bytes: int | None = None
+    # Workers that finish a segment before the chunking has written the next one.
+    fast_workers: bool = False
+    newest_first: bool = False
+    fault: Fault | None = None
+    fault_actor: Actor | None = None
+    # On every try, or on the first one that gets there.
+    every_try: bool = False
+    fired: int = 0
+    # Done in each process before the handler runs: a protection taken out, a hook on a call.
+    sabotage: Callable[["World"], None] | None = None
+    work_s: float = WORK_S
+
+    # What a user does
+
+    def submit(self, source: bytes) -> None:
+        row = {"job_id": self.job_id, "mode": "sbs", "status": "created"}
+        item = {name: {"S": value} for name, value in row.items()} | {"created_at": {"N": "1"}}
+        self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
+        self.upload(source)
+
+    def upload(self, source: bytes) -> None:
+        self.aws.s3.put_object(Bucket=INPUT, Key=build_source_key(self.job_id), Body=source)
+        self.send("chunking", s3_event(build_source_key(self.job_id)))
+
+    def send(self, actor: Actor, body: Any, *, receives: int = 0, receipt: str = "receipt") -> Message:
+        message = Message(actor, body, self.clock.time(), receives, receipt)
+        self.queue.append(message)
+        return message
+
+    # What SQS, Lambda and the segment workers do
+
+    def run(self, until: Callable[["World"], bool] | None = None) -> None:
+        """Deliver whatever is due, the earliest first, until nothing is left."""
+        for _ in range(200):
+            if not self.queue or (until and until(self)):
+                return
+            message = self._next()
+            self.clock.ahead_s += max(0.0, message.visible_at - self.clock.time())
+            self.receive(message)
+        self.violations.append("messages go round for ever")
+
+    def _next(self) -> Message:
+        """SQS promises no order: a reassembly may overtake the segments' workers."""
+        due = [each for each in self.queue if each.visible_at <= self.clock.time()]
+        return due[-1] if due and self.newest_first else min(self.queue, key=lambda each: each.visible_at)
+
+    def receive(self, message: Message) -> Delivery | None:
+        """One receive: the redrive policy first, then the function."""
+        limit = WORKER_RECEIVES if message.actor == "worker" else self.aws.settings.max_receive_count
+        if message.receives >= limit:
+            self.queue.remove(message)
+            self.dead_letters.append(message)
+            return None
+        message.receives += 1
+        message.visible_at = self.clock.time() + VISIBILITY_S
+        delivery = self.deliver(message)
+        self.settle(message, delivery)
+        return delivery
+
+    def settle(self, message: Message, delivery: Delivery) -> None:
+        """What the answer does to the message, and what the delivery set off."""
+        self.clock.ahead_s = max(self.clock.ahead_s, delivery.ahead_s)
+        if delivery.hidden_s.get(message.receipt) is not None:
+            message.visible_at = self.clock.time() + delivery.hidden_s[message.receipt]
+        if not delivery.died and not delivery.failures and message in self.queue:
+            self.queue.remove(message)
+        self.collect()
+        self._check_not_lost(message)
+
+    def collect(self) -> None:
+        """New messages in the real queues, and new segments, which start a worker each."""
+        for key, version in self.writes(INPUT, f"segments/{self.job_id}/"):
+            if version not in self.started:
+                self.started.add(version)
+                if key in self.worked:
+                    self.worked.remove(key)
+                else:
+                    self.send("worker", key)
+        for actor, url in self._urls().items():
+            while received := self._receive_all(url):
+                for message in received:
+                    if message["MessageId"] in self.seen:
+                        continue  # moto made it visible again, by its own clock
+                    self.seen.add(message["MessageId"])
+                    delay_s = int(message.get("Attributes", {}).get("DelaySeconds", 0))
+                    self.send(actor, json.loads(message["Body"]), receipt=message["ReceiptHandle"])
+                    self.queue[-1].visible_at += delay_s
+                    self.reassemblies_sent += actor == "reassembly"
+
+    def deliver(self, *messages: Message) -> Delivery:
+        """One process, one batch: forked, so that it can die."""
+        actor = messages[0].actor
+        if actor == "worker" and self.fault_actor != "worker":
+            with self.clock.patches():
+                self._process(self.aws, messages[0].body)
+            return Delivery(died=False, failures=(), hidden_s={}, calls=(), fired=False, error="", ahead_s=0)
+        armed = self.fault_actor == actor and (self.every_try or not self.fired)
+        tries = self.aws.settings.max_receive_count - 1
+        if self.every_try and any(message.receives > tries for message in messages):
+            armed = False
+        delivery = self.start(*messages, fault=self.fault if armed else None).finish()
+        self.fired += delivery.fired
+        self.worked += delivery.worked
+        self.deliveries.append((actor, delivery))
+        return delivery
+
+    def start(self, *messages: Message, fault: Fault | None = None) -> "Child":
+        """A process that is not waited for."""
+        return _fork(lambda report: self._child(messages, fault, report), self.clock)
+
+    def at_call(self, call: Call, action: Callable[[], None]) -> None:
+        """For a sabotage: do something just before a call of the handler is sent."""
+        injector = Injector(Fault(call, "killed before"), lambda: None)
+        injector.act = lambda *_: action()
+        injector.watch(self.handlers_aws.s3, self.handlers_aws.sqs, self.handlers_aws.dynamodb)
+
+    def _child(self, messages: Sequence[Message], fault: Fault | None, report: "Report") -> None:
+        tempfile.tempdir = str(self.temporary)
+        if self.multipart_bytes:
+            storage.MULTIPART_THRESHOLD_BYTES = self.multipart_bytes
+            storage._PART_BYTES = PART_BYTES
+        aws = self.handlers_aws
+        injector = Injector(fault, report.fire)
+        injector.watch(aws.s3, aws.sqs, aws.dynamodb)
+        report.watch_visibility(aws)
+        if self.sabotage:
+            self.sabotage(self)
+        if messages[0].actor == "chunking" and self.fast_workers:
+            self._work_at_once(aws, report)
+        if messages[0].actor == "worker":
+            self._process(aws, messages[0].body)
+        else:
+            builder = build_chunking_handler if messages[0].actor == "chunking" else build_reassembly_handler
+            event = sqs_event(*(message.body for message in messages))
+            for record, message in zip(event["Records"], messages, strict=True):
+                record["attributes"]["ApproximateReceiveCount"] = str(message.receives)
+                record["receiptHandle"] = message.receipt
+            answer = builder(aws)(event, InvocationContext(self.clock, work_s=self.work_s))
+            failed = [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+            report.failures = [int(name.removeprefix("message-")) for name in failed]
+        report.calls = injector.calls
+
+    def _work_at_once(self, aws: Aws, report: "Report") -> None:
+        def written(params: dict[str, Any], http_response: Any, **_: Any) -> None:
+            if http_response.status_code == 200:
+                self._process(self.workers_aws, unquote(params["key"]))
+                report.tell(worked=unquote(params["key"]))
+
+        def remember(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
+            context["written"] = {"key": params["Key"]}
+
+        for operation in ("PutObject", "CompleteMultipartUpload"):
+            aws.s3.meta.events.register_last(f"before-parameter-build.s3.{operation}", remember)
+            aws.s3.meta.events.register_last(
+                f"after-call.s3.{operation}", lambda context, **rest: written(context["written"], **rest)
+            )
+
+    def _process(self, aws: Aws, key: str) -> None:
+        """A segment worker that changes nothing, and says when it is done."""
+        parts = parse_segment_key(INPUT, key)
+        assert parts
+        segment = aws.s3.get_object(Bucket=INPUT, Key=key)
+        target = build_output_segment_key(self.job_id, parts.segment_index)
+        aws.s3.put_object(Bucket=OUTPUT, Key=target, Body=segment["Body"].read())
+        record_segment(
+            aws, job_id=self.job_id, segment_index=parts.segment_index, output_s3_uri=f"s3://{OUTPUT}/{target}"
+        )
+
+    # What can be seen from outside
+
+    def job(self) -> Job:
+        job = read_job(self.aws, self.job_id)
+        assert job
+        return job
+
+    def writes(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
+        """Key and version of every successful write below a prefix: the buckets keep all versions."""
+        listing = self.aws.s3.list_object_versions(Bucket=bucket, Prefix=prefix)
+        return [(entry["Key"], entry["VersionId"]) for entry in listing.get("Versions", [])]
+
+    def content(self) -> dict[str, bytes]:
+        """What is there of segments and final, by the key without the job."""
+        found = {}
+        for bucket, prefix in ((INPUT, f"segments/{self.job_id}/"), (OUTPUT, build_final_key(self.job_id))):
+            for entry in self.aws.s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
+                body = self.aws.s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+                found[entry["Key"].replace(self.job_id, "JOB")] = body
+        return found
+
+    def doubled(self) -> list[str]:
+        """Keys that were written more than once."""
+        prefixes = ((INPUT, f"segments/{self.job_id}/"), (OUTPUT, build_final_key(self.job_id)))
+        counts = Counter(key for bucket, prefix in prefixes for key, _ in self.writes(bucket, prefix))
+        return [f"{key} written {times} times" for key, times in counts.items() if times > 1]
+
+    def leftovers(self) -> list[str]:
+        """Uploads, leases, work directories and processes that nobody will use again."""
+        found = []
+        for bucket in (INPUT, OUTPUT):
+            uploads = self.aws.s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+            found += [f"incomplete upload of {upload['Key']}" for upload in uploads if self.job_id in upload["Key"]]
+        for table in ("Jobs", "ReassemblyTriggered"):
+            row = self.aws.dynamodb.get_item(TableName=table, Key={"job_id": {"S": self.job_id}}).get("Item", {})
+            if "lease_expires_at" in row:
+                found.append(f"a lease in {table}")
+        with _temporary(self.temporary), work_directory() as mine:
+            found += [f"work directory {path}" for path in mine.parent.iterdir() if path.is_dir() and path != mine]
+        found += [f"process {pid}: {command}" for pid, command in processes_in(self.temporary)]
+        return found
+
+    def _check_not_lost(self, message: Message) -> None:
+        """While a job is unfinished, somebody must hold a message about it, or a worker must be at it."""
+        status = self.job().status
+        if status in {JobStatus.COMPLETED, JobStatus.DELETED, JobStatus.FAILED} or self.queue:
+            return
+        if not self.violations:
+            self.violations.append(f"lost: the job is {status} and the last message ({message.actor}) is gone")
+
+    def _urls(self) -> dict[Actor, str]:
+        settings = self.aws.settings
+        return {"chunking": settings.chunking_queue_url, "reassembly": settings.reassembly_queue_url}
+
+    def _receive_all(self, url: str) -> list[Any]:
+        return self.aws.sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=_ALL_INVISIBLE_S
+        ).get("Messages", [])
+
+
+@dataclass
+class InvocationContext:
+    """Lambda's context object on the test's clock."""
+
+    clock: Clock
+    function_name: str = "test"
+    memory_limit_in_mb: int = 2048
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:test"
+    aws_request_id: str = "request"
+    work_s: float = WORK_S
+    end: float = 0
+
+    def __post_init__(self) -> None:
+        self.end = self.clock.monotonic() + self.work_s
+
+    def get_remaining_time_in_millis(self) -> int:
+        return max(0, int((self.end - self.clock.monotonic()) * 1000))
+
+
+class Report:
+    """What a delivery tells the harness, written as it happens: a killed process tells nothing afterwards."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.failures: list[int] = []
+        self.calls: list[Call] = []
+
+    def tell(self, **what: Any) -> None:
+        os.write(self._descriptor, json.dumps(what).encode() + b"\n")
+
+    def fire(self) -> None:
+        self.tell(fired=True)
+
+    def watch_visibility(self, aws: Aws) -> None:
+        def changed(parsed: Any, model: Any, http_response: Any, **_: Any) -> None:
+            if http_response.status_code == 200:
+                self.tell(hidden=[asked["ReceiptHandle"], asked["VisibilityTimeout"]])
+
+        asked: dict[str, Any] = {}
+        events = aws.sqs.meta.events
+        events.register_first(
+            "provide-client-params.sqs.ChangeMessageVisibility", lambda params, **_: asked.update(params)
+        )
+        events.register_last("after-call.sqs.ChangeMessageVisibility", changed)
+
+
+@dataclass
+class Child:
+    """A running delivery."""
+
+    pid: int
+    pipe: IO[str]
+    clock: Clock
+    told: list[Any] = field(default_factory=list)
+
+    def wait_until_held(self) -> None:
+        """Until the fault "held" has stopped it in the middle of its work."""
+        while not any("fired" in line for line in self.told):
+            self.told.append(json.loads(self.pipe.readline()))
+
+    def kill(self) -> Delivery:
+        os.kill(self.pid, signal.SIGKILL)
+        return self.finish()
+
+    def finish(self) -> Delivery:
+        with self.pipe:
+            self.told += [json.loads(line) for line in self.pipe]
+        _, status = os.waitpid(self.pid, 0)
+        told, last = self.told, next((line for line in reversed(self.told) if "calls" in line), None)
+        return Delivery(
+            died=os.WIFSIGNALED(status),
+            failures=tuple(last["failures"]) if last else (),
+            hidden_s=dict(line["hidden"] for line in told if "hidden" in line),
+            calls=tuple(Call(*call) for call in last["calls"]) if last else (),
+            fired=any("fired" in line for line in told),
+            error=next((line["error"] for line in told if "error" in line), ""),
+            ahead_s=last["ahead_s"] if last else self.clock.ahead_s,
+            worked=tuple(line["worked"] for line in told if "worked" in line),
+        )
+
+
+def _fork(body: Callable[[Report], None], clock: Clock) -> Child:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # The child only ever touches what it makes itself.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        _run_child(body, clock, writing)
+    os.close(writing)
+    return Child(pid, os.fdopen(reading), clock)
+
+
+def _run_child(body: Callable[[Report], None], clock: Clock, writing: int) -> None:
+    """Never returns."""
+    report = Report(writing)
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        if not os.environ.get("CRASH_DEBUG"):
+            os.dup2(null, 2)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with clock.patches():
+            body(report)
+    except BaseException:  # noqa: BLE001  # a worker's own error; handlers raise none
+        report.tell(error=traceback.format_exc())
+        report.failures = [0]
+    calls = [[call.operation, call.number] for call in report.calls]
+    report.tell(failures=report.failures, calls=calls, ahead_s=clock.ahead_s)
+    os._exit(0)
+
+
+class _temporary:  # noqa: N801
+    def __init__(self, path: Path) -> None:
+        self._path, self._before = path, tempfile.tempdir
+
+    def __enter__(self) -> None:
+        tempfile.tempdir = str(self._path)
+
+    def __exit__(self, *_: object) -> None:
+        tempfile.tempdir = self._before
+
+
+def processes_in(directory: Path) -> Iterator[tuple[int, str]]:
+    """Live processes that work below a directory, which may have been removed under them."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            cwd = str((path / "cwd").readlink())
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if cwd.startswith(str(directory)):
+            yield int(path.name), command
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A server with a stack in it, and two sets of clients: the harness's, and the handlers'."""
+
+    endpoint: str
+    aws: Aws
+    handlers_aws: Aws
+    workers_aws: Aws
+
+    @classmethod
+    def at(cls, endpoint: str) -> "Cloud":
+        queues = {f"{name.upper()}_QUEUE_URL": f"{endpoint}/123456789012/{name}" for name in ("chunking", "reassembly")}
+        settings = Settings.from_environment(ENVIRONMENT | queues | {"AWS_ENDPOINT_URL": endpoint})
+        return cls(endpoint, Aws.connect(settings), Aws.connect(settings), Aws.connect(settings))
+
+    def world(self, temporary: Path, multipart_bytes: int | None = None) -> World:
+        """A world that nothing has happened in yet."""
+        self._reset()
+        temporary.mkdir(parents=True)
+        job_id = f"job-{uuid.uuid4().hex[:12]}"
+        return World(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, multipart_bytes=multipart_bytes)
+
+    def _reset(self) -> None:
+        """Forget everything; buckets that keep every version, tables and queues."""
+        request = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=30).close()
+        for bucket in (INPUT, OUTPUT):
+            self.aws.s3.create_bucket(Bucket=bucket)
+            self.aws.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        for name in ("chunking", "reassembly"):
+            self.aws.sqs.create_queue(QueueName=name)
+        create_table(self.aws, "Jobs", job_id="S")
+        create_table(self.aws, "SegmentCompletions", job_id="S", segment_index="N")
+        create_table(self.aws, "ReassemblyTriggered", job_id="S")
+
+
+def remove(world: World) -> None:
+    """Leave nothing of a world that is over."""
+    shutil.rmtree(world.temporary, ignore_errors=True)
