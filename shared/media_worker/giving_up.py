@@ -9,13 +9,15 @@ message to the dead-letter queue without a word. So the last receive is not a tr
     after that         SQS moves it to the dead-letter queue
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from media_worker.errors import GivenUp, NothingToDo, ReceivesUsedUp
 from media_worker.jobs import JobStatus, fail_job, read_job
+from media_worker.keys import build_final_key, build_segment_prefix
 from media_worker.lease import LeasePlace, run_under_lease
+from media_worker.storage import remove_incomplete
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -27,10 +29,18 @@ class Stage:
     """Which jobs a stage may give up: what is another stage's by now is not its to fail."""
 
     statuses: frozenset[JobStatus]
+    # Bucket and prefix of what it writes.
+    writes_to: Callable[["Aws", str], tuple[str, str]]
 
 
-CHUNKING = Stage(frozenset({JobStatus.CREATED, JobStatus.INGESTING, JobStatus.CHUNKING_IN_PROGRESS}))
-REASSEMBLY = Stage(frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMBLING}))
+CHUNKING = Stage(
+    frozenset({JobStatus.CREATED, JobStatus.INGESTING, JobStatus.CHUNKING_IN_PROGRESS}),
+    lambda aws, job_id: (aws.settings.input_bucket_name, build_segment_prefix(job_id)),
+)
+REASSEMBLY = Stage(
+    frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMBLING}),
+    lambda aws, job_id: (aws.settings.output_bucket_name, build_final_key(job_id)),
+)
 
 
 def last_try(max_receive_count: int) -> int:
@@ -71,6 +81,7 @@ class _Ending:
         if job.status in self.stage.statuses:
             if self.tries < last_try(self.aws.settings.max_receive_count):
                 raise ReceivesUsedUp(f"job {self.job_id} was tried {self.tries} times; the other receives were waits")
+            remove_incomplete(self.aws, *self.stage.writes_to(self.aws, self.job_id))
             fail_job(
                 self.aws,
                 self.job_id,
