@@ -64,8 +64,18 @@ def test_it_gets_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_its_standard_input_is_empty(tmp_path: Path) -> None:
-    """It can neither wait for a key nor read one."""
-    assert ffmpeg(tmp_path).run([script(tmp_path, "exec /bin/cat")]) == ""
+    """It can neither wait for a key nor read what is meant for us."""
+    reading, writing = os.pipe()
+    os.write(writing, b"meant for us")
+    os.close(writing)
+    before = os.dup(0)
+    os.dup2(reading, 0)
+    try:
+        assert ffmpeg(tmp_path).run([script(tmp_path, "exec /bin/cat")]) == ""
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(reading)
 
 
 def test_it_runs_in_its_work_directory(tmp_path: Path) -> None:
