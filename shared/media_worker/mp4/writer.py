@@ -59,6 +59,11 @@ def build_header(movie: NewMovie, media_bytes: int) -> bytes:
     return b"".join((ftyp, *moov.pieces(), mdat))
 
 
+def moov_box(movie: NewMovie, media_at: int, *, wide: bool) -> Box:
+    """The index alone, for media that begin at `media_at` of the file."""
+    return _moov(movie, [table_boxes(track.table) for track in movie.tracks], media_at, wide=wide)
+
+
 def _moov(movie: NewMovie, tables: Sequence[list[Box]], media_at: int, *, wide: bool) -> Box:
     durations = [_film_duration(track, movie.timescale) for track in movie.tracks]
     traks = iter(
