@@ -51,7 +51,9 @@ def _judge_file(path: Path, names: list[str], totals: dict[str, Counter[Verdict]
         totals[name][judgement.finding.verdict] += 1
         alone = "" if judgement.alone.verdict is Verdict.EXACT else f" [{judgement.alone.reason}]"
         verdict = judgement.finding.verdict.name.lower()
-        print(f"{path.name:45} {name:7} {judgement.segments:3} {verdict:8} {judgement.finding.reason}{alone}", flush=True)
+        print(
+            f"{path.name:45} {name:7} {judgement.segments:3} {verdict:8} {judgement.finding.reason}{alone}", flush=True
+        )
 
 
 if __name__ == "__main__":

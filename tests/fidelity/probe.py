@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 class ProbeFailed(Exception):
@@ -59,7 +60,7 @@ def run(argv: Sequence[str], timeout_s: int = 300) -> str:
 
 def read_streams(path: Path) -> tuple[Stream, ...]:
     """Every stream of a file, with its packets and (for video) its decoded pictures."""
-    sections = "stream=index,codec_type,codec_name,time_base:packet=stream_index,pts,size,data_hash"
+    sections = "stream=index,codec_type,codec_name,time_base:stream_disposition=attached_pic:packet=stream_index,pts,size,data_hash"
     found = json.loads(
         run([tool("ffprobe"), "-v", "error", "-show_packets", "-show_streams", "-show_data_hash", "md5"]
             + ["-show_entries", sections, "-of", "json", str(path)])
@@ -72,13 +73,20 @@ def read_streams(path: Path) -> tuple[Stream, ...]:
         packets.setdefault(index, []).append(Unit(time_s, packet.get("data_hash", "")))
     return tuple(
         Stream(
-            stream.get("codec_type", "unknown"),
+            _kind(stream),
             stream.get("codec_name", "unknown"),
             tuple(packets.get(stream["index"], ())),
             _pictures(path, stream["index"]) if stream.get("codec_type") == "video" else (),
         )
         for stream in found.get("streams", [])
     )
+
+
+def _kind(stream: dict[str, Any]) -> str:
+    """What a stream is; the picture on the box is no video."""
+    if stream.get("disposition", {}).get("attached_pic"):
+        return "cover"
+    return str(stream.get("codec_type", "unknown"))
 
 
 def _pictures(path: Path, index: int) -> tuple[Unit, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,6 +16,7 @@ from .tables import SampleTable
 
 # A composition time for each sample is 8 bytes in memory: this bounds what a hostile run count can cost.
 MAX_REORDERED_SAMPLES = 32_000_000
+PCM_PACKET_SAMPLES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,24 @@ def cut_points(table: SampleTable) -> CutPoints:
 
 def _first_in_order(table: SampleTable, timeline: Timeline, end: Cut, time: Fraction) -> Cut:
     sample = timeline.first_at(math.ceil(time))
+    if table.is_pcm:
+        sample = _next_pcm_packet(table, sample)
     if table.sync is not None:
         index = bisect_left(table.sync, sample)
         sample = table.sync[index] if index < len(table.sync) else table.count
     decode_time = timeline.time_of(sample)
     return Cut(sample, decode_time, decode_time) if sample < table.count else end
+
+
+def _next_pcm_packet(table: SampleTable, sample: int) -> int:
+    """The next place where players begin a packet: they read up to 1024 samples at once, but never across chunks."""
+    chunks = table.chunks
+    number = bisect_right(chunks.starts, sample) - 1
+    if sample >= table.count:
+        return table.count
+    begin = chunks.starts[number]
+    rounded = begin + -(-(sample - begin) // PCM_PACKET_SAMPLES) * PCM_PACKET_SAMPLES
+    return min(rounded, chunks.starts[number + 1])
 
 
 def _closed_sync_samples(table: SampleTable) -> tuple[array[int], array[int]]:

@@ -12,6 +12,7 @@ from .boxes import Box, parse_boxes, unpack
 from .edits import Edit, Span, parse_edits, spans_of
 from .errors import BrokenFile, Unsupported
 from .fragments import add_fragments, has_fragments
+from .sound import with_true_sizes
 from .source import Read, Window, find_index
 from .stbl import TABLES, parse_sample_table
 from .tables import SampleTable
@@ -106,13 +107,17 @@ def _parse_track(trak: Box) -> Track:
     if len(edits) > MAX_EDITS:
         raise Unsupported(f"an edit list of {len(edits)} entries")
     handler = trak.need(b"mdia", b"hdlr")
+    descriptions = _parse_descriptions(stbl.need(b"stsd"))
+    table = parse_sample_table(stbl)
+    if handler.payload[8:12] == b"soun" and descriptions:
+        table = with_true_sizes(table, descriptions[0])
     track = Track(
         track_id=headers.track_id(trak.need(b"tkhd")),
         handler=bytes(handler.payload[8:12]),
         timescale=headers.media_timescale(trak.need(b"mdia", b"mdhd")),
         edits=edits,
-        descriptions=_parse_descriptions(stbl.need(b"stsd")),
-        table=parse_sample_table(stbl),
+        descriptions=descriptions,
+        table=table,
         box=_without_tables(trak),
     )
     _check_descriptions(track, trak)

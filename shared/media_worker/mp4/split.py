@@ -166,6 +166,17 @@ def _piece(
     return new, TrackOrigin(first, shift, track.edits)
 
 
+def _shown_from(track: Track, begin: Cut, segment_index: int) -> int | None:
+    """The media time from which a piece is shown; None: as the source's edit list says.
+
+    Without an edit list, a first picture that is composed late is shown late. Players that make up an edit list of
+    their own disagree about it as soon as there is one, so the delay is spelled out as an empty edit.
+    """
+    if segment_index:
+        return begin.media_time
+    return None if track.edits else track.table.composition_start()
+
+
 def _edits_of_piece(
     movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
 ) -> tuple[tuple[Edit, ...], int]:
@@ -181,14 +192,14 @@ def _edits_of_piece(
     shift = max(0, begin.decode_time - begin.media_time) if segment_index else 0
     cut = cut_spans(
         spans,
-        begin.media_time if segment_index else None,
+        _shown_from(track, begin, segment_index),
         end.media_time if end.sample < track.table.count else None,
     )
     edits = edits_of(
         cut,
         film_origin=plan.starts_s[segment_index] * track.timescale,
         media_origin=begin.decode_time - shift,
-        media_end=track.table.media_duration,
+        media_end=track.table.composition_end(),
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
     )

@@ -8,7 +8,7 @@ from array import array
 from bisect import bisect_left
 from itertools import accumulate
 
-from .boxes import Box, unpack, version_and_flags
+from .boxes import Box, unpack
 from .errors import BrokenFile, Unsupported
 from .groups import parse_groups
 from .runs import Runs

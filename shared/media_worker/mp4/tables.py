@@ -69,10 +69,14 @@ class Chunks:
     def of(cls, offsets: array[int], counts: array[int], descriptions: Runs) -> Chunks:
         return cls(offsets, counts, descriptions, array("Q", accumulate(counts, initial=0)))
 
+    @classmethod
+    def none(cls) -> Chunks:
+        return cls.of(array("Q"), array("I"), Runs.constant(0, 0))
+
     def slice(self, sizes: Sizes, first: int, end: int) -> Chunks:
         """The chunks with samples `first` to `end` (exclusive), the outer ones trimmed to that."""
         if first >= end:
-            return Chunks.of(array("Q"), array("I"), Runs.constant(0, 0))
+            return Chunks.none()
         low, high = bisect_right(self.starts, first) - 1, bisect_left(self.starts, end)
         offsets, counts = self.offsets[low:high], self.counts[low:high]
         offsets[0] += sizes.between(self.starts[low], first)
@@ -92,6 +96,10 @@ class Chunks:
         offsets = array("Q", chain.from_iterable(part.offsets for part in parts))
         counts = array("I", chain.from_iterable(part.counts for part in parts))
         return cls.of(offsets, counts, Runs.concat(part.descriptions for part in parts))
+
+
+# No codec holds back more pictures than this (H.264 and HEVC: 16), times a wide margin.
+MAX_REORDER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,11 @@ class SampleTable:
     def media_duration(self) -> int:
         return self.durations.total()
 
+    @property
+    def is_pcm(self) -> bool:
+        """One tick and the same few bytes for each sample: sound as plain numbers."""
+        return self.sizes.constant is not None and all(duration == 1 for duration in self.durations.values)
+
     def slice(self, first: int, end: int) -> SampleTable:
         """Samples `first` to `end` (exclusive) on their own, numbered and timed from 0."""
         return SampleTable(
@@ -127,6 +140,36 @@ class SampleTable:
             groups=tuple(group.slice(first, end) for group in self.groups),
             partial_sync=_sliced_numbers(self.partial_sync, first, end),
         )
+
+    def composition_start(self) -> int:
+        """When the first picture is composed: the earliest of the first few, for they may be out of order."""
+        head = self.slice_times(0, min(self.count, MAX_REORDER))
+        return min(head.all_composition_times(), default=0)
+
+    def composition_end(self) -> int:
+        """When the last picture to be shown has been shown."""
+        if self.offsets is None:
+            return self.media_duration
+        tail = self._tail()
+        return max(map(int.__add__, self.last_composition_times(), tail.durations), default=0)
+
+    def last_composition_times(self) -> array[int]:
+        """Composition times of the last few samples: the last one shown is among them."""
+        tail = self._tail()
+        begin = self.media_duration - tail.media_duration
+        return array("q", (begin + time for time in tail.all_composition_times()))
+
+    def _tail(self) -> SampleTable:
+        return self.slice_times(max(0, self.count - MAX_REORDER), self.count)
+
+    def slice_times(self, first: int, end: int) -> SampleTable:
+        """Only the times of samples `first` to `end` (exclusive); no sizes, no places."""
+        offsets = None if self.offsets is None else self.offsets.slice(first, end)
+        return SampleTable(self.durations.slice(first, end), offsets, Sizes.same(end - first, 0), None, Chunks.none())
+
+    @classmethod
+    def empty(cls) -> SampleTable:
+        return cls(Runs.constant(0, 0), None, Sizes.of(array("I")), None, Chunks.none())
 
     def all_composition_times(self) -> array[int]:
         """Composition time of every sample. Only for tracks whose sample count is bounded by their tables."""

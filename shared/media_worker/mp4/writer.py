@@ -66,17 +66,16 @@ def moov_box(movie: NewMovie, media_at: int, *, wide: bool) -> Box:
 
 def _moov(movie: NewMovie, tables: Sequence[list[Box]], media_at: int, *, wide: bool) -> Box:
     durations = [_film_duration(track, movie.timescale) for track in movie.tracks]
-    traks = iter(
+    traks = [
         _trak(track, boxes, duration, chunk_offset_box(track.table.chunks, media_at, wide=wide))
         for track, boxes, duration in zip(movie.tracks, tables, durations, strict=True)
-    )
-    children: list[Box] = []
-    for child in movie.box.children or ():
-        if child.kind == b"mvhd":
-            children.append(headers.with_times(child, max(durations, default=0), movie.timescale))
-        else:
-            children.append(next(traks) if child.kind == b"trak" else child)
-    return Box(b"moov", children=(*children, *movie.extra))
+    ]
+    mvhd = headers.with_times(movie.box.need(b"mvhd"), max(durations, default=0), movie.timescale)
+    others = [child for child in movie.box.children or () if child.kind not in (b"mvhd", b"trak")]
+    # Boxes that players want before the tracks (iods) stay there; most writers have none and put udta behind.
+    kinds = [child.kind for child in movie.box.children or ()]
+    early = sum(kind not in (b"mvhd", b"trak") for kind in kinds[: kinds.index(b"trak") if b"trak" in kinds else 0])
+    return Box(b"moov", children=(mvhd, *others[:early], *traks, *others[early:], *movie.extra))
 
 
 def _film_duration(track: NewTrack, movie_timescale: int) -> int:
