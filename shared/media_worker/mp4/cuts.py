@@ -39,7 +39,7 @@ class CutPoints:
 def cut_points(table: SampleTable) -> CutPoints:
     """The cut points of a track: its sync samples, unless pictures that follow them are shown before them."""
     timeline = Timeline.of(table.durations)
-    end = Cut(table.count, timeline.run_times[-1], timeline.run_times[-1])
+    end = Cut(table.count, table.composition_end(), timeline.run_times[-1])
     if table.offsets is None or not any(table.offsets.values):
         return CutPoints(end, lambda time: _first_in_order(table, timeline, end, time))
     if table.count > MAX_REORDERED_SAMPLES:

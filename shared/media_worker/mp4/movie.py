@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from . import headers
 from .boxes import Box, parse_boxes, unpack
+from .checks import check_supported
+from .defragment import defragmented
 from .edits import Edit, Span, parse_edits, spans_of
 from .errors import BrokenFile, Unsupported
-from .fragments import add_fragments, has_fragments
+from .fragments import has_fragments, parse_defaults, read_fragments
 from .sound import with_true_sizes
 from .source import Read, Window, find_index
 from .stbl import TABLES, parse_sample_table
@@ -19,9 +20,7 @@ from .tables import SampleTable
 
 MAX_TRACKS = 256
 MAX_EDITS = 4096
-ENCRYPTED = frozenset({b"encv", b"enca", b"enct", b"encs", b"encm", b"drmi", b"drms"})
 _U32 = struct.Struct(">I")
-_SELF_CONTAINED = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +80,15 @@ def _parse(window: Window, ftyp: bytes | None, moov_bytes: bytes, moov_end: int)
     moov = Box(b"moov", children=parse_boxes(memoryview(moov_bytes), b"moov"))
     if moov.find(b"cmov"):
         raise Unsupported("a compressed index (cmov)")
-    _check_no_file_offsets(moov)
     timescale = headers.movie_timescale(moov.need(b"mvhd"))
     tracks = _parse_tracks(moov)
+    fingerprint = hashlib.blake2b(moov_bytes, digest_size=16)
     if has_fragments(moov):
-        tracks = add_fragments(window, moov, tracks, moov_end, timescale)
-    _check_samples(tracks, window.size_bytes)
-    fingerprint = hashlib.blake2b(moov_bytes, digest_size=16).digest()
-    return Movie(ftyp, timescale, tracks, _without_tables(moov), window.size_bytes, fingerprint)
+        found = read_fragments(window, moov_end, parse_defaults(moov), fingerprint.update)
+        tracks, timescale = defragmented(tracks, found, timescale)
+    movie = Movie(ftyp, timescale, tracks, _without_tables(moov), window.size_bytes, fingerprint.digest())
+    check_supported(movie)
+    return movie
 
 
 def _parse_tracks(moov: Box) -> tuple[Track, ...]:
@@ -111,7 +111,7 @@ def _parse_track(trak: Box) -> Track:
     table = parse_sample_table(stbl)
     if handler.payload[8:12] == b"soun" and descriptions:
         table = with_true_sizes(table, descriptions[0])
-    track = Track(
+    return Track(
         track_id=headers.track_id(trak.need(b"tkhd")),
         handler=bytes(handler.payload[8:12]),
         timescale=headers.media_timescale(trak.need(b"mdia", b"mdhd")),
@@ -120,8 +120,6 @@ def _parse_track(trak: Box) -> Track:
         table=table,
         box=_without_tables(trak),
     )
-    _check_descriptions(track, trak)
-    return track
 
 
 def _parse_descriptions(stsd: Box) -> tuple[Box, ...]:
@@ -130,46 +128,6 @@ def _parse_descriptions(stsd: Box) -> tuple[Box, ...]:
     if count > len(entries):
         raise BrokenFile("stsd holds more entries than its box")
     return tuple(Box(entry.kind, bytes(entry.payload), entry.children) for entry in entries[:count])
-
-
-def _check_descriptions(track: Track, trak: Box) -> None:
-    used = set(track.table.chunks.descriptions.values)
-    if used and not 1 <= min(used) <= max(used) <= len(track.descriptions):
-        raise BrokenFile(f"{track.name} uses a sample description that is not there")
-    if ENCRYPTED.intersection(track.codecs):
-        raise Unsupported(f"{track.name} is encrypted")
-    references = _data_references(trak.find(b"mdia", b"minf", b"dinf", b"dref"))
-    for number in used:
-        entry = track.descriptions[number - 1]
-        reference = int.from_bytes(entry.payload[6:8], "big")
-        if references and not (1 <= reference <= len(references) and references[reference - 1]):
-            raise Unsupported(f"{track.name} has its media in another file")
-
-
-def _data_references(dref: Box | None) -> list[bool]:
-    """For each data reference: is it this file itself? (8.7.2)"""
-    if dref is None:
-        return []
-    entries = parse_boxes(memoryview(dref.payload)[8:], b"dref")
-    return [bytes(entry.payload[3:4]) != b"" and bool(entry.payload[3] & _SELF_CONTAINED) for entry in entries]
-
-
-def _check_no_file_offsets(moov: Box) -> None:
-    """Items of a `meta` box may lie anywhere in the file (8.11.3); their offsets would go stale."""
-    for holder in (moov, *moov.find_all(b"trak")):
-        meta = holder.find(b"meta")
-        if meta is not None and b"iloc" in bytes(meta.payload):
-            raise Unsupported("metadata items that lie outside the index")
-
-
-def _check_samples(tracks: Sequence[Track], size_bytes: int) -> None:
-    if not any(track.table.count for track in tracks):
-        raise Unsupported("no samples")
-    for track in tracks:
-        table = track.table
-        end = max(map(int.__add__, table.chunks.offsets, table.chunks.lengths(table.sizes)), default=0)
-        if end > size_bytes:
-            raise Unsupported(f"{track.name} has samples beyond the end of the file: it is cut short")
 
 
 def _without_tables(box: Box) -> Box:

@@ -29,6 +29,7 @@ class SplitPlan:
     Each list of cuts has one more entry than there are segments: the end of the track.
     """
 
+    main_track: int
     starts_s: tuple[Fraction, ...]
     cuts: tuple[tuple[Cut, ...], ...]
 
@@ -66,20 +67,20 @@ def plan_split(movie: Movie, segment_duration_s: Fraction) -> SplitPlan:
     """
     if segment_duration_s <= 0:
         raise ValueError("segments need a duration above 0")
+    main = main_track_number(movie)
     all_spans = [track.spans(movie.timescale) for track in movie.tracks]
     points = [cut_points(track.table) for track in movie.tracks]
     begins = [Cut(0, 0, 0) for _ in movie.tracks]
     starts_s, columns = [Fraction(0)], [begins]
     if all(spans is not None for spans in all_spans):
         spans = [spans for spans in all_spans if spans is not None]
-        main = main_track_number(movie)
         for start_s in _starts(movie.tracks[main], points[main], spans[main], segment_duration_s):
             starts_s.append(start_s)
             columns.append([_cut_at(*each, start_s) for each in zip(movie.tracks, points, spans, strict=True)])
             if len(starts_s) > MAX_SEGMENTS:
                 raise Unsupported(f"more than {MAX_SEGMENTS} segments")
     columns.append([each.end for each in points])
-    return SplitPlan(tuple(starts_s), tuple(zip(*columns, strict=True)))
+    return SplitPlan(main, tuple(starts_s), tuple(zip(*columns, strict=True)))
 
 
 def main_track_number(movie: Movie) -> int:
@@ -131,8 +132,8 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
     """One segment of the plan. Ranges no further apart than `max_gap_bytes` become one: bytes for requests."""
     timescale = movie.timescale
     if plan.total_segments > 1:
-        main = movie.tracks[main_track_number(movie)].timescale
-        timescale = exact_movie_timescale([main, movie.timescale, *(track.timescale for track in movie.tracks)])
+        main = movie.tracks[plan.main_track]
+        timescale = exact_movie_timescale([main.timescale, movie.timescale, *(track.timescale for track in movie.tracks)])
     pieces = [_piece(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
     ranges = ranges_of((track.table for track, _ in pieces), max_gap_bytes)
     origin = Origin(
@@ -199,7 +200,7 @@ def _edits_of_piece(
         cut,
         film_origin=plan.starts_s[segment_index] * track.timescale,
         media_origin=begin.decode_time - shift,
-        media_end=track.table.composition_end(),
+        media_end=plan.cuts[track_number][-1].media_time,
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
     )

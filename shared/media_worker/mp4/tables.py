@@ -9,7 +9,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate, chain, repeat
+from operator import add, mul, sub
 
 from .groups import SampleGroup
 from .runs import Runs, Timeline
@@ -86,7 +87,10 @@ class Chunks:
 
     def lengths(self, sizes: Sizes) -> Iterable[int]:
         """The bytes of each chunk."""
-        return map(sizes.between, self.starts, self.starts[1:])
+        if sizes.sums is None:
+            return map(mul, self.counts, repeat(sizes.constant or 0))
+        sums = array("Q", map(sizes.sums.__getitem__, self.starts))
+        return map(sub, sums[1:], sums)
 
     def moved(self, offsets: Iterable[int], description_shift: int = 0) -> Chunks:
         return Chunks(array("Q", offsets), self.counts, self.descriptions.shifted(description_shift), self.starts)
@@ -151,7 +155,7 @@ class SampleTable:
         if self.offsets is None:
             return self.media_duration
         tail = self._tail()
-        return max(map(int.__add__, self.last_composition_times(), tail.durations), default=0)
+        return max(map(add, self.last_composition_times(), tail.durations), default=0)
 
     def last_composition_times(self) -> array[int]:
         """Composition times of the last few samples: the last one shown is among them."""
@@ -176,7 +180,7 @@ class SampleTable:
         decode_times = Timeline.of(self.durations).all_times()
         if self.offsets is None:
             return decode_times
-        return array("q", map(int.__add__, decode_times, self.offsets))
+        return array("q", map(add, decode_times, self.offsets))
 
 
 PER_SAMPLE_BYTES = {b"sdtp": 1, b"stdp": 2}
