@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .clips import make_clips
 from .compare import Verdict
-from .engines import ENGINES
+from .engines import ENGINES, TRIALS
 from .judge import judge
 from .probe import ProbeFailed, read_streams
 
@@ -22,7 +22,9 @@ SUFFIXES = {".mp4", ".mov", ".m4v", ".m4a", ".qt", ".3gp", ".mkv", ".webm", ".ts
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fidelity", description=__doc__)
     parser.add_argument("corpus", type=Path)
-    parser.add_argument("--engine", action="append", choices=sorted(ENGINES), help="may be repeated; default: all")
+    parser.add_argument(
+        "--engine", action="append", choices=sorted(ENGINES | TRIALS), help="may be repeated; default: all"
+    )
     parser.add_argument("--make", action="store_true", help="make the clips in CORPUS first (those not there yet)")
     parser.add_argument("--only", default="", help="only files whose name contains this")
     options = parser.parse_args()
@@ -47,7 +49,7 @@ def _judge_file(path: Path, names: list[str], totals: dict[str, Counter[Verdict]
         print(f"{path.name:45} not media: {error}")
         return
     for name in names:
-        judgement = judge(path, ENGINES[name], streams)
+        judgement = judge(path, (ENGINES | TRIALS)[name], streams)
         totals[name][judgement.finding.verdict] += 1
         alone = "" if judgement.alone.verdict is Verdict.EXACT else f" [{judgement.alone.reason}]"
         verdict = judgement.finding.verdict.name.lower()

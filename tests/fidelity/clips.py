@@ -157,6 +157,10 @@ def _edits_and_layouts() -> dict[str, list[str]]:
         "fragmented_each_track.mp4": [*source, "-movflags", "frag_keyframe+separate_moof+empty_moov"],
         "fragmented_with_moov.mp4": [*source, "-movflags", "frag_keyframe"],
         "fragmented_late.mp4": ["-itsoffset", "30", *source, "-copyts", "-movflags", "frag_keyframe+empty_moov"],
+        "fragmented_pcm.mov": [*_av(*H264, "-c:a", "pcm_s16le"), "-movflags", "frag_keyframe+empty_moov"],
+        "fragmented_opus_vfr.mp4": ["-i", "{folder}/vfr_bframes.mp4", "-c:v", "copy", "-c:a", "libopus"]
+        + ["-movflags", "frag_keyframe+delay_moov"],
+        "fragmented_trimmed.mp4": ["-ss", "1.37", *source, "-movflags", "frag_keyframe+delay_moov"],
         "hybrid.mp4": [*source, "-movflags", "hybrid_fragmented"],
         "rotated.mp4": ["-display_rotation", "90", *source],
         "mirrored.mp4": ["-display_hflip", *source],
@@ -186,6 +190,8 @@ def _edits_and_layouts() -> dict[str, list[str]]:
         ],
         "colour_full_range.mp4": _av(*H264, "-color_range", "pc", "-colorspace", "bt709", "-color_trc", "bt709", *AAC),
         "anamorphic.mp4": _av(*H264, "-aspect", "16:9", *AAC),
+        "fragmented_subtitles.mp4": ["-i", "{folder}/subtitles.mp4", "-map", "0", *COPY]
+        + ["-movflags", "frag_keyframe+empty_moov"],
         "3gp.3gp": [*source, "-f", "3gp"],
     }
 

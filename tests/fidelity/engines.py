@@ -10,8 +10,11 @@ from pathlib import Path
 from media_worker.mp4.errors import Mp4Error
 from media_worker.mp4.join import plan_join
 from media_worker.mp4.movie import Movie, read_movie
+from media_worker.mp4.origin import ORIGIN_UUID
 from media_worker.mp4.source import Read
 from media_worker.mp4.split import lay_out, plan_split
+
+from .probe import ProbeFailed, run, tool
 
 
 class Refused(Exception):
@@ -75,5 +78,33 @@ def copy_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Out
         raise Refused(str(error)) from error
 
 
+def splice_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """The copy engine without the notes that segments carry about their source: joined by their own times alone."""
+    try:
+        segments = split_file(source, folder, segment_duration_s)
+        for path in segments:
+            data = path.read_bytes()
+            path.write_bytes(data.replace(b"uuid" + ORIGIN_UUID, b"free" + ORIGIN_UUID))
+        return Outcome(segments, join_files(segments, folder / "final.mp4"))
+    except Mp4Error as error:
+        raise Refused(str(error)) from error
+
+
+def remux_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """Each segment through `ffmpeg -c copy` before the join, as a worker that leaves some tracks alone would."""
+    try:
+        segments = split_file(source, folder, segment_duration_s)
+        remuxed = []
+        for path in segments:
+            remuxed.append(path.with_name(f"remuxed_{path.name}"))
+            argv = [tool("ffmpeg"), "-v", "error", "-i", str(path), "-map", "0", "-ignore_unknown", "-c", "copy"]
+            run([*argv, "-strict", "-2", str(remuxed[-1])])
+        return Outcome(segments, join_files(tuple(remuxed), folder / "final.mp4"))
+    except (Mp4Error, ProbeFailed) as error:
+        raise Refused(str(error)) from error
+
+
 # The seam for the others: `ENGINES["ffmpeg"] = ...`, a function of the same shape.
 ENGINES: dict[str, Engine] = {"copy": copy_engine}
+# What the joins of reworked segments are tried with; no engines of the product.
+TRIALS: dict[str, Engine] = {"splice": splice_engine, "remux": remux_engine}

@@ -58,6 +58,9 @@ def _edits(track: Track, table: SampleTable, start: int, old_timescale: int, tim
         return ()
     delay_s = Fraction(sum(delays), old_timescale) + Fraction(max(0, -media_time), track.timescale)
     media_time = max(0, media_time)
+    if track.is_video and media_time > table.composition_start():
+        # ffmpeg obeys such an edit list in whole files and ignores it in fragmented ones.
+        raise Unsupported("a fragmented file that hides its first pictures: players disagree whether to show them")
     length_s = Fraction(max(0, table.composition_end() - media_time), track.timescale)
     delay, end = round(delay_s * timescale), round((delay_s + length_s) * timescale)
     edit = Edit(end - delay, media_time)

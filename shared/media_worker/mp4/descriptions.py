@@ -5,49 +5,32 @@ An encoder that ran once for each segment writes the same codec configuration ev
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from .boxes import Box, parse_boxes
-from .errors import BrokenFile
+from .boxes import Box
 
-VIDEO_ENTRY_BYTES = 78  # VisualSampleEntry up to its boxes (12.1.3)
-SOUND_ENTRY_BYTES = {0: 28, 1: 44, 2: 64}  # AudioSampleEntry, and QuickTime's longer versions of it
+_BIT_RATES = re.compile(rb"\0\0\0\x14btrt.{12}", re.DOTALL)
 _ES_TAG, _DECODER_CONFIG_TAG = 3, 4
 
 
-def normalised(handler: bytes, entry: Box) -> bytes:
-    """The entry without what may differ between two runs of one encoder: bit rates."""
-    start = _boxes_at(handler, entry)
-    if start is None:
-        return entry.kind + bytes(entry.payload)
-    try:
-        children = parse_boxes(memoryview(entry.payload)[start:], entry.kind)
-    except BrokenFile:
-        return entry.kind + bytes(entry.payload)
-    kept = b"".join(_without_rates(child).to_bytes() for child in children if child.kind != b"btrt")
-    return entry.kind + bytes(entry.payload[:start]) + kept
+def normalised(entry: Box) -> bytes:
+    """The entry without what may differ between two runs of one encoder: bit rates. Only to compare with."""
+    return entry.kind + _without_esds_rates(_BIT_RATES.sub(b"", bytes(entry.payload)))
 
 
-def _boxes_at(handler: bytes, entry: Box) -> int | None:
-    """Where the boxes inside a sample entry begin; None for the kinds that are compared whole."""
-    if handler == b"vide":
-        return VIDEO_ENTRY_BYTES
-    if handler == b"soun" and len(entry.payload) >= SOUND_ENTRY_BYTES[0]:
-        return SOUND_ENTRY_BYTES.get(int.from_bytes(entry.payload[8:10], "big"))
-    return None
-
-
-def _without_rates(box: Box) -> Box:
+def _without_esds_rates(payload: bytes) -> bytes:
     """An `esds` with buffer size and bit rates (11 bytes) set to 0 (ISO/IEC 14496-1, 7.2.6.6)."""
-    if box.kind != b"esds":
-        return box
-    payload = bytearray(box.payload)
-    at = _skip_tag(payload, 4, _ES_TAG)
-    at = None if at is None else _skip_tag(payload, at + 3, _DECODER_CONFIG_TAG)
-    if at is None or at + 13 > len(payload):
-        return box
-    payload[at + 2 : at + 13] = bytes(11)
-    return Box(box.kind, bytes(payload))
+    found = payload.find(b"esds\0\0\0\0")
+    if found < 0:
+        return payload
+    changed = bytearray(payload)
+    at = _skip_tag(changed, found + 8, _ES_TAG)
+    at = None if at is None else _skip_tag(changed, at + 3, _DECODER_CONFIG_TAG)
+    if at is None or at + 13 > len(changed):
+        return payload
+    changed[at + 2 : at + 13] = bytes(11)
+    return bytes(changed)
 
 
 def _skip_tag(payload: bytearray, at: int, tag: int) -> int | None:
@@ -84,7 +67,7 @@ def _sound(entry: Box) -> tuple[int, int]:
     return int.from_bytes(entry.payload[16:18], "big"), int.from_bytes(entry.payload[24:26], "big")
 
 
-def merge(handler: bytes, lists: Sequence[tuple[Box, ...]]) -> tuple[tuple[Box, ...], list[list[int]]]:
+def merge(lists: Sequence[tuple[Box, ...]]) -> tuple[tuple[Box, ...], list[list[int]]]:
     """All different descriptions, and for each list the new number (from 1) of each of its entries."""
     merged: dict[bytes, int] = {}
     kept: list[Box] = []
@@ -92,7 +75,7 @@ def merge(handler: bytes, lists: Sequence[tuple[Box, ...]]) -> tuple[tuple[Box, 
     for entries in lists:
         numbers.append([])
         for entry in entries:
-            key = normalised(handler, entry)
+            key = normalised(entry)
             if key not in merged:
                 kept.append(entry)
                 merged[key] = len(kept)

@@ -81,6 +81,9 @@ class Gathered:
         """The samples as a table of their own."""
         if max(self.durations, default=0) > MAX_DURATION:
             raise BrokenFile("a sample longer than its clock can count")
+        if min(self.offsets, default=0) < 0:
+            # By the book the first picture is shown on time; ffmpeg shows it (in fragments only) later than the sound.
+            raise Unsupported("fragments with negative composition offsets: players disagree about their start")
         is_sync = all_sync or len(self.sync) == len(self.sizes)
         return SampleTable(
             durations=Runs.from_values(self.durations),

@@ -16,6 +16,7 @@ from .pieces import JointTrack
 from .ranges import RangeMap, ranges_of
 from .restore import restore
 from .splice import splice
+from .summary import MovieSummary, summary_of
 from .tables import concat_tables
 from .writer import NewMovie, NewTrack, build_header
 
@@ -40,6 +41,7 @@ class FinalLayout:
     header: bytes
     ranges: tuple[SegmentRange, ...]
     is_restored: bool  # the source's own timeline, sample for sample
+    summary: MovieSummary  # what a reader has to find in the finished file
 
     @property
     def media_bytes(self) -> int:
@@ -60,11 +62,13 @@ def plan_join(movies: Sequence[Movie], max_gap_bytes: int = DEFAULT_MAX_GAP_BYTE
     bases = list(accumulate((each.total_bytes for each in maps), initial=0))
     tracks = tuple(_placed(track, maps, bases) for track in joint.tracks)
     box = joint.box.with_children(tuple(child for child in joint.box.children or () if not is_origin_box(child)))
-    header = build_header(NewMovie(movies[0].ftyp, box, joint.timescale, tracks), bases[-1])
+    film = NewMovie(movies[0].ftyp, box, joint.timescale, tracks)
+    header = build_header(film, bases[-1])
     ranges = tuple(
         SegmentRange(index, each.offset, each.length) for index, part in enumerate(maps) for each in part.ranges
     )
-    return FinalLayout(header, ranges, is_restored=restored is not None)
+    summary = summary_of(film, len(header) + bases[-1])
+    return FinalLayout(header, ranges, restored is not None, summary)
 
 
 def _placed(track: JointTrack, maps: Sequence[RangeMap], bases: Sequence[int]) -> NewTrack:

@@ -35,15 +35,19 @@ class Laid:
 def lay_in_order(pieces: Sequence[Piece | None]) -> Laid:
     """Every sample kept, for video and whatever depends on its order; the last duration of a piece takes up the slack.
 
-    Composition offsets are shifted where encoders differ in how long they hold pictures back.
+    Encoders differ in how long they hold pictures back (`delay`, the composition time of the first one). All pieces
+    get the longest delay, by way of their composition offsets; their decode times then simply follow the film.
     """
     filled = [piece for piece in pieces if piece is not None]
     if not filled:
         return Laid((SampleTable.empty(),) * len(pieces))
-    origin, held_back = filled[0].film_start, max(piece.media_start for piece in filled)
-    starts = _decode_starts(filled, origin)
+    first = filled[0]
+    delays = [piece.table.composition_start() for piece in filled]
+    hidden = max(0, first.media_start - delays[0])  # pictures before the first one shown; only the film may have them
+    starts = _decode_starts(filled, hidden - first.film_start)
+    media_start = hidden + max(delays)
     shifts = [
-        held_back + piece.film_start - origin - start - piece.media_start
+        media_start + piece.film_start - first.film_start - start - piece.media_start
         for piece, start in zip(filled, starts, strict=True)
     ]
     is_reordered = any(shifts) or any(piece.table.offsets is not None for piece in filled)
@@ -56,16 +60,16 @@ def lay_in_order(pieces: Sequence[Piece | None]) -> Laid:
             offsets = table.offsets if table.offsets is not None else Runs.constant(table.count, 0)
             table = replace(table, offsets=offsets.shifted(shifts[number]))
         tables.append(table)
-    length = filled[-1].film_start + filled[-1].length - origin
-    return Laid(_with_gaps(pieces, tables), held_back, origin, length)
+    length = filled[-1].film_start + filled[-1].length - first.film_start
+    return Laid(_with_gaps(pieces, tables), media_start, first.film_start, length)
 
 
-def _decode_starts(pieces: Sequence[Piece], origin: int) -> list[int]:
+def _decode_starts(pieces: Sequence[Piece], media_ahead: int) -> list[int]:
     """When the first sample of each piece is decoded: with its film time, but after all samples before it."""
     starts: list[int] = []
     earliest = 0
     for piece in pieces:
-        starts.append(max(piece.film_start - origin, earliest))
+        starts.append(max(piece.film_start + media_ahead, earliest) if starts else 0)
         durations = piece.table.durations
         earliest = starts[-1] + durations.total() - durations[len(durations) - 1] + 1
     return starts

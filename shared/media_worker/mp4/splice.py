@@ -58,7 +58,9 @@ def _main_row(movies: Sequence[Movie], rows: Sequence[Row]) -> int:
 
 def _windows(row: Row, movies: Sequence[Movie]) -> _Track:
     found = [
-        window_of(track, movie.timescale, index) if track is not None and track.table.count else None
+        window_of(track, movie.timescale, index, is_last=index == len(movies) - 1)
+        if track is not None and track.table.count
+        else None
         for index, (track, movie) in enumerate(zip(row, movies, strict=True))
     ]
     timescale = 1
@@ -87,7 +89,7 @@ def _origins(main: _Track) -> list[Fraction]:
 def _joint_track(track: _Track, origins_s: Sequence[Fraction], movie_timescale: int) -> JointTrack:
     parts = [part for part in track.row if part is not None]
     first = next((part for part in parts if part.table.count), parts[0])
-    descriptions, numbers = merge(first.handler, [part.descriptions for part in parts])
+    descriptions, numbers = merge([part.descriptions for part in parts])
     renumbering = iter(numbers)
     pieces: list[Piece | None] = []
     for part, window, origin_s in zip(track.row, track.windows, origins_s, strict=True):

@@ -17,6 +17,7 @@ from .errors import Unsupported
 from .movie import Movie, Track
 from .origin import Origin, TrackOrigin, digest_of, is_origin_box, origin_box
 from .ranges import ByteRange, ranges_of
+from .summary import MovieSummary, summary_of
 from .writer import NewMovie, NewTrack, build_header
 
 MAX_SEGMENTS = 100_000  # five digits in a segment's key
@@ -49,6 +50,7 @@ class SegmentLayout:
 
     header: bytes
     ranges: tuple[ByteRange, ...]
+    summary: MovieSummary  # what a reader has to find in the finished segment
 
     @property
     def media_bytes(self) -> int:
@@ -133,7 +135,9 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
     timescale = movie.timescale
     if plan.total_segments > 1:
         main = movie.tracks[plan.main_track]
-        timescale = exact_movie_timescale([main.timescale, movie.timescale, *(track.timescale for track in movie.tracks)])
+        timescale = exact_movie_timescale(
+            [main.timescale, movie.timescale, *(track.timescale for track in movie.tracks)]
+        )
     pieces = [_piece(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
     ranges = ranges_of((track.table for track, _ in pieces), max_gap_bytes)
     origin = Origin(
@@ -147,7 +151,8 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
     tracks = tuple(track.moved(ranges) for track, _ in pieces)
     box = movie.box.with_children(tuple(child for child in movie.box.children or () if not is_origin_box(child)))
     new = NewMovie(movie.ftyp, box, timescale, tracks, (origin_box(origin),))
-    return SegmentLayout(build_header(new, ranges.total_bytes), ranges.ranges)
+    header = build_header(new, ranges.total_bytes)
+    return SegmentLayout(header, ranges.ranges, summary_of(new, len(header) + ranges.total_bytes))
 
 
 def _piece(

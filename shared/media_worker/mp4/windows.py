@@ -35,11 +35,13 @@ class Window:
         return Window(table, timescale, self.media_start * factor, self.film_start * factor, self.length * factor)
 
 
-def window_of(track: Track, movie_timescale: int, segment_index: int) -> Window:
+def window_of(track: Track, movie_timescale: int, segment_index: int, *, is_last: bool) -> Window:
     """What a segment shows of a track with samples."""
     spans = track.spans(movie_timescale)
     if spans is None:
         raise Unsupported(f"segment {segment_index} does not run straight through {track.name}")
+    if len(spans) > 1:
+        raise Unsupported(f"segment {segment_index} shows {track.name} in several parts")
     first = spans[0]
     begin, film_start = math.floor(first.media_start), first.film_start
     composed = track.table.composition_start()
@@ -47,26 +49,23 @@ def window_of(track: Track, movie_timescale: int, segment_index: int) -> Window:
         begin, film_start = composed, film_start + composed - begin
     if track.is_video and begin > composed and segment_index:
         raise Unsupported(f"segment {segment_index} hides pictures at the start of {track.name}")
-    return Window(track.table, track.timescale, begin, film_start, _length(track, spans, begin, movie_timescale))
+    return Window(
+        track.table, track.timescale, begin, film_start, _length(track, first, begin, movie_timescale, is_last)
+    )
 
 
-def _length(track: Track, spans: tuple[Span, ...], begin: int, movie_timescale: int) -> int:
+def _length(track: Track, span: Span, begin: int, movie_timescale: int, is_last: bool) -> int:
     """How long a track is shown: what its edit list says, unless that is only the rounded length of its samples.
 
     Writers give edit lists in milliseconds (ffmpeg's movie timescale is 1000). Added up over 200 segments, such
     lengths would be off by many frames; sample durations are exact.
     """
     by_samples = track.table.composition_end() - begin
-    end = spans[-1].media_end
-    if end is None:
+    if span.media_end is None:
         return by_samples
-    by_edits = end - begin
+    by_edits = span.media_end - begin
     is_exact = movie_timescale % track.timescale == 0
     is_rounded = not is_exact and abs(by_edits - by_samples) <= Fraction(track.timescale, movie_timescale)
-    if is_rounded or (track.is_video and _hides_pictures(track.table, end)):
-        return by_samples
-    return round(by_edits)
-
-
-def _hides_pictures(table: SampleTable, end: Fraction) -> bool:
-    return max(table.last_composition_times(), default=0) >= end
+    # Only at the end of the film can pictures stay hidden; in the middle there is no edit that would hide them.
+    shows_all = track.is_video and not is_last and max(track.table.last_composition_times()) >= span.media_end
+    return by_samples if is_rounded or shows_all else max(1, round(by_edits))
