@@ -15,7 +15,7 @@ from .errors import BrokenFile
 type Buffer = bytes | memoryview
 
 # The only boxes that are opened; all others are leaves. `udta` and `meta` stay closed: their insides are vendors'.
-CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"moof", b"traf", b"mvex"})
+CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"moof", b"traf", b"mvex"})
 # A box costs 8 bytes in the file and some 150 in memory: without a bound a 60 MB `moov` of empty boxes takes 1 GB.
 MAX_CHILDREN = 4096
 MAX_DEPTH = 10
