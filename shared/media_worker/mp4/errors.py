@@ -6,6 +6,10 @@ Mp4Error
 └── TracksDiffer    segments that cannot be one film; names the segment
 """
 
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class Mp4Error(Exception):
     """Base of everything this package raises on purpose."""
@@ -34,3 +38,16 @@ class TracksDiffer(Mp4Error):
         super().__init__(f"segment {segment_index} does not fit the others: {reason}")
         self.segment_index = segment_index
         self.reason = reason
+
+
+@contextmanager
+def numbers_that_fit() -> Iterator[None]:
+    """A time or offset that no box can hold is a reason to leave the file alone, wherever it turns up.
+
+    Only nonsense has such numbers (a sample of 20 hours, an edit list beyond all media), so they are not looked for
+    in each place; the integers of `array` and `struct` know their limits.
+    """
+    try:
+        yield
+    except (OverflowError, struct.error) as error:
+        raise Unsupported("times or sizes that do not fit the format") from error

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from .errors import numbers_that_fit
 from .movie import Movie
 from .origin import is_origin_box
 from .pieces import JointTrack
@@ -52,6 +53,7 @@ class FinalLayout:
         return len(self.header) + self.media_bytes
 
 
+@numbers_that_fit()
 def plan_join(movies: Sequence[Movie], max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES) -> FinalLayout:
     """One film of all segments, in this order. Raises `TracksDiffer` for a segment that does not fit."""
     if not movies:

@@ -11,7 +11,7 @@ from .boxes import Box, parse_boxes, unpack
 from .checks import check_supported
 from .defragment import defragmented
 from .edits import Edit, Span, parse_edits, spans_of
-from .errors import BrokenFile, Unsupported
+from .errors import BrokenFile, Unsupported, numbers_that_fit
 from .fragments import has_fragments, parse_defaults, read_fragments
 from .sound import with_true_sizes
 from .source import Read, Window, find_index
@@ -63,6 +63,7 @@ class Movie:
     fingerprint: bytes  # of the index: two files with the same one have the same samples in the same places
 
 
+@numbers_that_fit()
 def read_movie(read: Read, size_bytes: int) -> Movie:
     """The index of the file that `read(offset, length)` reads from.
 
@@ -70,10 +71,7 @@ def read_movie(read: Read, size_bytes: int) -> Movie:
     """
     window = Window(read, size_bytes)
     index = find_index(window)
-    try:
-        return _parse(window, index.ftyp, index.moov, index.moov_box.end)
-    except OverflowError as error:
-        raise BrokenFile("numbers too large to be meant") from error
+    return _parse(window, index.ftyp, index.moov, index.moov_box.end)
 
 
 def _parse(window: Window, ftyp: bytes | None, moov_bytes: bytes, moov_end: int) -> Movie:

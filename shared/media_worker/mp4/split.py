@@ -13,7 +13,7 @@ from fractions import Fraction
 from . import headers
 from .cuts import Cut, CutPoints, cut_points
 from .edits import Edit, Span, cut_spans, edits_of, exact_movie_timescale, film_time, is_shown, media_time_at
-from .errors import Unsupported
+from .errors import Unsupported, numbers_that_fit
 from .movie import Movie, Track
 from .origin import Origin, TrackOrigin, digest_of, is_origin_box, origin_box
 from .ranges import ByteRange, ranges_of
@@ -61,6 +61,7 @@ class SegmentLayout:
         return len(self.header) + self.media_bytes
 
 
+@numbers_that_fit()
 def plan_split(movie: Movie, segment_duration_s: Fraction) -> SplitPlan:
     """Cut at the first possible place at or after each multiple of the duration.
 
@@ -130,6 +131,7 @@ def _cut_at(track: Track, points: CutPoints, spans: Sequence[Span], start_s: Fra
     return points.end if media_time is None else points.first_at(media_time)
 
 
+@numbers_that_fit()
 def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = 0) -> SegmentLayout:
     """One segment of the plan. Ranges no further apart than `max_gap_bytes` become one: bytes for requests."""
     timescale = movie.timescale

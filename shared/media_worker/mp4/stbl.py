@@ -122,7 +122,7 @@ def _parse_chunks(stbl: Box, sample_count: int) -> Chunks:
         offsets = _entries("Q", stbl.need(b"co64"), 1)
     counts, descriptions = _expand_stsc(_entries("I", stbl.need(b"stsc"), 3), len(offsets))
     starts = array("Q", accumulate(counts, initial=0))
-    used = bisect_left(starts, sample_count)  # chunks that begin before the samples end
+    used = min(bisect_left(starts, sample_count), len(counts))  # chunks that begin before the samples end
     offsets, counts, descriptions = offsets[:used], counts[:used], descriptions.resized(used, 1)
     if used and starts[used] > sample_count:
         counts[-1] -= starts[used] - sample_count

@@ -87,7 +87,7 @@ def _table(spec: TrackSpec, chunk_offsets: Sequence[int]) -> SampleTable:
     counts = array("I", (min(spec.per_chunk, count - first) for first in range(0, count, spec.per_chunk)))
     sizes = spec.sample_sizes
     # A table unless the samples are numbers (one tick each): those have one size for all, as in real files.
-    is_pcm = bool(sizes) and set(spec.durations) == {1} and len(set(sizes)) == 1
+    is_pcm = set(spec.durations) == {1} and len(set(sizes)) == 1 and sizes[0] > 0
     return SampleTable(
         durations=Runs.from_values(spec.durations),
         offsets=None if spec.offsets is None else Runs.from_values(spec.offsets),

@@ -30,7 +30,7 @@ def cut(film: bytes, duration_s: Fraction, max_gap_bytes: int = 0) -> list[bytes
     return [put_together(lay_out(movie, plan, index, max_gap_bytes), film) for index in range(plan.total_segments)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(FILMS, SECONDS)
 def test_every_sample_is_in_exactly_one_segment_in_order(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
     """All segments in a row hold each track's samples, byte for byte."""
@@ -41,7 +41,7 @@ def test_every_sample_is_in_exactly_one_segment_in_order(specs: tuple[TrackSpec,
         assert found == [sample.data for sample in samples_of(film, track)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(FILMS, SECONDS)
 def test_untouched_segments_join_to_the_source(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
     """Samples, decode and composition times, sync marks and edit lists are the source's own."""
@@ -55,7 +55,7 @@ def test_untouched_segments_join_to_the_source(specs: tuple[TrackSpec, ...], dur
         assert new.descriptions == old.descriptions
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(FILMS, SECONDS)
 def test_every_segment_begins_with_a_picture_that_decodes_alone(
     specs: tuple[TrackSpec, ...], duration_s: Fraction
@@ -73,7 +73,7 @@ def test_every_segment_begins_with_a_picture_that_decodes_alone(
             assert film_time(spans, pictures[0].composition_time) == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(FILMS, SECONDS)
 def test_other_tracks_are_in_sync_to_the_tick(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
     """Each sample is shown as long after its segment's start as it was after the cut in the source."""
@@ -94,7 +94,7 @@ def test_other_tracks_are_in_sync_to_the_tick(specs: tuple[TrackSpec, ...], dura
             assert film_time(own, local) == film_time(spans, begin) - origin
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(FILMS, SECONDS)
 def test_segments_without_a_note_keep_every_picture_in_order(
     specs: tuple[TrackSpec, ...], duration_s: Fraction
