@@ -6,7 +6,7 @@ afterwards by `rewritten.py`, for what ffmpeg does not write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from .probe import ProbeFailed, run, tool
@@ -199,17 +199,29 @@ def _edits_and_layouts() -> dict[str, list[str]]:
 RECIPES = _codecs() | _rates() | _sounds() | _edits_and_layouts()
 
 
-def make_clips(folder: Path) -> None:
-    """Every clip that is not in the folder yet."""
+def make_clips(folder: Path, wanted: Collection[str] = ()) -> None:
+    """Every clip (or those wanted) that is not in the folder yet."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "chapters.txt").write_text(CHAPTERS)
     (folder / "subtitles.srt").write_text(SUBTITLES)
+    chosen = _with_sources(wanted) if wanted else {*RECIPES, *REWRITTEN}
     for name, arguments in RECIPES.items():
-        if not (folder / name).exists():
+        if name in chosen and not (folder / name).exists():
             _make(folder, name, arguments)
     for name, (source, rewrite) in REWRITTEN.items():
-        if not (folder / name).exists():
+        if name in chosen and not (folder / name).exists():
             (folder / name).write_bytes(rewrite(folder / source))
+
+
+def _with_sources(names: Collection[str]) -> set[str]:
+    """The clips and those that they are made from."""
+    chosen = set(names)
+    while True:
+        inputs = {argument.removeprefix("{folder}/") for name in chosen for argument in RECIPES.get(name, ())}
+        found = chosen | (inputs & set(RECIPES)) | {REWRITTEN[name][0] for name in chosen if name in REWRITTEN}
+        if found == chosen:
+            return chosen
+        chosen = found
 
 
 def _make(folder: Path, name: str, arguments: list[str]) -> None:
@@ -219,8 +231,3 @@ def _make(folder: Path, name: str, arguments: list[str]) -> None:
     except ProbeFailed as error:
         (folder / name).unlink(missing_ok=True)
         raise ProbeFailed(f"cannot make {name}: {error}") from error
-
-
-def names() -> Iterator[str]:
-    yield from RECIPES
-    yield from REWRITTEN
