@@ -104,7 +104,19 @@ def remux_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Ou
         raise Refused(str(error)) from error
 
 
+def plain_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """Cut by ffmpeg itself (`-f segment`), joined by the copy engine: sources that only ffmpeg can cut end like this."""
+    argv = [tool("ffmpeg"), "-v", "error", "-i", str(source), "-map", "0", "-ignore_unknown", "-c", "copy"]
+    cut = ["-f", "segment", "-segment_time", f"{float(segment_duration_s):.6f}", "-reset_timestamps", "1"]
+    try:
+        run([*argv, *cut, "-strict", "-2", str(folder / "%05d.mp4")])
+        segments = tuple(sorted(folder.glob("*.mp4")))
+        return Outcome(segments, join_files(segments, folder / "final.mp4"))
+    except (Mp4Error, ProbeFailed) as error:
+        raise Refused(str(error)) from error
+
+
 # The seam for the others: `ENGINES["ffmpeg"] = ...`, a function of the same shape.
 ENGINES: dict[str, Engine] = {"copy": copy_engine}
 # What the joins of reworked segments are tried with; no engines of the product.
-TRIALS: dict[str, Engine] = {"splice": splice_engine, "remux": remux_engine}
+TRIALS: dict[str, Engine] = {"splice": splice_engine, "remux": remux_engine, "plain": plain_engine}

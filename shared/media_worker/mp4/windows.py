@@ -45,10 +45,11 @@ def window_of(track: Track, movie_timescale: int, segment_index: int, *, is_last
     first = spans[0]
     begin, film_start = math.floor(first.media_start), first.film_start
     composed = track.table.composition_start()
-    if begin < composed:  # nothing is there before the first picture
+    # Nothing is there before the first picture. And inside the film there is no edit list to hide pictures with: the
+    # ones that a segment hides at its start are the leading pictures of an open GOP, which belong to the film.
+    shows_hidden = track.is_video and segment_index > 0
+    if begin < composed or shows_hidden:
         begin, film_start = composed, film_start + composed - begin
-    if track.is_video and begin > composed and segment_index:
-        raise Unsupported(f"segment {segment_index} hides pictures at the start of {track.name}")
     return Window(
         track.table, track.timescale, begin, film_start, _length(track, first, begin, movie_timescale, is_last)
     )

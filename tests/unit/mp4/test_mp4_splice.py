@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from media_worker.mp4 import Track, TracksDiffer, Unsupported, plan_join
+from media_worker.mp4 import Track, TracksDiffer, plan_join
 from media_worker.mp4.edits import EMPTY, Edit, film_time
 from media_worker.mp4.movie import Movie
 
@@ -170,8 +170,11 @@ def test_uncompressed_sound_keeps_one_tick_for_each_sample() -> None:
         assert table.count == 9 * 16320 + samples
 
 
-def test_hidden_pictures_in_the_middle_are_left_to_another_engine() -> None:
-    """They would become visible."""
-    hiding = make_film([replace(video(), edits=(Edit(1000, 1040),))])
-    with pytest.raises(Unsupported, match="segment 1 hides pictures"):
-        plan_join([load(hiding), load(hiding)])
+def test_leading_pictures_that_a_segment_hides_come_back() -> None:
+    """A segment cut at an open GOP cannot show them alone; in the film they fill the gap in front of it."""
+    opening = make_film([video()])
+    leading = TrackSpec([40] * 4, offsets=[120, 0, 0, 40], sync=[0], edits=(Edit(80, 120),))
+    joined = join_bytes([opening, make_film([leading])])
+    movie = load(joined)
+    times = sorted(shown_at(movie, movie.tracks[0], picture) for picture in samples_of(joined, movie.tracks[0]))
+    assert times == [Fraction(number, 25) for number in range(PICTURES + 4)]
