@@ -29,3 +29,44 @@ $(BIN)/.synced: $(UV) pyproject.toml uv.lock
 	@$(UV) sync -q --frozen
 	@$(UV) pip install -q --python $(BIN)/python uv==$(UV_VERSION)
 	@touch $@
+
+include local/local.mk
+include local/sam_local.mk
+include layers/layers.mk
+include bench/coldstart.mk
+
+.PHONY: test
+test: setup ## run all tests, with coverage
+	@rm -f .coverage .coverage.*
+	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
+	@$(BIN)/coverage report
+	@$(BIN)/pytest -q tests/e2e
+
+# What looks at template.yaml is a project of its own: .ci/template-checks/pyproject.toml says why.
+TEMPLATE_CHECKS := .cache/template-checks
+$(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .ci/template-checks/uv.lock
+	@UV_PROJECT_ENVIRONMENT="$(CURDIR)/$(TEMPLATE_CHECKS)" \
+		$(UV) sync -q --frozen --project .ci/template-checks --python $(BIN)/python
+	@touch $@
+
+.PHONY: check
+check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
+	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules -- template.yaml
+	@$(TEMPLATE_CHECKS)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+
+.PHONY: format
+format: setup ## put the code into its one format
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+.PHONY: bench-memory
+bench-memory: setup-bench ## peak memory of both handlers for a source of 2 GB
+	@$(BIN)/python -m bench.memory
+
+.PHONY: setup-bench
+setup-bench: setup
+	@$(UV) sync -q --frozen --inexact --group bench

@@ -1,0 +1,1 @@
+"""Measurements of media-worker: each prints its table with the command that makes it."""

@@ -1,0 +1,140 @@
+"""What the measurements run against, all on loopback: SeaweedFS for S3, moto's server for tables and queues."""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from local.binaries import ffmpeg_path
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_START_LIMIT_S = 60
+_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@contextmanager
+def stack(segment_seconds: str) -> Iterator[Mapping[str, str]]:
+    """A stack's environment, its buckets, tables and queues made."""
+    with seaweedfs() as s3_endpoint, moto() as endpoint:
+        os.environ.update(_CREDENTIALS)
+        environment = {
+            **_CREDENTIALS,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ENDPOINT_URL_S3": s3_endpoint,
+            "INPUT_BUCKET_NAME": "bench-input",
+            "OUTPUT_BUCKET_NAME": "bench-output",
+            "JOBS_TABLE_NAME": "Jobs",
+            "SEGMENT_COMPLETIONS_TABLE_NAME": "SegmentCompletions",
+            "REASSEMBLY_TRIGGERED_TABLE_NAME": "ReassemblyTriggered",
+            "CHUNKING_QUEUE_URL": f"{endpoint}/123456789012/chunking",
+            "REASSEMBLY_QUEUE_URL": f"{endpoint}/123456789012/reassembly",
+            "CHUNK_SEGMENT_DURATION_SEC": segment_seconds,
+            "FFMPEG_PATH": str(ffmpeg_path()),
+        }
+        _fill(environment)
+        yield environment
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """Tables and queues; where they answer."""
+    port = _free_port()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def seaweedfs() -> Iterator[str]:
+    """An S3-compatible server on this machine's disk; where it answers."""
+    with tempfile.TemporaryDirectory(prefix="media-worker-bench-") as folder:
+        endpoint, command = _weed_command(Path(folder))
+        with (Path(folder) / "weed.log").open("w") as log:
+            server = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _await_s3(endpoint)
+            yield endpoint
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait()
+
+
+def _weed_command(folder: Path) -> tuple[str, list[str]]:
+    ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
+    grpc = {f"{name}.port.grpc": _free_port() for name in ports}
+    options = {f"{name}.port": port for name, port in ports.items()} | grpc
+    command = [
+        *(str(Path(sys.executable).with_name("weed")), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+        *(f"-dir={folder}", "-s3", "-filer", "-volume.max=0", "-master.volumeSizeLimitMB=1024"),
+        *(f"-{name}={value}" for name, value in options.items()),
+    ]
+    return f"http://127.0.0.1:{ports['s3']}", command
+
+
+def s3_client(endpoint: str) -> "S3Client":
+    """A client for the server's S3."""
+    return boto3.client(
+        "s3", endpoint_url=endpoint, region_name="us-east-1", config=Config(s3={"addressing_style": "path"})
+    )
+
+
+def _await_s3(endpoint: str) -> None:
+    give_up = time.monotonic() + _START_LIMIT_S
+    os.environ.update(_CREDENTIALS)
+    while True:
+        try:
+            s3_client(endpoint).create_bucket(Bucket="ready")
+        except Exception:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
+def _fill(environment: Mapping[str, str]) -> None:
+    s3 = s3_client(environment["AWS_ENDPOINT_URL_S3"])
+    for bucket in (environment["INPUT_BUCKET_NAME"], environment["OUTPUT_BUCKET_NAME"]):
+        s3.create_bucket(Bucket=bucket)
+    endpoint = environment["AWS_ENDPOINT_URL"]
+    sqs = boto3.client("sqs", endpoint_url=endpoint, region_name="us-east-1")
+    dynamodb = boto3.client("dynamodb", endpoint_url=endpoint, region_name="us-east-1")
+    for queue in ("chunking", "reassembly"):
+        sqs.create_queue(QueueName=queue)
+    keys = {"Jobs": ["job_id"], "SegmentCompletions": ["job_id", "segment_index"], "ReassemblyTriggered": ["job_id"]}
+    for table, names in keys.items():
+        dynamodb.create_table(
+            TableName=table,
+            BillingMode="PAY_PER_REQUEST",
+            AttributeDefinitions=[
+                {"AttributeName": name, "AttributeType": "N" if name == "segment_index" else "S"} for name in names
+            ],
+            KeySchema=[
+                {"AttributeName": name, "KeyType": "RANGE" if name == "segment_index" else "HASH"} for name in names
+            ],
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

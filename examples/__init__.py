@@ -1,0 +1,1 @@
+"""Programs to start one's own from."""

@@ -1,0 +1,18 @@
+# What is deployed: how much it weighs, and how long a deployment takes.
+
+ARCHITECTURES ?= x86_64 arm64
+
+.PHONY: sizes
+sizes: setup ## what each layer and function weighs; over 90 MB together is an error
+	@mkdir -p .cache/sizes
+	@for architecture in $(ARCHITECTURES); do \
+		echo "$$architecture"; \
+		SAM_CLI_TELEMETRY=0 $(BIN)/sam build --cached --parameter-overrides "Architecture=$$architecture" \
+			--build-dir ".cache/sizes/$$architecture" --cache-dir .cache/sizes/cache >.cache/sizes/log 2>&1 \
+			|| { cat .cache/sizes/log; exit 1; }; \
+		$(BIN)/python -m bench.sizes ".cache/sizes/$$architecture" || exit 1; \
+	done
+
+.PHONY: bench-deploy
+bench-deploy: setup ## a cold sam build and sam deploy, with nothing but sam, make and python3 with pip on the PATH
+	@$(BIN)/python -m bench.cold_deploy $(ARCHITECTURES)

@@ -1,0 +1,50 @@
+"""The AWS clients that everything is given: made once, outside the handlers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import boto3
+from botocore.config import Config
+
+from media_worker.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+# Ranged downloads and part uploads run at most this many at once, so that no call waits for a connection.
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Aws:
+    """The stack's names and the clients to reach it."""
+
+    settings: Settings
+    s3: "S3Client"
+    sqs: "SQSClient"
+    dynamodb: "DynamoDBClient"
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Self:
+        """Make the clients. Makes no network call."""
+        # Emulators answer on one host name, so the bucket has to be in the path; AWS picks for itself.
+        endpoint = settings.aws_endpoint_url
+        s3_endpoint = settings.aws_endpoint_url_s3 or endpoint
+        addressing: Literal["path", "auto"] = "path" if s3_endpoint else "auto"
+        config = Config(
+            region_name=settings.aws_region,
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 5},
+            max_pool_connections=CONNECTIONS,
+            s3={"addressing_style": addressing},
+        )
+        session = boto3.Session(region_name=settings.aws_region)
+        return cls(
+            settings,
+            session.client("s3", endpoint_url=s3_endpoint, config=config),
+            session.client("sqs", endpoint_url=endpoint, config=config),
+            session.client("dynamodb", endpoint_url=endpoint, config=config),
+        )

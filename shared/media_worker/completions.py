@@ -1,0 +1,146 @@
+"""SegmentCompletions and ReassemblyTriggered: which processed segments are there, and asking for the join once."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from media_worker.errors import BadSegment
+from media_worker.jobs import Job, JobStatus, now_s, read_job
+from media_worker.keys import OutputSegmentKey, parse_output_segment_key
+from media_worker.lease import TRIGGER_TTL_S
+from media_worker.messages import build_reassembly_body
+from media_worker.plan import describe_gaps
+from media_worker.telemetry import logger
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+
+
+# How long we wait for another sender to mark its message as sent, before we take it for dead and send ourselves.
+_SENDER_GRACE_S = 5.0
+_SENDER_POLL_S = 0.25
+
+# Where the last completion makes the job ready to be joined. Before that the chunking itself looks, when it ends.
+_TRIGGERED_FROM = frozenset({JobStatus.CHUNKING_COMPLETE})
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A row of SegmentCompletions: one processed segment, and where it lies."""
+
+    segment_index: int
+    output_s3_uri: str
+
+    def location(self, job_id: str, output_bucket: str) -> tuple[str, str]:
+        """Bucket and key of the processed segment.
+
+        Raises:
+            BadSegment: the row names another place than the contract's.
+        """
+        bucket, _, key = self.output_s3_uri.removeprefix("s3://").partition("/")
+        if parse_output_segment_key(bucket, key) != OutputSegmentKey(output_bucket, job_id, self.segment_index):
+            raise BadSegment(
+                f"segment {self.segment_index}: its completion points to {self.output_s3_uri!r}, "
+                f"not to s3://{output_bucket}/jobs/{job_id}/segments/{self.segment_index}.mp4"
+            )
+        return bucket, key
+
+
+def read_completions(aws: "Aws", job_id: str) -> list[Completion]:
+    """All completions of a job, every page, in the order of their indexes."""
+    pages = aws.dynamodb.get_paginator("query").paginate(
+        TableName=aws.settings.segment_completions_table_name,
+        KeyConditionExpression="job_id = :job_id",
+        ExpressionAttributeValues={":job_id": {"S": job_id}},
+        ProjectionExpression="segment_index, output_s3_uri",
+        ConsistentRead=True,
+    )
+    return [
+        Completion(int(item["segment_index"]["N"]), item["output_s3_uri"]["S"])
+        for page in pages
+        for item in page["Items"]
+    ]
+
+
+def record_segment(aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str) -> None:
+    """Say that a segment is processed; ask for the reassembly when it was the last one.
+
+    Safe to repeat, and right when two last segments finish at the same moment or before the chunking has ended.
+    Call it after the processed segment was uploaded.
+    """
+    job = read_job(aws, job_id)
+    item: dict[str, Any] = {
+        "job_id": {"S": job_id},
+        "segment_index": {"N": str(segment_index)},
+        "output_s3_uri": {"S": output_s3_uri},
+        "completed_at": {"N": str(now_s())},
+    }
+    if job and job.total_segments is not None:
+        item["total_segments"] = {"N": str(job.total_segments)}
+    aws.dynamodb.put_item(TableName=aws.settings.segment_completions_table_name, Item=item)
+    trigger_if_complete(aws, job_id)
+
+
+def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
+    """Ask for the reassembly if the chunking has ended and every completion is there. Says whether it was sent now.
+
+    Whoever writes the last of the two (the status `chunking_complete`, the last completion) sees the other one,
+    because both write first and read, consistently, after that.
+    """
+    job = read_job(aws, job_id)
+    if job is None or job.status not in _TRIGGERED_FROM or job.total_segments is None:
+        return False
+    indexes = [completion.segment_index for completion in read_completions(aws, job_id)]
+    if describe_gaps(indexes, job.total_segments):
+        return False
+    if not (_create_trigger(aws, job) or _sender_is_lost(aws, job_id)):
+        return False
+    aws.sqs.send_message(QueueUrl=aws.settings.reassembly_queue_url, MessageBody=build_reassembly_body(job_id))
+    _mark_sent(aws, job_id)
+    logger.info("asked for the reassembly", job_id=job_id, total_segments=job.total_segments)
+    return True
+
+
+def _create_trigger(aws: "Aws", job: Job) -> bool:
+    """Create the job's row, or replace one that an earlier run of the job left. Says whether it is ours."""
+    now = now_s()
+    try:
+        aws.dynamodb.put_item(
+            TableName=aws.settings.reassembly_triggered_table_name,
+            Item={
+                "job_id": {"S": job.job_id},
+                "triggered_at": {"N": str(now)},
+                "ttl": {"N": str(now + TRIGGER_TTL_S)},
+            },
+            ConditionExpression="attribute_not_exists(job_id) OR triggered_at < :run_started_at",
+            ExpressionAttributeValues={":run_started_at": {"N": str(job.run_started_at or 0)}},
+        )
+    except aws.dynamodb.exceptions.ConditionalCheckFailedException:
+        return False
+    return True
+
+
+def _sender_is_lost(aws: "Aws", job_id: str) -> bool:
+    """Whether the row's creator died before it sent: while we waited, nothing was marked as sent, and no join began."""
+    give_up = time.monotonic() + _SENDER_GRACE_S
+    while True:
+        row = aws.dynamodb.get_item(
+            TableName=aws.settings.reassembly_triggered_table_name,
+            Key={"job_id": {"S": job_id}},
+            ConsistentRead=True,
+        ).get("Item", {})
+        if "sent_at" in row or "reassembly_started_at" in row:
+            return False
+        if time.monotonic() >= give_up:
+            logger.warning("a reassembly was triggered but never sent: sending it again", job_id=job_id)
+            return True
+        time.sleep(_SENDER_POLL_S)
+
+
+def _mark_sent(aws: "Aws", job_id: str) -> None:
+    aws.dynamodb.update_item(
+        TableName=aws.settings.reassembly_triggered_table_name,
+        Key={"job_id": {"S": job_id}},
+        UpdateExpression="SET sent_at = :now",
+        ExpressionAttributeValues={":now": {"N": str(now_s())}},
+    )

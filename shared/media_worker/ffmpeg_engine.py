@@ -1,0 +1,235 @@
+"""The ffmpeg engine: the media comes to /tmp, ffmpeg copies its packets, the result goes back to S3.
+
+It takes whatever ffmpeg can read and an MP4 can hold.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from media_worker.deadline import Deadline
+from media_worker.errors import BadSegment, BadSource, FfmpegFailed, PermanentError
+from media_worker.ffmpeg import Ffmpeg, Media, Process, concat_list, join_command, split_command
+from media_worker.keys import build_segment_key
+from media_worker.plan import Plan, Span, measure_span, offset_of_next, plan_cuts
+from media_worker.storage import StoredObject, describe, download, downloads, is_made_of, write_once
+from media_worker.telemetry import Steps, logger, submit
+from media_worker.workdir import require_room, work_directory
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+    from media_worker.jobs import Job
+
+
+# Finished segments that may wait for their upload, beside the last one, which waits for the next; beyond that ffmpeg
+# is held still, so that /tmp never holds the media twice.
+_WINDOW = 4
+_SOURCE = "source"
+_FINAL = "final.mp4"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A source on /tmp with its plan, ready to be carried out."""
+
+    aws: "Aws"
+    source: StoredObject
+    ffmpeg: Ffmpeg
+    media: Media
+    plan: Plan
+    steps: Steps
+
+    def write_segments(self, job: "Job") -> None:
+        """Cut, and upload each segment while ffmpeg goes on with the next. What an earlier try wrote is kept."""
+        command = split_command(self.ffmpeg.path, _SOURCE, self.media, self.plan)
+        with (
+            self.steps.step("split", self.source.size_bytes),
+            self.ffmpeg.running(command) as process,
+            _upload_pool() as pool,
+        ):
+            pending: set[Future[None]] = set()
+            for index in self._finished(process):
+                pending.add(submit(pool, self._upload, job, index))
+                if len(pending) >= _WINDOW:
+                    with process.paused():
+                        pending = _await_one(pending)
+            while pending:
+                pending = _await_one(pending)
+
+    def _finished(self, process: Process) -> Iterator[int]:
+        """The segments that are whole. ffmpeg also names the one in which it failed: the last waits for its end."""
+        count = 0
+        for count, name in enumerate(process.lines(), start=1):
+            if name != _segment_name(count - 1) or count > self.plan.total_segments:
+                raise PermanentError(f"ffmpeg wrote {name}, which is not in a plan of {self.plan.total_segments}")
+            if count > 1:
+                yield count - 2
+        try:
+            process.finish()
+        except FfmpegFailed as error:
+            raise BadSource(f"the source cannot be cut: {error.reason}") from error
+        if count < self.plan.total_segments:
+            raise PermanentError(f"ffmpeg wrote {count} segments, the plan has {self.plan.total_segments}")
+        yield count - 1
+
+    def _upload(self, job: "Job", index: int) -> None:
+        """Put one segment where workers find it, and forget the file."""
+        key = build_segment_key(job.job_id, index, self.plan.total_segments, job.mode)
+        path = self.ffmpeg.directory / _segment_name(index)
+        size_bytes = path.stat().st_size
+        written = not self._is_there(job, key) and write_once(self.aws, path, self.source.bucket, key, self.source.etag)
+        path.unlink()
+        logger.info("segment uploaded" if written else "segment was there", key=key, bytes=size_bytes)
+
+    def _is_there(self, job: "Job", key: str) -> bool:
+        """Whether an earlier try uploaded this segment; asked only when there was an earlier try."""
+        if job.source_etag != self.source.etag:
+            return False
+        there = describe(self.aws, self.source.bucket, key)
+        return there is not None and is_made_of(there, self.source.etag)
+
+
+@contextmanager
+def prepare_split(
+    aws: "Aws", source: StoredObject, segment_duration_s: Fraction, deadline: Deadline, steps: Steps
+) -> Iterator[Split]:
+    """Fetch a source and find where to cut it.
+
+    Raises:
+        BadSource: this is no video, or a damaged one.
+        NoRoom: it does not fit on /tmp.
+    """
+    with work_directory() as directory:
+        require_room(directory, source.size_bytes, f"a source of {source.size_bytes / 1e6:,.0f} MB")
+        with steps.step("download", source.size_bytes), downloads(aws) as manager:
+            download(manager, source, directory / _SOURCE, deadline)
+        ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
+        with steps.step("plan"):
+            media, plan = _plan(ffmpeg, segment_duration_s)
+        waiting = source.size_bytes * min(_WINDOW + 2, plan.total_segments) // plan.total_segments
+        require_room(directory, waiting, f"what waits for its upload, of {plan.total_segments} segments,")
+        yield Split(aws, source, ffmpeg, media, plan, steps)
+
+
+def _plan(ffmpeg: Ffmpeg, segment_duration_s: Fraction) -> tuple[Media, Plan]:
+    try:
+        media = ffmpeg.probe(_SOURCE)
+        for track in media.left_out:
+            if track.kind == "audio":
+                raise BadSource(f"{track} cannot be held by an MP4; convert it before the upload")
+            logger.warning("a track is left out: the MP4 muxer does not take it", track=str(track))
+        if not any(track.kind == "video" for track in media.kept):
+            raise BadSource(f"the source has no video track: {'; '.join(map(str, media.tracks)) or 'no track at all'}")
+        return media, plan_cuts(ffmpeg.frames(_SOURCE), segment_duration_s)
+    except FfmpegFailed as error:
+        raise BadSource(f"the source is not a video that can be cut: {error.reason}") from error
+
+
+def join(aws: "Aws", segments: Sequence[StoredObject], final: Path, ffmpeg: Ffmpeg, steps: Steps) -> None:
+    """Fetch the processed segments, check that they fit together, and join them into a file.
+
+    Raises:
+        BadSegment: a segment is no media file or differs from the others; names it.
+        NoRoom: the segments and the final do not fit on /tmp.
+    """
+    size_bytes = sum(segment.size_bytes for segment in segments)
+    require_room(ffmpeg.directory, 2 * size_bytes, f"joining {len(segments)} segments of {size_bytes / 1e6:,.0f} MB")
+    names = [_segment_name(index) for index in range(len(segments))]
+    with steps.step("download", size_bytes):
+        _download_all(aws, segments, names, ffmpeg)
+    with steps.step("check"):
+        media = _common_media(ffmpeg, names)
+        spans = [_span(ffmpeg, index, name) for index, name in enumerate(names)]
+    durations_s = [offset_of_next(span, following) for span, following in pairwise(spans)]
+    (ffmpeg.directory / "list.txt").write_text(concat_list(names, durations_s))
+    with steps.step("join", size_bytes):
+        _join(ffmpeg, join_command(ffmpeg.path, "list.txt", media, final.name))
+    logger.info("joined", segments=len(segments), frames=sum(span.frame_count for span in spans))
+
+
+def _join(ffmpeg: Ffmpeg, command: Sequence[str]) -> None:
+    try:
+        ffmpeg.run(command)
+    except FfmpegFailed as error:
+        raise BadSegment(f"the segments cannot be joined: {error.reason}") from error
+
+
+def _download_all(aws: "Aws", segments: Sequence[StoredObject], names: Sequence[str], ffmpeg: Ffmpeg) -> None:
+    with downloads(aws) as manager, ThreadPoolExecutor(_WINDOW) as pool:
+        waiting = [
+            submit(pool, download, manager, segment, ffmpeg.directory / name, ffmpeg.deadline)
+            for segment, name in zip(segments, names, strict=True)
+        ]
+        for transfer in waiting:
+            transfer.result()
+
+
+def _common_media(ffmpeg: Ffmpeg, names: Sequence[str]) -> Media:
+    """The track layout that all segments share.
+
+    Raises:
+        BadSegment: names the segments that differ from most, and how the first of them does.
+    """
+    found = [_probe(ffmpeg, index, name) for index, name in enumerate(names)]
+    usual = Counter(media.kept for media in found).most_common(1)[0][0]
+    odd = [index for index, media in enumerate(found) if media.kept != usual]
+    if odd:
+        others = f" (and {len(odd) - 1} more segments)" if len(odd) > 1 else ""
+        raise BadSegment(
+            f"segment {odd[0]} differs{others}: it has {_tracks(found[odd[0]].kept)}, most have {_tracks(usual)}"
+        )
+    return found[0]
+
+
+def _probe(ffmpeg: Ffmpeg, index: int, name: str) -> Media:
+    try:
+        media = ffmpeg.probe(name)
+    except FfmpegFailed as error:
+        raise BadSegment(f"segment {index} is not a media file: {error.reason}") from error
+    if not any(track.kind == "video" for track in media.kept):
+        raise BadSegment(f"segment {index} has no video track: {_tracks(media.tracks)}")
+    return media
+
+
+def _span(ffmpeg: Ffmpeg, index: int, name: str) -> Span:
+    try:
+        span = measure_span(ffmpeg.frames(name))
+    except FfmpegFailed as error:
+        raise BadSegment(f"segment {index} is damaged: {error.reason}") from error
+    except BadSource as error:
+        raise BadSegment(f"segment {index} cannot be joined: {error}") from error
+    if span is None:
+        raise BadSegment(f"segment {index} holds no video frame")
+    return span
+
+
+def _segment_name(index: int) -> str:
+    return f"{index:05d}.mp4"
+
+
+def _tracks(tracks: Sequence[object]) -> str:
+    return "; ".join(map(str, tracks)) or "no track"
+
+
+@contextmanager
+def _upload_pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for uploads; after an error those that have not begun are not begun."""
+    pool = ThreadPoolExecutor(_WINDOW)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _await_one(pending: set[Future[None]]) -> set[Future[None]]:
+    """Wait until an upload has ended, and raise what went wrong with it."""
+    done, still = wait(pending, return_when=FIRST_COMPLETED)
+    for upload in done:
+        upload.result()
+    return still

@@ -1,0 +1,239 @@
+"""The Jobs table: what a job is, and which way its status may go."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from media_worker.errors import JobMoved, PermanentError
+from media_worker.keys import MODES, Mode
+from media_worker.settings import ENGINES, Engine
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    CREATED = "created"
+    INGESTING = "ingesting"
+    CHUNKING_IN_PROGRESS = "chunking_in_progress"
+    CHUNKING_COMPLETE = "chunking_complete"
+    REASSEMBLING = "reassembling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DELETED = "deleted"
+
+
+# To which status from which. Nothing leads out of `completed` and `deleted`. A status that follows itself is a
+# step taken over after a crash; one that follows `failed` is a message that was redriven.
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.CHUNKING_IN_PROGRESS: frozenset(
+        {JobStatus.CREATED, JobStatus.INGESTING, JobStatus.CHUNKING_IN_PROGRESS, JobStatus.FAILED}
+    ),
+    JobStatus.CHUNKING_COMPLETE: frozenset({JobStatus.CHUNKING_IN_PROGRESS}),
+    # From chunking_in_progress too: every completion being there proves that every segment was written, even when
+    # the chunking died before it could say so.
+    JobStatus.REASSEMBLING: frozenset(
+        {JobStatus.CHUNKING_IN_PROGRESS, JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMBLING, JobStatus.FAILED}
+    ),
+    JobStatus.COMPLETED: frozenset({JobStatus.REASSEMBLING}),
+    JobStatus.FAILED: frozenset(
+        {
+            JobStatus.CREATED,
+            JobStatus.INGESTING,
+            JobStatus.CHUNKING_IN_PROGRESS,
+            JobStatus.CHUNKING_COMPLETE,
+            JobStatus.REASSEMBLING,
+            JobStatus.FAILED,
+        }
+    ),
+}
+
+# DynamoDB allows 400 KB a row; nobody reads an error longer than this.
+_MAX_ERROR = 2_000
+
+_deserialize = TypeDeserializer().deserialize
+_serialize = TypeSerializer().serialize
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row of the Jobs table, as far as we use it."""
+
+    job_id: str
+    status: JobStatus
+    mode: Mode
+    total_segments: int | None = None
+    segment_duration_s: Fraction | None = None
+    engine: Engine | None = None
+    source_etag: str | None = None
+    # Unix seconds at which the present run of the job began: a redriven job begins anew.
+    run_started_at: int | None = None
+    error: str | None = None
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any]) -> "Job":
+        """Read a row, in DynamoDB's typed form.
+
+        Raises:
+            PermanentError: an attribute that we need is missing or not what the contract says.
+        """
+        row = {name: _deserialize(value) for name, value in item.items()}
+        try:
+            return cls(
+                job_id=row["job_id"],
+                status=JobStatus(row["status"]),
+                mode=_one_of(MODES, row["mode"]),
+                total_segments=_integer(row.get("total_segments")),
+                segment_duration_s=_positive(row.get("segment_duration_sec")),
+                engine=_one_of(ENGINES, row["engine"]) if row.get("engine") else None,
+                source_etag=row.get("source_etag"),
+                run_started_at=_integer(row.get("run_started_at")),
+                error=row.get("error"),
+            )
+        except (KeyError, ValueError, TypeError, ArithmeticError) as error:
+            raise PermanentError(f"the job's row cannot be used: {type(error).__name__}: {error}") from error
+
+
+def read_job(aws: "Aws", job_id: str) -> Job | None:
+    """The job, read consistently, or None when there is no such row."""
+    response = aws.dynamodb.get_item(
+        TableName=aws.settings.jobs_table_name, Key={"job_id": {"S": job_id}}, ConsistentRead=True
+    )
+    return Job.from_item(response["Item"]) if "Item" in response else None
+
+
+def begin_chunking(aws: "Aws", job: Job) -> None:
+    """Set `chunking_in_progress`. A run that begins afresh notes when; one that is taken over keeps that.
+
+    Raises:
+        JobMoved: the job is not where chunking may begin.
+    """
+    fresh = job.status is not JobStatus.CHUNKING_IN_PROGRESS
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, {"run_started_at": now_s()} if fresh else {}, ("error",))
+
+
+def record_plan(aws: "Aws", job_id: str, total_segments: int, segment_duration_s: Fraction, source_etag: str) -> None:
+    """Write what every segment's key depends on, before the first segment is uploaded.
+
+    A retry reads the duration back, so that it cuts where the first try did even when the default has changed.
+    """
+    attributes = {
+        "total_segments": total_segments,
+        "segment_duration_sec": _exact(segment_duration_s),
+        "source_etag": source_etag,
+    }
+    _move(aws, job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes)
+
+
+def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
+    """Set `chunking_complete`, with the seconds and bytes of each step."""
+    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps})
+
+
+def begin_reassembly(aws: "Aws", job_id: str) -> None:
+    """Set `reassembling`."""
+    _move(aws, job_id, JobStatus.REASSEMBLING, {}, ("error",))
+
+
+def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
+    """Set `completed`, with the time and the seconds and bytes of each step."""
+    _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps})
+
+
+def fail_job(aws: "Aws", job_id: str, error: str) -> bool:
+    """Set `failed` and why, unless the job is absent, completed or deleted. Says whether it was set."""
+    try:
+        _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]})
+    except JobMoved:
+        return False
+    return True
+
+
+@contextmanager
+def failing_job(aws: "Aws", job_id: str) -> Iterator[None]:
+    """Set the job `failed` when the body raises a PermanentError, and let that go on."""
+    try:
+        yield
+    except PermanentError as error:
+        fail_job(aws, job_id, str(error))
+        raise
+
+
+def now_s() -> int:
+    """Unix seconds."""
+    return int(time.time())
+
+
+def _move(aws: "Aws", job_id: str, to: JobStatus, attributes: Mapping[str, Any], remove: tuple[str, ...] = ()) -> None:
+    """The conditional write behind every transition.
+
+    Raises:
+        JobMoved: the row is absent or in a status from which `to` cannot be reached.
+    """
+    allowed = sorted(TRANSITIONS[to])
+    changes = {"status": to.value, **attributes}
+    names = {f"#{name}": name for name in (*changes, *remove)}
+    values = {f":{name}": _serialize(value) for name, value in changes.items()}
+    update = "SET " + ", ".join(f"#{name} = :{name}" for name in changes)
+    if remove:
+        update += " REMOVE " + ", ".join(f"#{name}" for name in remove)
+    try:
+        aws.dynamodb.update_item(
+            TableName=aws.settings.jobs_table_name,
+            Key={"job_id": {"S": job_id}},
+            UpdateExpression=update,
+            ConditionExpression=f"#status IN ({', '.join(f':from_{status}' for status in allowed)})",
+            ExpressionAttributeNames=names,
+            ExpressionAttributeValues=values | {f":from_{status}": {"S": status.value} for status in allowed},
+            ReturnValuesOnConditionCheckFailure="ALL_OLD",
+        )
+    except aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
+        found = _status_found(error)
+        raise JobMoved(f"job {job_id} is {found}: it cannot become {to.value}") from error
+
+
+def _status_found(error: ClientError) -> str:
+    """The status in the row that a conditional write was refused for, in words."""
+    item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+    return str(item["status"]["S"]) if "status" in item else "unknown"
+
+
+def _one_of[T](choices: tuple[T, ...], value: Any) -> T:
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+
+
+def _integer(value: Any) -> int | None:
+    if value is None:
+        return None
+    if value != int(value):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)
+
+
+def _positive(value: Any) -> Fraction | None:
+    """Seconds as an exact number; the row may hold them as a number or as text."""
+    if value is None:
+        return None
+    seconds = Fraction(value)
+    if seconds <= 0:
+        raise ValueError(f"segment_duration_sec is {value}: want more than 0")
+    return seconds
+
+
+def _exact(value: Fraction) -> Decimal | str:
+    """A fraction as a number when that is exact, as text (`2/3`) when not: rounded, a retry might cut elsewhere."""
+    number = Decimal(value.numerator) / Decimal(value.denominator)
+    return number if Fraction(number) == value else str(value)

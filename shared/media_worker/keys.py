@@ -1,0 +1,102 @@
+"""S3 keys and the parts they are made of (DESIGN: the contract)."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+type Mode = Literal["anaglyph", "sbs"]
+MODES: tuple[Mode, ...] = get_args(Mode.__value__)
+
+# Five digits in every segment key.
+MAX_SEGMENTS = 99_999
+
+# One path component; control characters and lone surrogates would only make trouble further on.
+_COMPONENT = r"[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
+_JOB_ID = rf"(?P<job_id>{_COMPONENT})"
+_INPUT = re.compile(rf"input/{_JOB_ID}/source\.mp4")
+_SEGMENT = re.compile(rf"segments/{_JOB_ID}/(?P<index>[0-9]{{5}})_(?P<total>[0-9]{{5}})_(?P<mode>anaglyph|sbs)\.mp4")
+_OUTPUT_SEGMENT = re.compile(rf"jobs/{_JOB_ID}/segments/(?P<index>0|[1-9][0-9]{{0,4}})\.mp4")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentKey:
+    """Where a segment lies and what its key says of it."""
+
+    bucket: str
+    job_id: str
+    segment_index: int
+    total_segments: int
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSegmentKey:
+    """Where a processed segment lies and what its key says of it."""
+
+    bucket: str
+    job_id: str
+    segment_index: int
+
+
+def build_source_key(job_id: str) -> str:
+    """The key under which a job's source is uploaded."""
+    return f"input/{_checked(job_id)}/source.mp4"
+
+
+def parse_input_key(key: str) -> str | None:
+    """The job id in a source's key, or None when the key is not a source's."""
+    match = _INPUT.fullmatch(key)
+    return match["job_id"] if match and is_job_id(match["job_id"]) else None
+
+
+def build_segment_key(job_id: str, segment_index: int, total_segments: int, mode: Mode) -> str:
+    """The key of one segment.
+
+    Raises:
+        ValueError: the job id is no single path component, the mode is unknown, or the index is not below the total.
+    """
+    if not 0 <= segment_index < total_segments <= MAX_SEGMENTS:
+        raise ValueError(f"segment {segment_index} of {total_segments}: want 0 <= index < total <= {MAX_SEGMENTS}")
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
+    return f"segments/{_checked(job_id)}/{segment_index:05d}_{total_segments:05d}_{mode}.mp4"
+
+
+def parse_segment_key(bucket: str, key: str) -> SegmentKey | None:
+    """The parts of a segment's key, or None when the key is not a segment's."""
+    match = _SEGMENT.fullmatch(key)
+    if not match or not is_job_id(match["job_id"]) or int(match["index"]) >= int(match["total"]):
+        return None
+    mode: Mode = "sbs" if match["mode"] == "sbs" else "anaglyph"
+    return SegmentKey(bucket, match["job_id"], int(match["index"]), int(match["total"]), mode)
+
+
+def build_output_segment_key(job_id: str, segment_index: int) -> str:
+    """The key of one processed segment."""
+    if not 0 <= segment_index < MAX_SEGMENTS:
+        raise ValueError(f"segment index {segment_index} is not in 0..{MAX_SEGMENTS - 1}")
+    return f"jobs/{_checked(job_id)}/segments/{segment_index}.mp4"
+
+
+def parse_output_segment_key(bucket: str, key: str) -> OutputSegmentKey | None:
+    """The parts of a processed segment's key, or None when the key is not one's."""
+    match = _OUTPUT_SEGMENT.fullmatch(key)
+    if not match or not is_job_id(match["job_id"]) or int(match["index"]) >= MAX_SEGMENTS:
+        return None
+    return OutputSegmentKey(bucket, match["job_id"], int(match["index"]))
+
+
+def build_final_key(job_id: str) -> str:
+    """The key of a job's final."""
+    return f"jobs/{_checked(job_id)}/final.mp4"
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text is one non-empty path component that names nothing but itself."""
+    return text not in {".", ".."} and re.fullmatch(_COMPONENT, text) is not None
+
+
+def _checked(job_id: str) -> str:
+    if not is_job_id(job_id):
+        raise ValueError(f"job id {job_id!r} is not one non-empty path component")
+    return job_id

@@ -1,0 +1,98 @@
+"""Message bodies and the requests they carry."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_plus
+
+from media_worker.errors import MessageError
+from media_worker.keys import is_job_id, parse_input_key
+
+_EXCERPT_CHARS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRequest:
+    """A source was uploaded: cut it."""
+
+    job_id: str
+    bucket: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReassemblyRequest:
+    """All segments of a job are processed: join them."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A record that asks for nothing, and why."""
+
+    reason: str
+
+
+def parse_chunking_body(body: str, input_bucket: str) -> list[ChunkRequest | Ignored]:
+    """What an S3 event notification asks for, one entry a record.
+
+    S3 URL-encodes keys in events, a space as `+`
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
+
+    Raises:
+        MessageError: the body is no S3 event.
+    """
+    event = _json_object(body)
+    if event.get("Event") == "s3:TestEvent":
+        return [Ignored("s3:TestEvent")]
+    records = event.get("Records")
+    if not isinstance(records, list) or not records:
+        raise MessageError(f"the message is not an S3 event notification: it has no Records ({_excerpt(body)})")
+    return [_chunk_request(record, input_bucket) for record in records]
+
+
+def parse_reassembly_body(body: str) -> list[ReassemblyRequest]:
+    """The job that a reassembly message names, as the one entry of a list.
+
+    Raises:
+        MessageError: the body is not `{"job_id": "..."}`.
+    """
+    job_id = _json_object(body).get("job_id")
+    if not isinstance(job_id, str) or not is_job_id(job_id):
+        raise MessageError(f"the message names no job: want {{'job_id': '...'}} ({_excerpt(body)})")
+    return [ReassemblyRequest(job_id)]
+
+
+def build_reassembly_body(job_id: str) -> str:
+    """The message that asks for a job's reassembly."""
+    return json.dumps({"job_id": job_id})
+
+
+def _chunk_request(record: Any, input_bucket: str) -> ChunkRequest | Ignored:
+    try:
+        event_name, bucket, encoded = record["eventName"], record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
+        key = unquote_plus(encoded, errors="strict")
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise MessageError(f"the record is not an S3 event's ({_excerpt(json.dumps(record))})") from error
+    if not str(event_name).startswith("ObjectCreated:"):
+        return Ignored(f"event {event_name!r} creates no object")
+    if bucket != input_bucket:
+        return Ignored(f"bucket {bucket!r} is not the input bucket")
+    if (job_id := parse_input_key(key)) is None:
+        return Ignored(f"key {key!r} is not input/{{job_id}}/source.mp4")
+    return ChunkRequest(job_id, bucket, key)
+
+
+def _json_object(body: str) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MessageError(f"the message is not JSON ({_excerpt(body)})") from error
+    if not isinstance(value, dict):
+        raise MessageError(f"the message is not a JSON object ({_excerpt(body)})")
+    return value
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= _EXCERPT_CHARS else text[:_EXCERPT_CHARS] + "...")

@@ -1,0 +1,112 @@
+"""Reassembly: the story of one job, step by step."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from media_worker import jobs
+from media_worker.completions import Completion, read_completions
+from media_worker.deadline import Context, Deadline
+from media_worker.errors import BadSegment, NothingToDo, NotReady
+from media_worker.ffmpeg import Ffmpeg
+from media_worker.ffmpeg_engine import join
+from media_worker.jobs import Job, JobStatus
+from media_worker.keys import build_final_key
+from media_worker.lease import reassembly_lease, run_under_lease
+from media_worker.messages import ReassemblyRequest
+from media_worker.plan import describe_gaps
+from media_worker.storage import StoredObject, describe, is_made_of, write_once
+from media_worker.telemetry import Steps, count, logger
+from media_worker.workdir import work_directory
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+
+
+_HEADS_AT_ONCE = 16
+
+
+def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> None:
+    """Join a job's processed segments into its final, and say so on the job.
+
+    Raises:
+        NothingToDo: the job is unknown, deleted or completed.
+        PermanentError: the job is `failed` now, with this text as its error.
+        RetryableError: nothing is lost; the message has to come back.
+    """
+    run_under_lease(aws, reassembly_lease(aws), request.job_id, context, partial(_reassemble, aws, request, context))
+
+
+def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> Mapping[str, Any]:
+    """The part under the lease."""
+    with jobs.failing_job(aws, request.job_id):
+        job = jobs.read_job(aws, request.job_id)
+        if job is None:
+            raise NothingToDo(f"there is no job {request.job_id}")
+        if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
+            raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
+        return _make_final(aws, job, context)
+
+
+def _make_final(aws: "Aws", job: Job, context: Context) -> Mapping[str, Any]:
+    steps = Steps()
+    if not _final_is_there(aws, job):
+        segments = _find_segments(aws, job, _complete_set(aws, job))
+        jobs.begin_reassembly(aws, job.job_id)
+        _join_and_upload(aws, job, segments, context, steps)
+    else:
+        jobs.begin_reassembly(aws, job.job_id)
+        logger.info("the final is there: an earlier try wrote it")
+    jobs.finish_reassembly(aws, job.job_id, steps.report)
+    count("JobsCompleted")
+    return {"final": build_final_key(job.job_id)}
+
+
+def _final_is_there(aws: "Aws", job: Job) -> bool:
+    """Whether an earlier try wrote the final of this very source; a leftover of another source does not count."""
+    final = describe(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
+    return final is not None and is_made_of(final, job.source_etag or "")
+
+
+def _complete_set(aws: "Aws", job: Job) -> list[Completion]:
+    """The completions of all segments, in order.
+
+    Raises:
+        NotReady: they are not exactly 0..total-1; says which are missing.
+    """
+    if job.total_segments is None:
+        raise NotReady(f"job {job.job_id} has no total_segments yet: its chunking has not planned")
+    completions = read_completions(aws, job.job_id)
+    if gaps := describe_gaps([completion.segment_index for completion in completions], job.total_segments):
+        raise NotReady(f"job {job.job_id} cannot be joined: {gaps}")
+    return completions
+
+
+def _find_segments(aws: "Aws", job: Job, completions: list[Completion]) -> list[StoredObject]:
+    """The processed segments as S3 has them.
+
+    Raises:
+        BadSegment: one is not there, or not where the contract says.
+    """
+
+    def find(completion: Completion) -> StoredObject:
+        bucket, key = completion.location(job.job_id, aws.settings.output_bucket_name)
+        if not (segment := describe(aws, bucket, key)):
+            raise BadSegment(
+                f"segment {completion.segment_index} was completed, but {completion.output_s3_uri} is not there"
+            )
+        return segment
+
+    with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
+        return list(pool.map(find, completions))
+
+
+def _join_and_upload(aws: "Aws", job: Job, segments: list[StoredObject], context: Context, steps: Steps) -> None:
+    with work_directory() as directory:
+        final = directory / "final.mp4"
+        join(aws, segments, final, Ffmpeg(aws.settings.ffmpeg_path, directory, Deadline(context)), steps)
+        key, size_bytes = build_final_key(job.job_id), final.stat().st_size
+        with steps.step("upload", size_bytes):
+            write_once(aws, final, aws.settings.output_bucket_name, key, job.source_etag or "")
+        logger.info("final uploaded", key=key, bytes=size_bytes)

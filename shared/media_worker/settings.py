@@ -1,0 +1,88 @@
+"""Settings: the environment, read once into a frozen record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from fractions import Fraction
+from typing import Any, Literal, Self, get_args
+
+from media_worker.errors import SettingsError
+
+type Engine = Literal["auto", "ffmpeg"]
+ENGINES: tuple[Engine, ...] = get_args(Engine.__value__)
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _duration_s(value: str) -> Fraction:
+    seconds = Fraction(value)
+    if seconds <= 0:
+        raise ValueError("must be positive")
+    return seconds
+
+
+def _count(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError("must be at least 1")
+    return number
+
+
+def _engine(value: str) -> Engine:
+    for engine in ENGINES:
+        if value == engine:
+            return engine
+    raise ValueError(f"must be one of {', '.join(ENGINES)}")
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "chunk_segment_duration_sec": _duration_s,
+    "engine": _engine,
+    "max_receive_count": _count,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the functions know of the stack they run in. Each field is the environment variable of the same name."""
+
+    input_bucket_name: str
+    output_bucket_name: str
+    jobs_table_name: str
+    segment_completions_table_name: str
+    reassembly_triggered_table_name: str
+    chunking_queue_url: str
+    reassembly_queue_url: str
+    aws_region: str = "us-east-1"
+    aws_endpoint_url: str | None = None
+    # S3 alone may be elsewhere: any S3-compatible server.
+    aws_endpoint_url_s3: str | None = None
+    chunk_segment_duration_sec: Fraction = Fraction(300)
+    engine: Engine = "auto"
+    ffmpeg_path: str = "/opt/bin/ffmpeg"
+    # The queues' maxReceiveCount: on that receive a job that still cannot be done becomes `failed`.
+    max_receive_count: int = 5
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings; an empty variable counts as missing.
+
+        Raises:
+            SettingsError: names every variable that is missing or bad, all at once.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for field in fields(cls):
+            name = field.name.upper()
+            if not (text := environ.get(name, "").strip()):
+                if field.default is MISSING:
+                    problems.append(f"{name} is not set")
+                continue
+            try:
+                values[field.name] = _PARSERS.get(field.name, _text)(text)
+            except (ValueError, ZeroDivisionError) as error:
+                problems.append(f"{name}={text!r} is not usable: {error}")
+        if problems:
+            raise SettingsError("the environment does not describe a stack: " + "; ".join(problems))
+        return cls(**values)

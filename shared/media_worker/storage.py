@@ -1,0 +1,215 @@
+"""S3: looking at objects, fetching them by ranges in parallel, and writing each of ours exactly once."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError, TransferNotDoneError
+from s3transfer.manager import TransferManager
+from s3transfer.subscribers import BaseSubscriber
+from s3transfer.utils import OSUtils
+
+from media_worker.deadline import Deadline
+from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
+from media_worker.telemetry import logger
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+
+
+_MIB = 1024 * 1024
+# Ranges of 16 MiB on 8 connections fill a Lambda's network; the queue of blocks that wait for the disk is kept
+# short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
+# ETag: only ranged requests carry it.
+_DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
+MULTIPART_THRESHOLD_BYTES = 16 * _MIB
+_PART_BYTES = 16 * _MIB
+_MAX_PARTS = 10_000
+_PART_UPLOADS = 4
+# CompleteMultipartUpload on a key that somebody else is writing answers 409: begin the upload anew.
+_ATTEMPTS = 3
+
+_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+_CHANGED = frozenset({"412", "PreconditionFailed"})
+_CONFLICT = frozenset({"409", "ConditionalRequestConflict"})
+
+# Metadata of all that we write: the ETag of the source it was made of.
+SOURCE_ETAG = "source-etag"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as HEAD describes it. The ETag is without its quotes."""
+
+    bucket: str
+    key: str
+    size_bytes: int
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/key`."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
+    """What S3 knows of an object, or None when it is absent."""
+    try:
+        head = aws.s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            return None
+        raise
+    return StoredObject(bucket, key, head["ContentLength"], head["ETag"].strip('"'), head["Metadata"])
+
+
+@contextmanager
+def downloads(aws: "Aws") -> Iterator[TransferManager]:
+    """The threads that `download` uses."""
+    with TransferManager(aws.s3, _DOWNLOAD) as manager:
+        yield manager
+
+
+def download(manager: TransferManager, stored: StoredObject, path: Path, deadline: Deadline) -> None:
+    """Fetch an object to a file: in parallel, by ranges, each for the ETag that was described.
+
+    Raises:
+        SourceChanged: the object is another one now.
+        NotEnoughTime: the invocation's time ran out; the transfer was cancelled.
+        TransferFailed: S3 broke it off.
+    """
+    finished = _Finished(stored)
+    future = manager.download(stored.bucket, stored.key, str(path), subscribers=[finished])
+    if not finished.event.wait(deadline.remaining_s()):
+        future.cancel()
+        raise NotEnoughTime(f"the time ran out while {stored.uri} was downloaded")
+    try:
+        future.result()
+    except S3DownloadFailedError as error:  # s3transfer's word for 412
+        raise SourceChanged(f"{stored.uri} was replaced while it was being read") from error
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            raise SourceChanged(f"{stored.uri} was removed while it was being read") from error
+        raise
+    except (BotoCoreError, RetriesExceededError, S3ValidationError, TransferNotDoneError) as error:
+        raise TransferFailed(f"{stored.uri} could not be downloaded: {error}") from error
+
+
+class _Finished(BaseSubscriber):
+    """Tells the transfer what it would ask S3 for, and us when it ends."""
+
+    def __init__(self, stored: StoredObject) -> None:
+        self._stored = stored
+        self.event = threading.Event()
+
+    def on_queued(self, future: Any, **_: Any) -> None:
+        future.meta.provide_transfer_size(self._stored.size_bytes)
+        future.meta.provide_object_etag(f'"{self._stored.etag}"')
+
+    def on_done(self, future: Any, **_: Any) -> None:
+        del future
+        self.event.set()
+
+
+def write_once(aws: "Aws", path: Path, bucket: str, key: str, source_etag: str) -> bool:
+    """Upload a file unless the object made of the same source is there already. Says whether it was written.
+
+    A PUT of a segment starts a machine, so nothing is written twice: the write is conditional
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). A leftover of another source is
+    replaced, if nobody else replaces it meanwhile.
+    """
+    condition: dict[str, str] = {"IfNoneMatch": "*"}
+    for _ in range(_ATTEMPTS):
+        try:
+            _put(aws, path, bucket, key, source_etag, condition)
+        except ClientError as error:
+            if _code(error) in _CONFLICT | _ABSENT:  # absent: the leftover to replace was removed
+                condition = {"IfNoneMatch": "*"}
+                continue
+            if _code(error) not in _CHANGED:
+                raise
+            there = describe(aws, bucket, key)
+            if there and is_made_of(there, source_etag):
+                return False
+            condition = {"IfMatch": there.etag} if there else {"IfNoneMatch": "*"}
+            logger.info("replacing a leftover of another source", key=key)
+        else:
+            return True
+    raise TransferFailed(f"s3://{bucket}/{key} is being written by somebody else")
+
+
+def is_made_of(stored: StoredObject, source_etag: str) -> bool:
+    """Whether an object of ours was made of the source with this ETag."""
+    return stored.metadata.get(SOURCE_ETAG) == source_etag
+
+
+def _put(aws: "Aws", path: Path, bucket: str, key: str, source_etag: str, condition: Mapping[str, str]) -> None:
+    size_bytes = path.stat().st_size
+    headers = {"ContentType": "video/mp4", "Metadata": {SOURCE_ETAG: source_etag}}
+    if size_bytes < MULTIPART_THRESHOLD_BYTES:
+        with path.open("rb") as body:
+            aws.s3.put_object(Bucket=bucket, Key=key, Body=body, **headers, **condition)  # type: ignore[arg-type]
+        return
+    upload_id = aws.s3.create_multipart_upload(Bucket=bucket, Key=key, **headers)["UploadId"]  # type: ignore[arg-type]
+    try:
+        parts = _put_parts(aws, path, bucket, key, upload_id, size_bytes)
+        aws.s3.complete_multipart_upload(
+            Bucket=bucket,
+            Key=key,
+            UploadId=upload_id,
+            MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
+            **condition,  # type: ignore[arg-type]
+        )
+    except BaseException:
+        _abort(aws, bucket, key, upload_id)
+        raise
+
+
+def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
+    """Give up an upload, without hiding why: it may be gone already, and a lifecycle rule removes what stays."""
+    try:
+        aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("an incomplete upload was not removed", key=key, reason=str(error))
+
+
+def _put_parts(
+    aws: "Aws", path: Path, bucket: str, key: str, upload_id: str, size_bytes: int
+) -> list[dict[str, str | int]]:
+    """Upload a file's parts, a few at once, each streamed from the disk."""
+    part_bytes = part_size_bytes(size_bytes)
+
+    def put_part(number: int, offset: int) -> dict[str, str | int]:
+        with OSUtils().open_file_chunk_reader(str(path), offset, part_bytes, []) as body:
+            content = cast("IO[bytes]", body)  # it reads and seeks like a file
+            part = aws.s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=content)
+        return {"PartNumber": number, "ETag": part["ETag"]}
+
+    with ThreadPoolExecutor(_PART_UPLOADS) as pool:
+        parts: list[Future[dict[str, str | int]]] = [
+            pool.submit(put_part, number, offset)
+            for number, offset in enumerate(range(0, size_bytes, part_bytes), start=1)
+        ]
+        try:
+            return [part.result() for part in parts]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def part_size_bytes(size_bytes: int) -> int:
+    """The part size for an object: 16 MiB, or what 10,000 parts need
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
+    """
+    return max(_PART_BYTES, -(-size_bytes // _MAX_PARTS))
+
+
+def _code(error: ClientError) -> str:
+    return error.response["Error"]["Code"]

@@ -1,0 +1,103 @@
+"""What an operator sees: one logger, one set of metrics an invocation, and the clock of each step.
+
+Keys and metrics live in context variables: the long-running worker has two queues in two threads, and uploads log
+from threads of their own.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+
+NAMESPACE = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "MediaWorker")
+SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "media-worker")
+
+type Handler = Callable[[dict[str, Any], Any], Mapping[str, Any]]
+
+logger = Logger(service=SERVICE)
+_metrics: ContextVar[AmazonCloudWatchEMFProvider | None] = ContextVar("metrics", default=None)
+
+
+def instrumented(handler: Handler) -> Handler:
+    """A handler whose log lines carry the request id and whose metrics are printed at its end, in CloudWatch's
+    embedded metric format.
+    """
+
+    def run(event: dict[str, Any], context: Any) -> Mapping[str, Any]:
+        metrics = AmazonCloudWatchEMFProvider(namespace=NAMESPACE, service=SERVICE)
+        token = _metrics.set(metrics)
+        try:
+            with log_keys(function_request_id=context.aws_request_id):
+                answer: Mapping[str, Any] = metrics.log_metrics(handler, capture_cold_start_metric=True)(event, context)
+                return answer
+        finally:
+            _metrics.reset(token)
+
+    return run
+
+
+@contextmanager
+def log_keys(**keys: object) -> Iterator[None]:
+    """Put these keys on every log line of the body, in this thread and in tasks that `submit` starts."""
+    before = logger.thread_safe_get_current_keys()
+    logger.thread_safe_append_keys(**keys)
+    try:
+        yield
+    finally:
+        logger.thread_safe_clear_keys()
+        logger.thread_safe_append_keys(**before)
+
+
+def submit[**P, R](pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    """`pool.submit` for a task that keeps the log keys of whoever starts it."""
+    context = copy_context()
+    return pool.submit(lambda: context.run(function, *args, **kwargs))
+
+
+def count(name: str, number: int = 1) -> None:
+    """Add to a counting metric."""
+    _measure(name, MetricUnit.Count, number)
+
+
+def _measure(name: str, unit: MetricUnit, value: float) -> None:
+    if metrics := _metrics.get():
+        metrics.add_metric(name, unit, value)
+
+
+@dataclass(slots=True)
+class Steps:
+    """Seconds and bytes of each step of one job's work, for the log, the metrics and the job's row."""
+
+    _done: dict[str, dict[str, Decimal | int]] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str, size_bytes: int = 0) -> Iterator[None]:
+        """Time the body as a step. Every line that it logs names the step, also the one that says why it ended."""
+        begin = time.monotonic()
+        with log_keys(step=name):
+            logger.info("step begins", bytes=size_bytes)
+            try:
+                yield
+            except Exception as error:
+                logger.warning("step ended early", seconds=time.monotonic() - begin, failure=type(error).__name__)
+                raise
+            seconds = time.monotonic() - begin
+            logger.info("step done", seconds=round(seconds, 3), bytes=size_bytes)
+        self._done[name] = {"seconds": Decimal(f"{seconds:.3f}"), "bytes": size_bytes}
+        _measure(f"{name.capitalize()}Seconds", MetricUnit.Seconds, seconds)
+        if size_bytes:
+            _measure(f"{name.capitalize()}Bytes", MetricUnit.Bytes, size_bytes)
+
+    @property
+    def report(self) -> Mapping[str, Mapping[str, Decimal | int]]:
+        """`{step: {"seconds": ..., "bytes": ...}}` of the steps so far."""
+        return self._done

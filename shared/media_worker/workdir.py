@@ -1,0 +1,84 @@
+"""Private work directories under /tmp, removed whatever happens."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from media_worker.errors import NoRoom
+from media_worker.telemetry import logger
+
+# What ffmpeg and the file system need beside the media.
+_MARGIN_BYTES = 64 * 1024 * 1024
+
+
+@contextmanager
+def work_directory() -> Iterator[Path]:
+    """A new directory that only this process uses. Removes what killed invocations left, first.
+
+    A directory belongs to a live process as long as that holds a lock on it; the kernel lets go of the lock when the
+    process dies, however it dies, even while it removes the directory.
+    """
+    root = Path(tempfile.gettempdir()) / "media-worker"
+    root.mkdir(mode=0o700, exist_ok=True)
+    with _locked(root):  # nobody takes a directory for a leftover before its maker has locked it
+        _remove_leftovers(root)
+        path = Path(tempfile.mkdtemp(dir=root))
+        lock = _open(path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+
+
+def require_room(path: Path, size_bytes: int, what: str) -> None:
+    """Stop before a download that cannot fit.
+
+    Raises:
+        NoRoom: says how much is needed and how much there is.
+    """
+    free = shutil.disk_usage(path).free
+    needed = size_bytes + _MARGIN_BYTES
+    if needed > free:
+        raise NoRoom(
+            f"{what} needs {needed / 1e6:,.0f} MB of temporary space and {free / 1e6:,.0f} MB are free: "
+            "give the function a larger EphemeralStorage (10,240 MB at most) or upload a smaller file"
+        )
+
+
+def _remove_leftovers(root: Path) -> None:
+    for path in root.iterdir():
+        try:
+            lock = _open(path)
+        except OSError:
+            continue  # just removed by its owner
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # in use
+        else:
+            logger.info("removing what a killed invocation left", work_directory=str(path))
+            shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for the lock on a directory and hold it."""
+    lock = _open(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _open(path: Path) -> int:
+    """A directory, to be locked; programs that we start do not inherit it."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

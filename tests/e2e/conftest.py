@@ -1,0 +1,102 @@
+"""A local cloud of the tests' own, with this checkout deployed into it, driven through the command line."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.media import clips
+
+ROOT = Path(__file__).parents[2]
+# Longer than the segment commands of the tests, shorter than pytest's timeout.
+PATIENCE_S = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_error(self) -> str:
+        return self.err.splitlines()[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """`media-worker` with a state directory of its own."""
+
+    state: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return kept | {"MEDIA_WORKER_STATE_DIR": str(self.state)}
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        argv = [str(Path(sys.executable).with_name("media-worker")), *map(str, arguments)]
+        return subprocess.Popen(
+            argv, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+
+    def __call__(self, *arguments: str | Path) -> Ended:
+        return self.wait(self.start(*arguments))
+
+    @staticmethod
+    def wait(process: subprocess.Popen[str]) -> Ended:
+        with process:
+            out, err = process.communicate(timeout=PATIENCE_S)
+        return Ended(process.returncode, out, err)
+
+    def interrupt(self, process: subprocess.Popen[str]) -> Ended:
+        """Ctrl-C."""
+        process.send_signal(signal.SIGINT)
+        return self.wait(process)
+
+    def stack_environment(self) -> dict[str, str]:
+        """The environment of a program of the user's that works with the stack."""
+        exports = re.findall(r"^export (\w+)=(\S+)$", self("status", "--env").out, re.MULTILINE)
+        return self.environment | dict(exports)
+
+    def processes(self) -> list[str]:
+        """The command lines of all processes that this cloud started, and its own."""
+        mark = f"TMPDIR={self.state / 'tmp'}".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:  # ended between, or somebody else's
+                continue
+        return found
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """The command line with the cloud up. When all tests are done, `down` leaves nothing running."""
+    command_line = CommandLine(tmp_path_factory.mktemp("cloud"))
+    try:
+        up = command_line("up")
+        assert up.code == 0, up.err
+        yield command_line
+    finally:
+        before = command_line.processes()
+        down = command_line("down")
+    assert (down.code, down.out) == (0, "the local cloud is stopped\n")
+    assert before
+    assert command_line.processes() == []
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds with a keyframe every second, and two sound tracks in two languages."""
+    return clips.make("two_audio", tmp_path_factory.mktemp("clips") / "two_audio.mp4")

@@ -1,0 +1,174 @@
+"""The deployment on a laptop: the template's own functions, buckets, queues and tables, through the command line."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from media_worker.jobs import JobStatus
+
+from local.binaries import ffmpeg_path
+from tests.e2e.conftest import ROOT, CommandLine
+from tests.media import look
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+NEGATE = "ffmpeg -v error -i {input} -map 0 -vf negate -c:v libx264 -preset ultrafast -c:a copy {output}"
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
+def contents(samples: list[look.Sample]) -> list[str]:
+    return [sample.content for sample in samples]
+
+
+def assert_same_media(final: Path, source: Path) -> None:
+    assert contents(look.decoded_frames(final)) == contents(look.decoded_frames(source))
+    for track in ("a:0", "a:1"):
+        assert contents(look.packets(final, track)) == contents(look.packets(source, track))
+
+
+def test_a_run_gives_the_source_back(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """Without a command every picture and every sound packet is in the final. Seconds may have fractions."""
+    final, keep = tmp_path / "new" / "final.mp4", tmp_path / "keep"
+    ended = cloud("run", clip, "--out", final, "--segment-seconds", "2.5", "--keep", keep, "--json")
+    assert ended.code == 0, ended.err
+    summary = json.loads(ended.out)
+    assert (summary["status"], summary["final"], summary["segments"]) == ("completed", str(final), 4)
+    assert (summary["frames_in"], summary["frames_out"]) == (250, 250)
+    assert {"upload", "chunking: download", "reassembly: join"} <= {step["step"] for step in summary["steps"]}
+    assert_same_media(final, clip)
+    assert look.is_fast_start(final)
+    kept = [path.relative_to(keep).as_posix() for path in sorted(keep.rglob("*.mp4"))]
+    assert kept == [f"{folder}/0000{n}.mp4" for folder in ("processed", "segments") for n in range(4)]
+    languages = [stream["tags"]["language"] for stream in look.streams(final) if stream["codec_type"] == "audio"]
+    assert languages == ["eng", "deu"]
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """Each run's segments go through its own command, whoever takes them from the queue that both share."""
+    plain, negated = tmp_path / "plain.mp4", tmp_path / "negated.mp4"
+    both = [
+        cloud.start("run", clip, "--out", plain, "--segment-seconds", "1"),
+        cloud.start("run", clip, "--out", negated, "--segment-seconds", "1", "--segment-command", NEGATE),
+    ]
+    for process in both:
+        ended = cloud.wait(process)
+        assert ended.code == 0, ended.err
+        assert "frames in = frames out: 250" in ended.out
+    assert_same_media(plain, clip)
+    original, changed = contents(look.decoded_frames(clip)), contents(look.decoded_frames(negated))
+    assert len(changed) == len(original)
+    assert not set(changed) & set(original)
+
+
+def test_a_source_that_is_no_video(cloud: CommandLine, tmp_path: Path) -> None:
+    """The job fails, the command with it, and the last line says what is wrong with the file."""
+    source, final = tmp_path / "notes.mp4", tmp_path / "final.mp4"
+    source.write_text("Nothing to see here.\n")
+    ended = cloud("run", source, "--out", final, "--json")
+    assert ended.code == 1
+    assert "not a video" in ended.last_error
+    failed = json.loads(ended.out)
+    assert failed["status"] == "failed"
+    assert failed["error"] in ended.last_error
+    assert not final.exists()
+
+
+def test_a_segment_command_that_fails(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """The run ends, names the segment, and shows what the command said last."""
+    command = f"{sys.executable} -c \"import sys; print('{{input}}{{output}}'); sys.exit('no more pixels')\""
+    ended = cloud("run", clip, "--out", tmp_path / "final.mp4", "--segment-seconds", "20", "--segment-command", command)
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.splitlines()[-2:] == [
+        "no more pixels",
+        "media-worker: segment 0: the segment command ended with 1",
+    ]
+
+
+def test_an_interrupted_run_leaves_nothing_but_the_cloud(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends the segment commands; a cloud that was up before stays up."""
+    mark = tmp_path / "pids"
+    sleeper = f"import os, sys, time; open('{mark}', 'a').write(f'{{os.getpid()}} '); time.sleep(300)"
+    command = f'{sys.executable} -c "{sleeper}" {{input}} {{output}}'
+    process = cloud.start("run", clip, "--out", tmp_path / "final.mp4", "--segment-command", command)
+    wait_for(lambda: mark.exists() and mark.read_text().endswith(" "))
+    ended = cloud.interrupt(process)
+    assert (ended.code, ended.last_error) == (130, "media-worker: interrupted")
+    assert not any(Path("/proc", pid).exists() for pid in mark.read_text().split())
+    assert cloud("status").code == 0
+
+
+def test_an_interrupted_run_takes_the_cloud_that_it_started_along(clip: Path, tmp_path: Path) -> None:
+    """Ctrl-C leaves nothing running that the user did not ask for."""
+    own = CommandLine(tmp_path / "own")
+    process = own.start("run", clip, "--out", tmp_path / "final.mp4")
+    wait_for(own.processes)
+    assert own.interrupt(process).code == 130
+    assert own.processes() == []
+    assert own("status").code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["run", "missing.mp4", "--out", "{tmp}/final.mp4"], "cannot read missing.mp4: No such file or directory"),
+        (["run", "{clip}", "--out", "{clip}"], "--out {clip} is the source itself"),
+        (["run", "{clip}", "--out", "{tmp}"], "--out {tmp} is a directory: give a file's name"),
+        (["watch", "nobody"], "there is no job 'nobody'"),
+        (
+            ["fetch", "no/body", "--out", "{tmp}/final.mp4"],
+            "'no/body' is no job id: that is one word, as `submit` prints it",
+        ),
+    ],
+)
+def test_what_cannot_be_used(
+    cloud: CommandLine, clip: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    """A mistake of the user's is one line and exit code 2."""
+    names = {"clip": clip, "tmp": tmp_path}
+    ended = cloud(*(argument.format(**names) for argument in arguments))
+    assert (ended.code, ended.err) == (2, f"media-worker: {complaint.format(**names)}\n")
+
+
+def test_a_stack_that_is_not_there(cloud: CommandLine) -> None:
+    """The complaint names the stack and the region."""
+    environment = cloud.stack_environment() | {"AWS_REGION": "eu-central-1"}
+    argv = [str(Path(sys.executable).with_name("media-worker")), "watch", "job", "--stack", "elsewhere"]
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (2, "media-worker: there is no stack 'elsewhere' in eu-central-1\n")
+
+
+def test_the_cloud_uses_the_ffmpeg_of_the_layer(cloud: CommandLine) -> None:
+    """What the local cloud and the tests run is, to the byte, what is deployed."""
+    assert cloud("status").code == 0
+    deployed = ROOT / ".local" / "build" / "FfmpegLayer" / "bin" / "ffmpeg"
+    assert deployed.read_bytes() == ffmpeg_path().read_bytes()
+
+
+def test_the_steps_singly_with_the_example_worker(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """Submit, a worker of the user's, watch, fetch. A run of another video meanwhile leaves the segments alone."""
+    final = tmp_path / "final.mp4"
+    submitted = cloud("submit", clip, "--segment-seconds", "4", "--mode", "anaglyph")
+    assert submitted.code == 0, submitted.err
+    job_id = submitted.out.strip()
+    assert cloud("run", clip, "--out", tmp_path / "other.mp4", "--segment-seconds", "4").code == 0
+    assert cloud("fetch", job_id, "--out", final).last_error == f"media-worker: job '{job_id}' has no final"
+    copy = [sys.executable, "-c", "import shutil, sys; shutil.copy(*sys.argv[1:])", "{input}", "{output}"]
+    with subprocess.Popen(
+        [sys.executable, "examples/segment_worker.py", *copy], env=cloud.stack_environment(), cwd=ROOT
+    ) as worker:
+        watched = cloud("watch", job_id)
+        # It is waiting for messages, and the next one will be lost on it for a minute: this test is the last one.
+        worker.terminate()
+    assert (watched.code, watched.out) == (0, f"{job_id} is {JobStatus.COMPLETED}\n"), watched.err
+    assert cloud("fetch", job_id, "--out", final).code == 0
+    assert_same_media(final, clip)

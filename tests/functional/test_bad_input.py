@@ -1,0 +1,451 @@
+"""Bad input, row by row: what the handlers make of it, and what they say."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from media_worker.jobs import JobStatus
+from media_worker.keys import build_final_key, build_output_segment_key, build_source_key
+
+from tests.functional.conftest import ClipMaker
+from tests.functional.logs import Logs
+from tests.functional.stack import INPUT, OUTPUT, Stack, s3_event
+from tests.media.clips import ffmpeg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EVENTS = Path(__file__).parents[2] / "events"
+
+
+def body_of(event: str) -> str:
+    """The body of an event for a local invoke, with the bucket of the tests."""
+    body: str = json.loads((EVENTS / event).read_text())["Records"][0]["body"]
+    return body.replace("media-worker-input", INPUT)
+
+
+def has_final(stack: Stack, job_id: str = "job-1") -> bool:
+    listing = stack.aws.s3.list_objects_v2(Bucket=OUTPUT, Prefix=build_final_key(job_id))
+    return listing["KeyCount"] > 0
+
+
+# Messages
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"Records": "none"}', '{"hello": "world"}'])
+@pytest.mark.parametrize("function", ["chunking", "reassembly"])
+def test_a_message_that_is_not_understood_fails_alone(
+    stack: Stack, logs: Logs, clip: ClipMaker, function: str, body: str
+) -> None:
+    """It comes back at once, until the redrive policy moves it away; the log says why and shows it."""
+    handler: Callable[..., Any] = getattr(stack, function)
+    harmless = s3_event("elsewhere.mp4") if function == "chunking" else {"job_id": "unknown"}
+    assert stack.deliver(handler, harmless, body, harmless) == ["message-1"]
+
+    line = logs.the("the message comes back")
+    assert line["message_id"] == "message-1"
+    assert line["failure"] == "MessageError"
+    assert line["delay_s"] == 0
+    assert body in line["reason"]
+    assert line["level"] == "WARNING"
+
+
+def test_the_test_event_is_acknowledged(stack: Stack, logs: Logs) -> None:
+    """What S3 sends when the notification is set up asks for nothing."""
+    assert stack.deliver(stack.chunking, body_of("s3_test_event.json")) == []
+    assert logs.the("ignored")["reason"] == "s3:TestEvent"
+
+
+@pytest.mark.parametrize("key", ["input/job-1/other.mp4", "segments/job-1/00000_00001_sbs.mp4", "source.mp4"])
+def test_a_foreign_key_is_acknowledged(stack: Stack, logs: Logs, key: str) -> None:
+    """Only input/{job_id}/source.mp4 is a source."""
+    stack.add_job()
+    assert stack.deliver(stack.chunking, s3_event(key)) == []
+    assert key in logs.the("ignored")["reason"]
+    assert stack.job().status is JobStatus.CREATED
+
+
+def test_another_bucket_is_acknowledged(stack: Stack, logs: Logs) -> None:
+    """An event of a bucket that is not ours is not looked at."""
+    stack.add_job()
+    assert stack.deliver(stack.chunking, s3_event(build_source_key("job-1"), bucket="other")) == []
+    assert logs.the("ignored")["reason"] == "bucket 'other' is not the input bucket"
+    assert stack.job().status is JobStatus.CREATED
+
+
+# Jobs
+
+
+@pytest.mark.parametrize("function", ["chunking", "reassembly"])
+def test_an_unknown_job_is_acknowledged(stack: Stack, logs: Logs, function: str) -> None:
+    """Nobody waits for it, and no row is made for it."""
+    body = s3_event(build_source_key("job-1")) if function == "chunking" else {"job_id": "job-1"}
+    assert stack.deliver(getattr(stack, function), body) == []
+    assert logs.the("nothing to do")["reason"] == "there is no job job-1"
+    assert stack.row("Jobs") == {}
+
+
+@pytest.mark.parametrize("status", ["chunking_complete", "reassembling", "completed", "deleted"])
+def test_a_job_past_chunking_is_acknowledged(stack: Stack, clip: ClipMaker, logs: Logs, status: str) -> None:
+    """A second event for its source changes nothing."""
+    stack.add_job(status={"S": status})
+    stack.upload(clip("plain"))
+    before = stack.row("Jobs")
+    assert stack.chunk() == []
+    assert logs.the("nothing to do")["reason"] == f"job job-1 is {status}: past chunking"
+    assert stack.row("Jobs") == before
+    assert stack.segment_keys() == []
+
+
+@pytest.mark.parametrize("status", ["created", "ingesting", "completed", "deleted"])
+def test_a_job_without_anything_to_join_is_acknowledged(stack: Stack, logs: Logs, status: str) -> None:
+    """Deleted and completed jobs stay so, and the lease is given up: it must not hide a later job of that name."""
+    stack.add_job(status={"S": status}, total_segments={"N": "1"})
+    before = stack.row("Jobs")
+    assert stack.reassemble() == []
+    assert logs.the("nothing to do")["reason"] == f"job job-1 is {status}: there is nothing to join"
+    assert stack.row("Jobs") == before
+    assert "reassembly_started_at" not in stack.row("ReassemblyTriggered")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error"),
+    [
+        ({"mode": {"S": "vr"}}, "the job's row cannot be used: ValueError: 'vr' is none of anaglyph, sbs"),
+        ({"segment_duration_sec": {"N": "0"}}, "the job's row cannot be used: ValueError: segment_duration_sec is 0"),
+    ],
+)
+def test_a_job_that_cannot_be_meant_fails(stack: Stack, attributes: dict[str, Any], error: str) -> None:
+    """The job's error says what is wrong with its row."""
+    stack.add_job(**attributes)
+    assert stack.chunk() == []
+    row = stack.row("Jobs")
+    assert row["status"]["S"] == "failed"
+    assert error in row["error"]["S"]
+
+
+# Sources
+
+
+def truncated(path: Path, part: float) -> bytes:
+    content = path.read_bytes()
+    return content[: int(len(content) * part)]
+
+
+def header_first(source: Path, folder: Path) -> Path:
+    """The same media with the header in front, as cameras' apps and web tools write it."""
+    target = folder / "header_first.mp4"
+    ffmpeg("-i", str(source), "-map", "0", "-c", "copy", "-movflags", "+faststart", str(target))
+    return target
+
+
+def assert_refused(stack: Stack, source: bytes, error: str) -> None:
+    """The message is consumed, the job says why, and nothing is left behind anywhere."""
+    stack.add_job()
+    stack.upload(source)
+    assert stack.chunk() == []
+    job = stack.job()
+    assert job.status is JobStatus.FAILED
+    assert error in (job.error or "")
+    assert "ffmpeg-" not in (job.error or ""), "a person reads this: no command line"
+    assert stack.segment_keys() == []
+    assert stack.leftovers() == []
+    assert "lease_holder" not in stack.row("Jobs")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "the source is empty (0 bytes)"),
+        (b"x", "the source is not a video that can be cut: "),
+        (b"Dear diary,\n" * 1000, "Invalid data found when processing input"),
+        (b"<!DOCTYPE html><html></html>" * 100, "Invalid data found when processing input"),
+        (b"PK\x03\x04" + bytes(10_000), "Invalid data found when processing input"),
+        (bytes(10_000), "the source is not a video that can be cut: "),
+    ],
+    ids=["zero bytes", "one byte", "text", "html", "zip", "zeros"],
+)
+def test_a_source_that_is_no_video_fails_its_job(stack: Stack, content: bytes, error: str) -> None:
+    """The error says what is wrong with the file."""
+    assert_refused(stack, content, error)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("audio_only", "the source has no video track: track 0 (audio, aac, 48000 Hz mono)"),
+        (
+            "audio_with_cover",
+            "the source has no video track: track 0 (audio, aac, 48000 Hz mono); track 1 (video, mjpeg",
+        ),
+        ("wma_sound", "track 1 (audio, wmav2, 48000 Hz mono) cannot be held by an MP4; convert it before the upload"),
+    ],
+)
+def test_a_source_with_the_wrong_tracks_fails_its_job(stack: Stack, clip: ClipMaker, name: str, error: str) -> None:
+    """A cover is no video, and sound is never left out silently."""
+    assert_refused(stack, clip(name).read_bytes(), error)
+
+
+def test_a_source_without_its_header_fails_its_job(stack: Stack, clip: ClipMaker) -> None:
+    """An MP4 that was cut off before the moov cannot be read at all."""
+    assert_refused(stack, truncated(clip("plain"), 0.9), "moov atom not found")
+
+
+def test_a_source_cut_off_in_the_middle_fails_its_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """The header is whole and promises more than there is: found before the first segment is uploaded."""
+    assert_refused(stack, truncated(header_first(clip("plain"), tmp_path), 0.6), "corrupt input packet in stream 0")
+
+
+def test_a_source_cut_off_in_its_last_sound_fails_its_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """Every picture is there and the sound's end is not: no segment is left behind for that either."""
+    source = header_first(clip("plain"), tmp_path).read_bytes()[:-100]
+    assert_refused(stack, source, "corrupt input packet in stream 1")
+
+
+def test_pictures_without_times_fail_their_job(stack: Stack, tmp_path: Path, clip: ClipMaker) -> None:
+    """An AVI with B-frames does not say when they are presented: better no film than a wrong one."""
+    source = tmp_path / "source.avi"
+    ffmpeg("-i", str(clip("plain")), "-map", "0:v", "-c", "copy", "-f", "avi", str(source))
+    assert_refused(stack, source.read_bytes(), "does not say when each picture is presented; convert it")
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{canary}\n#EXT-X-ENDLIST\n"
+CONCAT = "ffconcat version 1.0\nfile '{canary}'\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "reader"),
+    [
+        (HLS, ("-f", "hls", "-allowed_extensions", "ALL", "-extension_picky", "0")),
+        (CONCAT, ("-f", "concat", "-safe", "0")),
+    ],
+    ids=["hls", "concat"],
+)
+def test_a_script_that_names_another_file_is_not_followed(
+    stack: Stack, tmp_path: Path, clip: ClipMaker, script: str, reader: tuple[str, ...]
+) -> None:
+    """The file it names is a fine video, and stays unread: followed, the job would have segments of it."""
+    canary = tmp_path / "canary.ts"
+    ffmpeg("-i", str(clip("plain")), "-map", "0:v", "-c", "copy", str(canary))
+    source = tmp_path / "source.mp4"
+    source.write_text(script.format(canary=canary))
+    assert ffmpeg(*reader, "-i", str(source), "-c", "copy", "-f", "framecrc", "-").count("\n0,") == 250
+
+    assert_refused(stack, source.read_bytes(), "the source is not a video that can be cut: ")
+
+
+@pytest.mark.parametrize("script", [HLS, CONCAT], ids=["hls", "concat"])
+def test_what_a_script_names_is_not_even_opened(stack: Stack, tmp_path: Path, script: str) -> None:
+    """A pipe would hold its reader until somebody writes: the job fails at once instead."""
+    canary = tmp_path / "canary.mp4"
+    os.mkfifo(canary)
+    stack.context.remaining_ms = 80_000
+    assert_refused(stack, script.format(canary=canary).encode(), "the source is not a video that can be cut: ")
+
+
+def test_a_source_that_is_gone_fails_its_job(stack: Stack) -> None:
+    """An event for an object that was deleted meanwhile."""
+    stack.add_job()
+    assert stack.chunk() == []
+    assert stack.job().error == f"the source is not there (any more): s3://{INPUT}/input/job-1/source.mp4"
+
+
+# Odd, but fine
+
+
+def test_a_source_shorter_than_a_segment_is_one_segment(stack: Stack, clip: ClipMaker) -> None:
+    """The job's own duration counts, and the pipeline goes on."""
+    stack.add_job(segment_duration_sec={"N": "300"})
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    assert stack.segment_keys() == ["segments/job-1/00000_00001_sbs.mp4"]
+    stack.process_segments()
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED
+
+
+def test_odd_characters_in_a_key_are_decoded_right(stack: Stack, clip: ClipMaker) -> None:
+    """A plus, spaces, a percent sign and an umlaut, as in events/s3_put_encoded_key.json, go through to the final."""
+    job_id = "job 3 + 50% ü"
+    stack.add_job(job_id)
+    stack.upload(clip("no_audio"), job_id)
+    assert stack.deliver(stack.chunking, body_of("s3_put_encoded_key.json")) == []
+    assert len(stack.segment_keys(job_id)) == 3
+    stack.process_segments(job_id)
+    assert stack.reassembly_messages() == [{"job_id": job_id}]
+    assert stack.reassemble(job_id) == []
+    assert stack.job(job_id).status is JobStatus.COMPLETED
+    assert has_final(stack, job_id)
+
+
+@pytest.mark.parametrize(("name", "track"), [("timecode", "track 2 (data, none)"), ("cover", "track 2 (video, mjpeg")])
+def test_a_track_that_cannot_be_kept_is_logged(
+    stack: Stack, clip: ClipMaker, logs: Logs, name: str, track: str
+) -> None:
+    """The job goes on without it."""
+    stack.add_job()
+    stack.upload(clip(name))
+    assert stack.chunk() == []
+    assert logs.the("a track is left out: the MP4 muxer does not take it")["track"].startswith(track)
+    assert stack.job().status is JobStatus.CHUNKING_COMPLETE
+
+
+# Completions
+
+MANY = 6_000
+LONG_ID = "3f8a5c1e-0b7d-4e2a-9c4f-6d1b2a3c4d5e"
+
+
+def add_completions(stack: Stack, job_id: str, indexes: range) -> None:
+    """Rows as a tracker writes them, many at once."""
+    for begin in range(indexes.start, indexes.stop, 25):
+        rows = [
+            {
+                "job_id": {"S": job_id},
+                "segment_index": {"N": str(index)},
+                "output_s3_uri": {"S": f"s3://{OUTPUT}/{build_output_segment_key(job_id, index)}"},
+                "completed_at": {"N": "1767225600"},
+                "total_segments": {"N": str(MANY)},
+                "worker": {"S": "i-0123456789abcdef0.eu-central-1.compute.internal"},
+            }
+            for index in range(begin, min(begin + 25, indexes.stop))
+        ]
+        stack.aws.dynamodb.batch_write_item(
+            RequestItems={"SegmentCompletions": [{"PutRequest": {"Item": row}} for row in rows]}
+        )
+
+
+def test_all_pages_of_completions_are_read(stack: Stack, logs: Logs) -> None:
+    """6,000 rows are more than one page: nothing is missing but the one that is."""
+    pages: list[object] = []
+    stack.aws.dynamodb.meta.events.register("before-call.dynamodb.Query", lambda **call: pages.append(call))
+    stack.add_job(LONG_ID, status={"S": "chunking_complete"}, total_segments={"N": str(MANY)})
+    add_completions(stack, LONG_ID, range(MANY - 1))
+    assert stack.reassemble(LONG_ID) == ["message-0"]
+    assert logs.the("the message comes back")["reason"].endswith("of 6000 segments: missing 5999")
+    assert len(pages) > 1, "one page would prove nothing"
+
+
+@pytest.mark.parametrize(
+    ("indexes", "total", "gaps"),
+    [
+        ([0, 2], 3, "of 3 segments: missing 1"),
+        ([], 2, "of 2 segments: missing 0-1"),
+        ([0, 1, 2], 2, "of 2 segments: unexpected 2"),
+        ([1, 2, 3], 3, "of 3 segments: missing 0; unexpected 3"),
+    ],
+)
+def test_an_incomplete_set_is_not_joined(stack: Stack, logs: Logs, indexes: list[int], total: int, gaps: str) -> None:
+    """The message comes back after a while, the log says what is missing, the job waits."""
+    stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": str(total)})
+    for index in indexes:
+        add_completions(stack, "job-1", range(index, index + 1))
+    assert stack.reassemble() == ["message-0"]
+    line = logs.the("the message comes back")
+    assert line["reason"] == f"job job-1 cannot be joined: {gaps}"
+    assert line["delay_s"] == 5
+    assert stack.job().status is JobStatus.CHUNKING_COMPLETE
+    assert not has_final(stack)
+
+
+def test_a_job_without_a_plan_is_not_joined(stack: Stack, logs: Logs) -> None:
+    """Before the chunking has planned nobody knows what is missing."""
+    stack.add_job(status={"S": "chunking_in_progress"})
+    assert stack.reassemble() == ["message-0"]
+    assert "has no total_segments yet" in logs.the("the message comes back")["reason"]
+
+
+# Processed segments
+
+
+def processed(stack: Stack, clip: ClipMaker, odd: dict[int, bytes]) -> None:
+    """A job of three processed segments, some of which are not what they should be."""
+    stack.add_job()
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    stack.process_segments(change=odd.get)
+
+
+def assert_not_joined(stack: Stack, error: str) -> None:
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert error in (stack.job().error or "")
+    assert not has_final(stack)
+    assert stack.leftovers() == []
+    assert "lease_holder" not in stack.row("ReassemblyTriggered")
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [
+        ("hevc", "it has track 0 (video, hevc, 192x108); track 1 (audio, aac, 48000 Hz mono)"),
+        ("small_picture", "it has track 0 (video, h264, 96x54); track 1 (audio, aac, 48000 Hz mono)"),
+        ("no_audio", "it has track 0 (video, h264, 192x108), most have"),
+        ("two_audio", "track 1 (audio, aac, 48000 Hz mono); track 2 (audio, ac3, 48000 Hz mono), most have"),
+    ],
+)
+def test_a_processed_segment_that_differs_fails_the_job(
+    stack: Stack, clip: ClipMaker, name: str, difference: str
+) -> None:
+    """The error names the segment, what it has and what the others have."""
+    processed(stack, clip, {1: clip(name).read_bytes()})
+    assert_not_joined(stack, "segment 1 differs: it has ")
+    error = stack.job().error or ""
+    assert difference in error
+    assert error.endswith("most have track 0 (video, h264, 192x108); track 1 (audio, aac, 48000 Hz mono)")
+
+
+def test_the_odd_segment_is_the_one_unlike_most(stack: Stack, clip: ClipMaker) -> None:
+    """When the first is odd it is the first that is named, not all that come after it."""
+    processed(stack, clip, {0: clip("small_picture").read_bytes()})
+    assert_not_joined(stack, "segment 0 differs: it has track 0 (video, h264, 96x54)")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"no media", "segment 2 is not a media file: "),
+        (b"", "segment 2 is not a media file: "),
+    ],
+    ids=["text", "zero bytes"],
+)
+def test_a_processed_segment_that_is_no_media_fails_the_job(
+    stack: Stack, clip: ClipMaker, content: bytes, error: str
+) -> None:
+    """The error names the segment and what ffmpeg said."""
+    processed(stack, clip, {2: content})
+    assert_not_joined(stack, error)
+
+
+def test_a_processed_segment_without_pictures_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
+    """Sound alone is no segment."""
+    processed(stack, clip, {1: clip("audio_only").read_bytes()})
+    assert_not_joined(stack, "segment 1 has no video track: track 0 (audio, aac, 48000 Hz mono)")
+
+
+def test_a_damaged_processed_segment_fails_the_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """The same tracks as the others, and not whole."""
+    processed(stack, clip, {1: truncated(header_first(clip("plain"), tmp_path), 0.7)})
+    assert_not_joined(stack, "segment 1 is damaged: ")
+
+
+def test_a_processed_segment_that_is_not_there_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
+    """A completion promised it."""
+    processed(stack, clip, {})
+    key = build_output_segment_key("job-1", 1)
+    stack.aws.s3.delete_object(Bucket=OUTPUT, Key=key)
+    assert_not_joined(stack, f"segment 1 was completed, but s3://{OUTPUT}/{key} is not there")
+
+
+def test_a_completion_that_points_elsewhere_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
+    """We fetch from where the contract says, and from nowhere else."""
+    processed(stack, clip, {})
+    stack.aws.dynamodb.update_item(
+        TableName="SegmentCompletions",
+        Key={"job_id": {"S": "job-1"}, "segment_index": {"N": "1"}},
+        UpdateExpression="SET output_s3_uri = :uri",
+        ExpressionAttributeValues={":uri": {"S": f"s3://{INPUT}/input/other/source.mp4"}},
+    )
+    assert_not_joined(stack, f"segment 1: its completion points to 's3://{INPUT}/input/other/source.mp4', not to")

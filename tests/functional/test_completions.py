@@ -1,0 +1,204 @@
+"""record_segment: every segment is written, and the reassembly is asked for exactly once."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+from media_worker import completions
+from media_worker.completions import record_segment, trigger_if_complete
+from media_worker.jobs import JobStatus
+from media_worker.keys import build_output_segment_key
+
+from tests.functional.conftest import ClipMaker
+from tests.functional.logs import Logs
+from tests.functional.stack import OUTPUT, Stack
+
+
+def record(stack: Stack, index: int) -> None:
+    uri = f"s3://{OUTPUT}/{build_output_segment_key('job-1', index)}"
+    record_segment(stack.aws, job_id="job-1", segment_index=index, output_s3_uri=uri)
+
+
+def add_completions(stack: Stack, count: int) -> None:
+    """Completions that a tracker wrote and did nothing else about."""
+    for index in range(count):
+        uri = f"s3://{OUTPUT}/{build_output_segment_key('job-1', index)}"
+        row = {"job_id": {"S": "job-1"}, "segment_index": {"N": str(index)}, "output_s3_uri": {"S": uri}}
+        stack.aws.dynamodb.put_item(TableName="SegmentCompletions", Item=row)
+
+
+def add_chunked_job(stack: Stack, total: int, **attributes: Any) -> None:
+    stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": str(total)}, **attributes)
+
+
+def add_trigger(stack: Stack, **attributes: Any) -> None:
+    row = {"job_id": {"S": "job-1"}, "triggered_at": {"N": "1000"}, "ttl": {"N": "4000000000"}}
+    stack.aws.dynamodb.put_item(TableName="ReassemblyTriggered", Item=row | attributes)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for a sender that is dead."""
+    monkeypatch.setattr(completions, "_SENDER_GRACE_S", 0.2)
+    monkeypatch.setattr(completions, "_SENDER_POLL_S", 0.02)
+
+
+def test_a_completion_is_written_as_the_contract_says(stack: Stack) -> None:
+    """Index, place, time, and the total once it is known."""
+    add_chunked_job(stack, 3)
+    record(stack, 2)
+    (row,) = stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]
+    assert int(row.pop("completed_at")["N"]) == pytest.approx(time.time(), abs=3)
+    assert row == {
+        "job_id": {"S": "job-1"},
+        "segment_index": {"N": "2"},
+        "output_s3_uri": {"S": f"s3://{OUTPUT}/jobs/job-1/segments/2.mp4"},
+        "total_segments": {"N": "3"},
+    }
+
+
+def test_the_last_segment_asks_for_the_reassembly(stack: Stack, logs: Logs) -> None:
+    """The ones before do not; the row says when it was asked for, until when it lives, and that it was sent."""
+    add_chunked_job(stack, 3)
+    for index in (2, 0):
+        record(stack, index)
+        assert stack.reassembly_messages() == []
+        assert stack.row("ReassemblyTriggered") == {}
+    record(stack, 1)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    row = stack.row("ReassemblyTriggered")
+    assert int(row["ttl"]["N"]) - int(row["triggered_at"]["N"]) == 30 * 24 * 3600
+    assert int(row["sent_at"]["N"]) == pytest.approx(time.time(), abs=3)
+    assert logs.the("asked for the reassembly")["job_id"] == "job-1"
+
+
+def test_a_repeated_segment_asks_for_nothing_more(stack: Stack) -> None:
+    """A segment worker's message can come twice."""
+    add_chunked_job(stack, 1)
+    record(stack, 0)
+    record(stack, 0)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    assert len(stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]) == 1
+
+
+def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack) -> None:
+    """Both find the set complete, at the same time; one creates the row, the other sees it sent."""
+    add_chunked_job(stack, 2)
+    both_are_there = threading.Barrier(2)
+
+    def meet(**call: Any) -> None:
+        if b"ReassemblyTriggered" in call["params"]["body"]:
+            both_are_there.wait(10)
+
+    stack.aws.dynamodb.meta.events.register("before-call.dynamodb.PutItem", meet)
+    add_completions(stack, 2)
+    threads = [threading.Thread(target=record, args=(stack, index)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not both_are_there.broken
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+
+
+def test_segments_that_are_done_before_the_chunking_wait_for_its_end(stack: Stack, clip: ClipMaker) -> None:
+    """A fast worker records all segments while the chunking still goes on; the chunking asks when it ends."""
+    stack.add_job()
+    stack.upload(clip("no_audio"))
+    for index in range(3):
+        record(stack, index)
+    assert stack.reassembly_messages() == []
+    assert stack.chunk() == []
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+
+
+def test_a_chunking_that_died_after_its_end_is_made_up_for(stack: Stack) -> None:
+    """It said `chunking_complete` and did not look at the completions: its redelivered message does."""
+    add_chunked_job(stack, 1)
+    add_completions(stack, 1)
+    assert stack.chunk(receive_count=2) == []
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+
+
+def test_a_segment_of_an_unknown_job_is_only_written(stack: Stack) -> None:
+    """The tracker may be ahead of the job's row."""
+    record(stack, 0)
+    (row,) = stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]
+    assert "total_segments" not in row
+    assert stack.reassembly_messages() == []
+
+
+@pytest.mark.parametrize("status", [status for status in JobStatus if status is not JobStatus.CHUNKING_COMPLETE])
+def test_a_job_elsewhere_is_not_triggered(stack: Stack, status: JobStatus) -> None:
+    """Only `chunking_complete` is ready to be joined."""
+    stack.add_job(status={"S": status.value}, total_segments={"N": "1"})
+    record(stack, 0)
+    assert stack.reassembly_messages() == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_a_dead_sender_left_is_sent_again(stack: Stack, logs: Logs) -> None:
+    """The row was created and nothing was sent: whoever comes next sends, and says so."""
+    add_chunked_job(stack, 1)
+    add_trigger(stack)
+    record(stack, 0)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    assert "sent_at" in stack.row("ReassemblyTriggered")
+    assert logs.the("a reassembly was triggered but never sent: sending it again")["level"] == "WARNING"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("mark", ["sent_at", "reassembly_started_at"])
+def test_what_was_sent_is_not_sent_again(stack: Stack, mark: str) -> None:
+    """The sender's mark says so, and so does a join that has begun."""
+    add_chunked_job(stack, 1)
+    add_trigger(stack, **{mark: {"N": "1001"}})
+    record(stack, 0)
+    assert stack.reassembly_messages() == []
+
+
+def test_a_sender_that_lives_is_waited_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It marks the row a moment later: nothing is sent twice."""
+    monkeypatch.setattr(completions, "_SENDER_POLL_S", 0.02)
+    add_chunked_job(stack, 1)
+    add_trigger(stack)
+    mark = threading.Timer(0.3, add_trigger, args=(stack,), kwargs={"sent_at": {"N": "1001"}})
+    mark.start()
+    begin = time.monotonic()
+    record(stack, 0)
+    mark.join()
+    assert 0.2 < time.monotonic() - begin < 4
+    assert stack.reassembly_messages() == []
+
+
+def test_the_row_of_an_earlier_run_is_replaced(stack: Stack) -> None:
+    """The job failed and was begun anew: what said that it was joined speaks of the run before."""
+    add_chunked_job(stack, 1, run_started_at={"N": "2000"})
+    add_trigger(stack, sent_at={"N": "1001"}, reassembly_started_at={"N": "1002"}, reassembly_completed_at={"N": "1"})
+    record(stack, 0)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    row = stack.row("ReassemblyTriggered")
+    assert int(row["triggered_at"]["N"]) >= 2000
+    assert not {"reassembly_started_at", "reassembly_completed_at"} & set(row)
+
+
+def test_a_row_of_this_run_is_kept(stack: Stack) -> None:
+    """Triggered after the run began, and sent."""
+    add_chunked_job(stack, 1, run_started_at={"N": "999"})
+    add_trigger(stack, sent_at={"N": "1001"})
+    assert not trigger_if_complete(stack.aws, "job-1")
+
+
+def test_a_job_can_fail_and_be_run_again(stack: Stack, clip: ClipMaker) -> None:
+    """From a source that is no video to a final, under the same job id."""
+    stack.add_job()
+    stack.upload(b"no video")
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    stack.upload(clip("no_audio"))
+    assert stack.chunk() == []
+    assert stack.job().error is None
+    stack.process_segments()
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED

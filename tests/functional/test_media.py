@@ -1,0 +1,61 @@
+"""Media through both handlers: what comes out is looked at again, picture by picture and packet by packet."""
+
+from pathlib import Path
+
+import pytest
+from media_worker.jobs import JobStatus
+
+from tests.functional.conftest import ClipMaker
+from tests.functional.stack import Stack
+from tests.media import look
+
+
+def run_through(stack: Stack, source: Path, tmp_path: Path) -> Path:
+    """Upload, chunk, process without a change, reassemble; where the final is."""
+    stack.add_job()
+    stack.upload(source)
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.CHUNKING_COMPLETE, stack.job().error
+    stack.process_segments()
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED, stack.job().error
+    assert stack.leftovers() == []
+    return stack.save_final(tmp_path / "final.mp4")
+
+
+@pytest.mark.parametrize(
+    ("name", "segments"),
+    [
+        ("plain", 3),
+        ("one_keyframe", 1),
+        ("no_audio", 3),
+        ("two_audio", 3),
+        ("subtitles", 3),
+        ("rotated", 3),
+        ("hevc", 3),
+        ("open_gop", 1),
+        ("variable_rate", 3),
+        ("ntsc", 3),
+        ("long_audio", 3),
+        ("late_video", 3),
+        ("timecode", 3),
+        ("cover", 3),
+        ("matroska", 3),
+    ],
+)
+def test_the_final_is_the_source(stack: Stack, clip: ClipMaker, tmp_path: Path, name: str, segments: int) -> None:
+    """Every picture and every sound packet of the source is in the final, at its time to the millisecond."""
+    source = clip(name)
+    final = run_through(stack, source, tmp_path)
+
+    assert len(stack.segment_keys()) == segments
+    before, after = look.decoded_frames(source), look.decoded_frames(final)
+    assert [frame.content for frame in after] == [frame.content for frame in before]
+    assert look.largest_shift_ms(before, after) < 1
+    sounds = [stream for stream in look.streams(source) if stream["codec_type"] == "audio"]
+    for number in range(len(sounds)):
+        before, after = look.packets(source, f"a:{number}"), look.packets(final, f"a:{number}")
+        assert [packet.content for packet in after] == [packet.content for packet in before]
+        assert look.largest_shift_ms(before, after) < 1
+    assert look.is_fast_start(final)

@@ -1,0 +1,188 @@
+"""Clips, made by the ffmpeg of the layer from its own test sources; each is made once per session."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from local.binaries import ffmpeg_path
+
+_SOURCE = ("-f", "lavfi", "-i", "testsrc2=size=192x108:rate={rate}:duration={seconds}")
+_TONE = ("-f", "lavfi", "-i", "sine=frequency={hertz}:sample_rate=48000:duration={seconds}")
+_H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "{gop}", "-pix_fmt", "yuv420p")
+_HEVC = (
+    *("-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-tag:v", "hvc1"),
+    *("-x265-params", "log-level=none:bframes=3:{gop}"),
+)
+_AAC = ("-c:a", "aac", "-b:a", "64k")
+
+SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n00:00:06,000 --> 00:00:07,500\ntwo\n"
+
+
+def ffmpeg(*arguments: str, cwd: Path | None = None) -> str:
+    """Run ffmpeg quietly; what it printed."""
+    done = subprocess.run(
+        [str(ffmpeg_path()), "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _fill(words: Sequence[str], **values: object) -> list[str]:
+    return [word.format(**values) for word in words]
+
+
+def _picture(rate: str = "25", seconds: float = 10) -> list[str]:
+    return _fill(_SOURCE, rate=rate, seconds=seconds)
+
+
+def _tone(hertz: int = 440, seconds: float = 10) -> list[str]:
+    return _fill(_TONE, hertz=hertz, seconds=seconds)
+
+
+def _h264(gop: int = 25) -> list[str]:
+    return _fill(_H264, gop=gop)
+
+
+def make(name: str, path: Path) -> Path:
+    """Make the named clip: ten seconds with a keyframe every second unless its name says otherwise."""
+    _MAKERS[name](path)
+    return path
+
+
+def _plain(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(), *_h264(), *_AAC, str(path))
+
+
+def _one_keyframe(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(), *_h264(1000), *_AAC, str(path))
+
+
+def _no_audio(path: Path) -> None:
+    ffmpeg(*_picture(), *_h264(), str(path))
+
+
+def _audio_only(path: Path) -> None:
+    ffmpeg(*_tone(), *_AAC, str(path))
+
+
+def _audio_with_cover(path: Path) -> None:
+    picture = _fill(_SOURCE, rate="1", seconds=1)
+    ffmpeg(
+        *_tone(), *picture, *_AAC, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-disposition:v", "attached_pic", str(path)
+    )
+
+
+def _two_audio(path: Path) -> None:
+    ffmpeg(
+        *(*_picture(), *_tone(), *_tone(880)),
+        *("-map", "0", "-map", "1", "-map", "2", *_h264(), "-c:a:0", "aac", "-c:a:1", "ac3"),
+        *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu", str(path)),
+    )
+
+
+def _subtitles(path: Path) -> None:
+    srt = path.with_suffix(".srt")
+    srt.write_text(SUBTITLES)
+    ffmpeg(*_picture(), *_tone(), "-i", str(srt), *_h264(), *_AAC, "-c:s", "mov_text", str(path))
+
+
+def _rotated(path: Path) -> None:
+    flat = path.with_suffix(".flat.mp4")
+    _plain(flat)
+    ffmpeg("-display_rotation", "90", "-i", str(flat), "-map", "0", "-c", "copy", str(path))
+
+
+def _hevc(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(), *_fill(_HEVC, gop="open-gop=0:keyint=25:min-keyint=25"), *_AAC, str(path))
+
+
+def _open_gop(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(), *_fill(_HEVC, gop="open-gop=1:keyint=40"), *_AAC, str(path))
+
+
+def _variable_rate(path: Path) -> None:
+    ffmpeg(
+        *(*_picture("50"), *_tone(), "-vf", "select='not(mod(n,3))+lt(mod(t,4),1)'", "-fps_mode", "vfr"),
+        *(*_h264(), *_AAC, str(path)),
+    )
+
+
+def _ntsc(path: Path) -> None:
+    ffmpeg(*_picture("30000/1001"), *_tone(), *_h264(30), *_AAC, str(path))
+
+
+def _long_audio(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(seconds=13), *_h264(), *_AAC, str(path))
+
+
+def _late_video(path: Path) -> None:
+    plain = path.with_suffix(".plain.mp4")
+    _plain(plain)
+    ffmpeg(
+        *("-itsoffset", "0.5", "-i", str(plain), "-i", str(plain)),
+        *("-map", "0:v", "-map", "1:a", "-c", "copy", str(path)),
+    )
+
+
+def _timecode(path: Path) -> None:
+    """A QuickTime file with a timecode track, under the name of an MP4."""
+    ffmpeg(*_picture(), *_tone(), *_h264(), *_AAC, "-timecode", "01:00:00:00", "-f", "mov", str(path))
+
+
+def _cover(path: Path) -> None:
+    ffmpeg(
+        *(*_picture(), *_tone(), *_picture("1", 1), "-map", "0", "-map", "1", "-map", "2"),
+        *(
+            *_h264(),
+            *_AAC,
+            "-c:v:1",
+            "mjpeg",
+            "-bf:v:1",
+            "0",
+            "-pix_fmt:v:1",
+            "yuvj420p",
+            "-disposition:v:1",
+            "attached_pic",
+            str(path),
+        ),
+    )
+
+
+def _matroska(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(), *_h264(), *_AAC, "-f", "matroska", str(path))
+
+
+def _vorbis_wma(path: Path) -> None:
+    """Sound that an MP4 cannot hold."""
+    ffmpeg(*_picture(), *_tone(), *_h264(), "-c:a", "wmav2", "-f", "asf", str(path))
+
+
+def _small_picture(path: Path) -> None:
+    ffmpeg(*_picture(), *_tone(), "-vf", "scale=96:54", *_h264(), *_AAC, str(path))
+
+
+_MAKERS = {
+    "plain": _plain,
+    "one_keyframe": _one_keyframe,
+    "no_audio": _no_audio,
+    "audio_only": _audio_only,
+    "audio_with_cover": _audio_with_cover,
+    "two_audio": _two_audio,
+    "subtitles": _subtitles,
+    "rotated": _rotated,
+    "hevc": _hevc,
+    "open_gop": _open_gop,
+    "variable_rate": _variable_rate,
+    "ntsc": _ntsc,
+    "long_audio": _long_audio,
+    "late_video": _late_video,
+    "timecode": _timecode,
+    "cover": _cover,
+    "matroska": _matroska,
+    "wma_sound": _vorbis_wma,
+    "small_picture": _small_picture,
+}

@@ -1,0 +1,86 @@
+"""A stack whose functions have the rights of their roles, while its user and its segment worker may do anything."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from media_worker.aws import Aws
+from media_worker.handlers import build_chunking_handler, build_reassembly_handler
+from media_worker.jobs import JobStatus
+from media_worker.keys import build_output_segment_key
+from media_worker.storage import SOURCE_ETAG
+
+from tests.functional.stack import OUTPUT, LambdaContext, Stack
+from tests.rights.enforcement import Guard
+from tests.rights.policies import Policy
+
+FUNCTIONS = ("Chunking", "Reassembly")
+
+
+@dataclass
+class GuardedStack:
+    """What the tests do to a stack in which one function is under guard."""
+
+    open: Stack
+    guard: Guard
+    function: str
+    clip: Path
+    aws: Aws = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.aws = self.guard.connect(self.open.aws.settings)
+
+    @classmethod
+    def create(cls, function: str, policy: Policy, temporary: Path, clip: Path) -> "GuardedStack":
+        return cls(Stack.create(temporary), Guard(policy), function, clip)
+
+    @property
+    def queue_url(self) -> str:
+        settings = self.open.aws.settings
+        return settings.chunking_queue_url if self.function == "Chunking" else settings.reassembly_queue_url
+
+    @property
+    def handler(self) -> Callable[..., Mapping[str, Any]]:
+        build = build_chunking_handler if self.function == "Chunking" else build_reassembly_handler
+        return build(self.aws)
+
+    def deliver(self, body: Any) -> bool:
+        """Send a message, hand it to the function, delete it if that was fine. Says whether it was fine."""
+        sqs = self.open.aws.sqs
+        sqs.send_message(QueueUrl=self.queue_url, MessageBody=json.dumps(body))
+        (message,) = sqs.receive_message(QueueUrl=self.queue_url, VisibilityTimeout=960)["Messages"]
+        record = {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": {"ApproximateReceiveCount": "1"},
+            "eventSource": "aws:sqs",
+        }
+        failed = self.handler({"Records": [record]}, LambdaContext())["batchItemFailures"]
+        if not failed:
+            sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
+        return not failed
+
+    def visible_messages(self) -> int:
+        return len(self.open.aws.sqs.receive_message(QueueUrl=self.queue_url).get("Messages", []))
+
+    def set_job(self, status: JobStatus, **attributes: Any) -> None:
+        self.open.add_job(status={"S": status.value}, **attributes)
+
+    def add_processed(self, count: int, body: bytes = b"") -> None:
+        """Processed segments and their completions, as if a worker had made them."""
+        for index in range(count):
+            key = build_output_segment_key("job-1", index)
+            self.open.aws.s3.put_object(Bucket=OUTPUT, Key=key, Body=body)
+            completion = {"job_id": {"S": "job-1"}, "segment_index": {"N": str(index)}}
+            completion["output_s3_uri"] = {"S": f"s3://{OUTPUT}/{key}"}
+            self.open.aws.dynamodb.put_item(TableName="SegmentCompletions", Item=completion)
+
+    def leave(self, bucket: str, key: str) -> None:
+        """An object that another source's job left."""
+        self.open.aws.s3.put_object(Bucket=bucket, Key=key, Body=b"old", Metadata={SOURCE_ETAG: "another"})
+
+    def unfinished_uploads(self, bucket: str) -> int:
+        return len(self.open.aws.s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []))

@@ -1,0 +1,114 @@
+"""What the two functions are given."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media_worker.settings import Settings
+
+from tests.template.conftest import FUNCTIONS
+
+type Json = dict[str, Any]
+
+REQUIRED = {
+    "INPUT_BUCKET_NAME": "InputBucket",
+    "OUTPUT_BUCKET_NAME": "OutputBucket",
+    "JOBS_TABLE_NAME": "JobsTable",
+    "SEGMENT_COMPLETIONS_TABLE_NAME": "SegmentCompletionsTable",
+    "REASSEMBLY_TRIGGERED_TABLE_NAME": "ReassemblyTriggeredTable",
+    "CHUNKING_QUEUE_URL": "ChunkingQueue",
+    "REASSEMBLY_QUEUE_URL": "ReassemblyQueue",
+}
+
+
+@pytest.mark.parametrize(("variable", "resource"), REQUIRED.items())
+def test_required_variables(function: Json, variable: str, resource: str) -> None:
+    """Both functions are told the name of each bucket, table and queue of this stack."""
+    assert function["Environment"]["Variables"][variable] == {"Ref": resource}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_settings_are_declared(stack_with: Callable[..., Json], name: str) -> None:
+    """Every setting that the code reads is declared: `sam local invoke` passes no others. Lambda sets AWS_REGION."""
+    resources = stack_with(EndpointUrl="http://127.0.0.1:1", S3EndpointUrl="http://127.0.0.1:2")["Resources"]
+    read = {field.name.upper() for field in dataclasses.fields(Settings)} - {"AWS_REGION"}
+    assert read <= resources[name]["Properties"]["Environment"]["Variables"].keys()
+
+
+def test_default_settings_are_valid(function: Json, defaults: Json) -> None:
+    """A stack deployed with the defaults starts: its settings are read without a complaint."""
+    variables = function["Environment"]["Variables"]
+    given = {name: variables[name]["Ref"] for name in REQUIRED}
+    optional = ("CHUNK_SEGMENT_DURATION_SEC", "ENGINE", "MAX_RECEIVE_COUNT", "FFMPEG_PATH")
+    given |= {name: str(variables[name]) for name in optional}
+    settings = Settings.from_environment(given)
+    assert settings.max_receive_count == defaults["MaxReceiveCount"]
+    assert settings.ffmpeg_path == "/opt/bin/ffmpeg"
+    assert settings.chunk_segment_duration_sec == 300
+
+
+def test_powertools(resources: Json) -> None:
+    """Logs and metrics say which function they are from."""
+    names = {"ChunkingFunction": "chunking", "ReassemblyFunction": "reassembly"}
+    for logical_id, service in names.items():
+        variables = resources[logical_id]["Properties"]["Environment"]["Variables"]
+        assert variables["POWERTOOLS_SERVICE_NAME"] == service
+        assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "MediaWorker"
+        assert variables["POWERTOOLS_LOG_LEVEL"] == "INFO"
+
+
+def test_runtime(function: Json) -> None:
+    """A function is Python 3.13 and has the most time and the most /tmp that Lambda gives."""
+    assert function["Runtime"] == "python3.13"
+    assert function["Timeout"] == 900
+    assert function["EphemeralStorage"] == {"Size": 10240}
+
+
+@pytest.mark.parametrize("folder", ["chunking", "reassembly"])
+def test_handler_exists(template: Json, root: Path, folder: str) -> None:
+    """Each function's code is where the template says, and its handler is app.handler."""
+    function = template["Resources"][f"{folder.title()}Function"]
+    assert function["Properties"]["CodeUri"] == f"functions/{folder}/"
+    assert template["Globals"]["Function"]["Handler"] == "app.handler"
+    assert "\nhandler = " in (root / "functions" / folder / "app.py").read_text()
+
+
+def test_layers(function: Json, resources: Json) -> None:
+    """Both functions have the shared layer and the ffmpeg layer."""
+    layers = [resources[layer["Ref"]]["Properties"]["LayerName"] for layer in function["Layers"]]
+    assert layers == ["SharedLayer", "FfmpegLayer"]
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "arm64"])
+def test_architectures(template: Json, root: Path, architecture: str) -> None:
+    """Functions and ffmpeg are of the architecture that the parameter says, and ffmpeg is pinned for it."""
+    assert architecture in template["Parameters"]["Architecture"]["AllowedValues"]
+    assert template["Globals"]["Function"]["Architectures"] == [{"Ref": "Architecture"}]
+    metadata = template["Resources"]["FfmpegLayer"]["Metadata"]
+    assert metadata["BuildArchitecture"] == {"Ref": "Architecture"}
+    working_directory = metadata["WorkingDirectory"]["Fn::Sub"].replace("${Architecture}", architecture)
+    assert (root / working_directory / "requirements.txt").is_file()
+
+
+def test_logs(function: Json, resources: Json) -> None:
+    """A function logs to a group of its own that forgets after a while."""
+    group = resources[function["LoggingConfig"]["LogGroup"]["Ref"]]
+    assert group["Type"] == "AWS::Logs::LogGroup"
+    assert group["Properties"]["LogGroupName"]["Fn::Sub"].endswith(
+        function["Environment"]["Variables"]["POWERTOOLS_SERVICE_NAME"]
+    )
+    assert group["Properties"]["RetentionInDays"] == 30
+
+
+@pytest.mark.parametrize(
+    ("variable", "parameter"), [("AWS_ENDPOINT_URL", "EndpointUrl"), ("AWS_ENDPOINT_URL_S3", "S3EndpointUrl")]
+)
+def test_endpoint_is_left_out_on_aws(
+    stack_with: Callable[..., Json], function: Json, variable: str, parameter: str
+) -> None:
+    """An endpoint exists only where somebody gave one: an empty one would hide what the local cloud sets."""
+    assert variable not in function["Environment"]["Variables"]
+    given = stack_with(**{parameter: "http://127.0.0.1:1"})["Resources"]["ChunkingFunction"]["Properties"]
+    assert given["Environment"]["Variables"][variable] == "http://127.0.0.1:1"

@@ -1,0 +1,47 @@
+"""What others find the stack's parts by."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+type Json = dict[str, Any]
+
+OUTPUTS = {
+    "InputBucketName": "InputBucket",
+    "OutputBucketName": "OutputBucket",
+    "JobsTableName": "JobsTable",
+    "SegmentCompletionsTableName": "SegmentCompletionsTable",
+    "ReassemblyTriggeredTableName": "ReassemblyTriggeredTable",
+    "ChunkingQueueUrl": "ChunkingQueue",
+    "ReassemblyQueueUrl": "ReassemblyQueue",
+    "SegmentQueueUrl": "SegmentQueue",
+}
+
+
+@pytest.mark.parametrize(("output", "resource"), OUTPUTS.items())
+def test_outputs(stack: Json, output: str, resource: str) -> None:
+    """Every name that others need is an output, in the words of the contract."""
+    assert stack["Outputs"][output]["Value"] == {"Ref": resource}
+
+
+@pytest.fixture
+def samconfig(root: Path) -> Json:
+    with (root / "samconfig.toml").open("rb") as file:
+        environments: Json = tomllib.load(file)["default"]
+    return environments
+
+
+def test_deploy_needs_no_flags(samconfig: Json) -> None:
+    """`sam deploy` knows the stack, where to put the packages, and that it may make roles."""
+    assert samconfig["global"]["parameters"]["stack_name"] == "media-worker"
+    assert samconfig["deploy"]["parameters"]["resolve_s3"] is True
+    assert samconfig["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
+
+
+def test_local_invoke_needs_no_function_name(samconfig: Json, resources: Json) -> None:
+    """`sam local invoke -e events/s3_put.json` means the chunking function."""
+    named = samconfig["local_invoke"]["parameters"]["function_logical_id"]
+    assert named == "ChunkingFunction"
+    assert resources[named]["Type"] == "AWS::Lambda::Function"

@@ -1,0 +1,92 @@
+"""What each function may do: these lists, and nothing else."""
+
+from typing import Any
+
+import pytest
+
+type Json = dict[str, Any]
+type Right = tuple[str, str]
+
+LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
+CONSUME = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"}
+
+RIGHTS: dict[str, dict[str, set[str]]] = {
+    "Chunking": {
+        "ChunkingLogGroup": LOG,
+        "ChunkingQueue": CONSUME,
+        "ReassemblyQueue": {"sqs:SendMessage"},
+        "InputBucket": {"s3:ListBucket"},
+        "InputBucket/input/*": {"s3:GetObject"},
+        "InputBucket/segments/*": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"},
+        "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+        "SegmentCompletionsTable": {"dynamodb:Query"},
+        "ReassemblyTriggeredTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+    },
+    "Reassembly": {
+        "ReassemblyLogGroup": LOG,
+        "ReassemblyQueue": CONSUME,
+        "OutputBucket": {"s3:ListBucket"},
+        "OutputBucket/jobs/*": {"s3:GetObject"},
+        "OutputBucket/jobs/*/final.mp4": {"s3:PutObject", "s3:AbortMultipartUpload"},
+        "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+        "SegmentCompletionsTable": {"dynamodb:Query"},
+        "ReassemblyTriggeredTable": {"dynamodb:UpdateItem"},
+    },
+}
+
+
+def listed[Item](value: Item | list[Item]) -> list[Item]:
+    return value if isinstance(value, list) else [value]
+
+
+def readable(resource: Json) -> str:
+    """`InputBucket/input/*` for what is below the ARN of InputBucket; a bare `*` breaks here."""
+    if "Fn::GetAtt" in resource:
+        logical_id, attribute = resource["Fn::GetAtt"]
+        assert attribute == "Arn"
+        return str(logical_id)
+    return str(resource["Fn::Sub"]).replace("${", "").replace(".Arn}", "")
+
+
+def rights(role: Json) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for policy in role["Policies"]:
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert statement["Effect"] == "Allow"
+            for resource in listed(statement["Resource"]):
+                found.setdefault(readable(resource), set()).update(listed(statement["Action"]))
+    return found
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_rights(resources: Json, name: str) -> None:
+    """A function may do what its steps need, on the prefixes, tables and queues that they need, and no more."""
+    assert rights(resources[f"{name}Role"]["Properties"]) == RIGHTS[name]
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_no_rights_from_elsewhere(resources: Json, name: str) -> None:
+    """No managed policy adds to a role."""
+    assert "ManagedPolicyArns" not in resources[f"{name}Role"]["Properties"]
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_no_wildcard_action(resources: Json, name: str) -> None:
+    """No action is a pattern: what AWS adds later is not granted by that."""
+    assert not any(
+        "*" in action for actions in rights(resources[f"{name}Role"]["Properties"]).values() for action in actions
+    )
+
+
+@pytest.mark.parametrize("name", RIGHTS)
+def test_role_belongs_to_its_function(resources: Json, name: str) -> None:
+    """Each function has the role of its name, which only Lambda can take on."""
+    assert resources[f"{name}Function"]["Properties"]["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+    (statement,) = resources[f"{name}Role"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+
+
+def test_no_other_roles(resources: Json) -> None:
+    """There are two roles; SAM adds none of its own."""
+    roles = {name for name, resource in resources.items() if resource["Type"] == "AWS::IAM::Role"}
+    assert roles == {"ChunkingRole", "ReassemblyRole"}

@@ -1,0 +1,163 @@
+"""S3 keys: what is built is parsed again, and nothing else is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from media_worker.keys import (
+    MAX_SEGMENTS,
+    MODES,
+    OutputSegmentKey,
+    SegmentKey,
+    build_final_key,
+    build_output_segment_key,
+    build_segment_key,
+    build_source_key,
+    is_job_id,
+    parse_input_key,
+    parse_output_segment_key,
+    parse_segment_key,
+)
+
+job_ids = st.text(min_size=1).filter(is_job_id)
+plans = st.integers(1, MAX_SEGMENTS).flatmap(lambda total: st.tuples(st.integers(0, total - 1), st.just(total)))
+
+NOT_JOB_IDS = ["", ".", "..", "a/b", "/", "a\n", "\x00", "\x7f", "\x85", "a\ud800"]
+
+
+@given(job_ids)
+@example("with space + plus % percent")
+@example("ünïcødé-映画")
+@example("source.mp4")
+def test_a_source_key_is_parsed_to_its_job(job_id: str) -> None:
+    """parse(build(job)) == job, for every job id."""
+    assert parse_input_key(build_source_key(job_id)) == job_id
+
+
+@given(job_ids, plans, st.sampled_from(MODES))
+def test_a_segment_key_is_parsed_to_its_parts(job_id: str, plan: tuple[int, int], mode: Any) -> None:
+    """parse(build(x)) == x, for every segment."""
+    key = build_segment_key(job_id, *plan, mode)
+    assert parse_segment_key("bucket", key) == SegmentKey("bucket", job_id, *plan, mode)
+
+
+@given(job_ids, st.integers(0, MAX_SEGMENTS - 1))
+def test_a_processed_segments_key_is_parsed_to_its_parts(job_id: str, index: int) -> None:
+    """parse(build(x)) == x, for every processed segment."""
+    key = build_output_segment_key(job_id, index)
+    assert parse_output_segment_key("bucket", key) == OutputSegmentKey("bucket", job_id, index)
+
+
+@given(st.text())
+def test_a_key_that_is_parsed_is_the_one_that_would_be_built(key: str) -> None:
+    """No two keys mean the same source, and no text breaks the parsers."""
+    if job_id := parse_input_key(key):
+        assert build_source_key(job_id) == key
+    assert parse_segment_key("bucket", key) is None
+    assert parse_output_segment_key("bucket", key) is None
+
+
+def test_keys_are_the_contracts() -> None:
+    """Others build the same keys: they are fixed to the letter."""
+    assert build_source_key("j") == "input/j/source.mp4"
+    assert build_segment_key("j", 7, 120, "sbs") == "segments/j/00007_00120_sbs.mp4"
+    assert build_segment_key("j", 0, 1, "anaglyph") == "segments/j/00000_00001_anaglyph.mp4"
+    assert build_output_segment_key("j", 7) == "jobs/j/segments/7.mp4"
+    assert build_final_key("j") == "jobs/j/final.mp4"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "input/job/source.mov",
+        "input/job/source.mp4/",
+        "input/job/other.mp4",
+        "input/a/b/source.mp4",
+        "input//source.mp4",
+        "input/../source.mp4",
+        "input/./source.mp4",
+        "Input/job/source.mp4",
+        "/input/job/source.mp4",
+        "input/job/source.mp4\n",
+        "input/jo\x00b/source.mp4",
+        "segments/job/00000_00001_sbs.mp4",
+    ],
+)
+def test_a_foreign_key_is_no_source(key: str) -> None:
+    """Anything but input/{job_id}/source.mp4 has no job."""
+    assert parse_input_key(key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "segments/job/0_1_sbs.mp4",
+        "segments/job/00001_00001_sbs.mp4",
+        "segments/job/00000_00000_sbs.mp4",
+        "segments/job/00000_00001_vr.mp4",
+        "segments/job/000000_00001_sbs.mp4",
+        "segments/job/\u0660\u0660\u0660\u0660\u0660_00001_sbs.mp4",
+        "segments/../00000_00001_sbs.mp4",
+        "segments/a/b/00000_00001_sbs.mp4",
+    ],
+)
+def test_a_foreign_key_is_no_segment(key: str) -> None:
+    """Wrong digits, an index that is not below the total, an unknown mode: no segment."""
+    assert parse_segment_key("bucket", key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "jobs/job/segments/00.mp4",
+        "jobs/job/segments/01.mp4",
+        "jobs/job/segments/-1.mp4",
+        "jobs/job/segments/99999.mp4",
+        "jobs/job/segments/100000.mp4",
+        "jobs/job/segments/.mp4",
+        "jobs/job/final.mp4",
+        "jobs/../segments/0.mp4",
+    ],
+)
+def test_a_foreign_key_is_no_processed_segment(key: str) -> None:
+    """Indexes have one spelling, and end where the segments' do."""
+    assert parse_output_segment_key("bucket", key) is None
+
+
+@pytest.mark.parametrize("job_id", NOT_JOB_IDS)
+@pytest.mark.parametrize(
+    "build",
+    [
+        build_source_key,
+        build_final_key,
+        lambda job_id: build_segment_key(job_id, 0, 1, "sbs"),
+        lambda job_id: build_output_segment_key(job_id, 0),
+    ],
+)
+def test_a_job_id_is_one_path_component(build: Callable[[str], str], job_id: str) -> None:
+    """No builder makes a key that would lie elsewhere."""
+    with pytest.raises(ValueError, match="not one non-empty path component"):
+        build(job_id)
+
+
+@pytest.mark.parametrize(("index", "total"), [(-1, 1), (1, 1), (0, 0), (0, MAX_SEGMENTS + 1)])
+def test_a_segments_index_is_below_the_total(index: int, total: int) -> None:
+    """There is no key for a segment outside its plan, nor for more than five digits tell."""
+    with pytest.raises(ValueError, match="want 0 <= index < total"):
+        build_segment_key("j", index, total, "sbs")
+
+
+@pytest.mark.parametrize("index", [-1, MAX_SEGMENTS])
+def test_a_processed_segments_index_is_in_range(index: int) -> None:
+    """There is no key for a processed segment that cannot be."""
+    with pytest.raises(ValueError, match="not in 0"):
+        build_output_segment_key("j", index)
+
+
+def test_a_mode_is_one_of_two() -> None:
+    """An unknown mode never gets into a key."""
+    mode: Any = "vr"
+    with pytest.raises(ValueError, match="'vr' is none of anaglyph, sbs"):
+        build_segment_key("j", 0, 1, mode)
