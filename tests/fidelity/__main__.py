@@ -1,8 +1,9 @@
-"""python -m tests.fidelity CORPUS_DIR [--engine copy] [--make]
+"""Judge engines: python -m tests.fidelity CORPUS_DIR [--engine copy] [--make].
 
 Prints a verdict for every media file in the folder, and the totals. `--make` first fills the folder with clips.
 """
 
+# ruff: noqa: T201 -- a command that prints its findings
 from __future__ import annotations
 
 import argparse

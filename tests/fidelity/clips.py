@@ -6,11 +6,14 @@ afterwards by `rewritten.py`, for what ffmpeg does not write.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .probe import ProbeFailed, run, tool
 from .rewritten import REWRITTEN
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
 
 SECONDS = 6
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
@@ -127,8 +130,23 @@ def _sounds() -> dict[str, list[str]]:
         "pcm_s24le.mov": av("-c:a", "pcm_s24le", sound=44100),
         "pcm_ipcm.mp4": av("-c:a", "pcm_s16le"),
         "two_sounds.mp4": [*two, "-c:a:0", "aac", "-c:a:1", "ac3"],
-        "four_sounds.mov": [*two, "-map", "1", "-map", "2", "-c:a:0", "aac", "-c:a:1", "ac3", "-c:a:2", "pcm_s16le"]
-        + ["-c:a:3", "alac", "-metadata:s:a:1", "language=deu"],
+        "four_sounds.mov": [
+            *two,
+            "-map",
+            "1",
+            "-map",
+            "2",
+            "-c:a:0",
+            "aac",
+            "-c:a:1",
+            "ac3",
+            "-c:a:2",
+            "pcm_s16le",
+            "-c:a:3",
+            "alac",
+            "-metadata:s:a:1",
+            "language=deu",
+        ],
         "audio_longer.mp4": [*video(), *audio(seconds=9), *H264, *AAC],
         "audio_shorter.mp4": [*video(), *audio(seconds=2.5), *H264, *AAC],
         "audio_much_longer.mp4": [*video(seconds=2), *audio(seconds=12), *H264, *AAC],
@@ -158,22 +176,64 @@ def _edits_and_layouts() -> dict[str, list[str]]:
         "fragmented_with_moov.mp4": [*source, "-movflags", "frag_keyframe"],
         "fragmented_late.mp4": ["-itsoffset", "30", *source, "-copyts", "-movflags", "frag_keyframe+empty_moov"],
         "fragmented_pcm.mov": [*_av(*H264, "-c:a", "pcm_s16le"), "-movflags", "frag_keyframe+empty_moov"],
-        "fragmented_opus_vfr.mp4": ["-i", "{folder}/vfr_bframes.mp4", "-c:v", "copy", "-c:a", "libopus"]
-        + ["-movflags", "frag_keyframe+delay_moov"],
+        "fragmented_opus_vfr.mp4": [
+            "-i",
+            "{folder}/vfr_bframes.mp4",
+            "-c:v",
+            "copy",
+            "-c:a",
+            "libopus",
+            "-movflags",
+            "frag_keyframe+delay_moov",
+        ],
         "fragmented_trimmed.mp4": ["-ss", "1.37", *source, "-movflags", "frag_keyframe+delay_moov"],
         "hybrid.mp4": [*source, "-movflags", "hybrid_fragmented"],
         "rotated.mp4": ["-display_rotation", "90", *source],
         "mirrored.mp4": ["-display_hflip", *source],
         "timecode.mov": [*source, "-timecode", "01:00:00:00"],
         "timecode.mp4": [*source, "-timecode", "10:11:12:13"],
-        "subtitles.mp4": [*subtitled, *source, "-map", "1", "-map", "0", "-c:s", "mov_text"]
-        + ["-metadata:s:s:0", "language=fra"],
+        "subtitles.mp4": [
+            *subtitled,
+            *source,
+            "-map",
+            "1",
+            "-map",
+            "0",
+            "-c:s",
+            "mov_text",
+            "-metadata:s:s:0",
+            "language=fra",
+        ],
         "chapters.mp4": ["-i", "{folder}/chapters.txt", *source, "-map", "1", "-map_metadata", "0"],
         "chapters.mov": ["-i", "{folder}/chapters.txt", *source, "-map", "1", "-map_metadata", "0"],
-        "cover.mp4": [*source[:2], *video(seconds=0.04), "-map", "0", "-map", "1", *COPY, "-c:v:1", "mjpeg"]
-        + ["-pix_fmt:v:1", "yuvj420p", "-disposition:v:1", "attached_pic"],
-        "metadata.mp4": [*source, "-metadata", "title=Film", "-metadata", "comment=x", "-metadata:s:a", "language=jpn"]
-        + ["-metadata", "creation_time=2021-03-04T05:06:07Z", "-metadata:s:v", "handler_name=Camera"],
+        "cover.mp4": [
+            *source[:2],
+            *video(seconds=0.04),
+            "-map",
+            "0",
+            "-map",
+            "1",
+            *COPY,
+            "-c:v:1",
+            "mjpeg",
+            "-pix_fmt:v:1",
+            "yuvj420p",
+            "-disposition:v:1",
+            "attached_pic",
+        ],
+        "metadata.mp4": [
+            *source,
+            "-metadata",
+            "title=Film",
+            "-metadata",
+            "comment=x",
+            "-metadata:s:a",
+            "language=jpn",
+            "-metadata",
+            "creation_time=2021-03-04T05:06:07Z",
+            "-metadata:s:v",
+            "handler_name=Camera",
+        ],
         "metadata_mdta.mov": [*source, "-metadata", "com.example.key=1", "-movflags", "use_metadata_tags"],
         "two_videos.mp4": [
             *video(),
@@ -190,8 +250,15 @@ def _edits_and_layouts() -> dict[str, list[str]]:
         ],
         "colour_full_range.mp4": _av(*H264, "-color_range", "pc", "-colorspace", "bt709", "-color_trc", "bt709", *AAC),
         "anamorphic.mp4": _av(*H264, "-aspect", "16:9", *AAC),
-        "fragmented_subtitles.mp4": ["-i", "{folder}/subtitles.mp4", "-map", "0", *COPY]
-        + ["-movflags", "frag_keyframe+empty_moov"],
+        "fragmented_subtitles.mp4": [
+            "-i",
+            "{folder}/subtitles.mp4",
+            "-map",
+            "0",
+            *COPY,
+            "-movflags",
+            "frag_keyframe+empty_moov",
+        ],
         "3gp.3gp": [*source, "-f", "3gp"],
     }
 

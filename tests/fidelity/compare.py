@@ -1,13 +1,16 @@
-"""The verdict on one file: is what came out what went in?"""
+"""The verdict on one file: whether what came out is what went in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from .probe import Stream, Unit
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .probe import Stream, Unit
 
 TOLERANCE_S = Fraction(1, 1000)
 
@@ -71,7 +74,7 @@ def _difference(before: Sequence[Unit], after: Sequence[Unit]) -> str:
 
 
 def compare_segments(source: Sequence[Stream], segments: Sequence[Sequence[Stream]]) -> Finding:
-    """Do the segments, each played alone, show all pictures of the source, in order?"""
+    """Whether the segments, each played alone, show all pictures of the source, in order."""
     for number, stream in enumerate(source):
         if stream.kind != "video" or not stream.pictures:
             continue

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from media_worker.mp4.errors import Mp4Error
 from media_worker.mp4.join import plan_join
 from media_worker.mp4.movie import Movie, read_movie
 from media_worker.mp4.origin import ORIGIN_UUID
-from media_worker.mp4.source import Read
 from media_worker.mp4.split import lay_out, plan_split
 
 from .probe import ProbeFailed, run, tool
+
+if TYPE_CHECKING:
+    from media_worker.mp4.source import Read
 
 
 class Refused(Exception):
@@ -105,7 +108,7 @@ def remux_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Ou
 
 
 def plain_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
-    """Cut by ffmpeg itself (`-f segment`), joined by the copy engine: sources that only ffmpeg can cut end like this."""
+    """Cut by ffmpeg itself (`-f segment`), joined by the copy engine: so end sources that only ffmpeg can cut."""
     argv = [tool("ffmpeg"), "-v", "error", "-i", str(source), "-map", "0", "-ignore_unknown", "-c", "copy"]
     cut = ["-f", "segment", "-segment_time", f"{float(segment_duration_s):.6f}", "-reset_timestamps", "1"]
     try:

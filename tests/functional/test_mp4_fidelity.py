@@ -1,9 +1,9 @@
-"""The copy engine on real files, judged by what ffmpeg decodes. `make fidelity` runs all the clips; here are the worst."""
+"""The copy engine on real files, judged by what ffmpeg decodes. `make fidelity` runs all clips, here are the worst."""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +13,9 @@ from tests.fidelity.engines import copy_engine, splice_engine
 from tests.fidelity.judge import judge
 from tests.fidelity.probe import read_streams, run, tool
 from tests.fidelity.reencode import reencoded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXACT = [
     "h264_bframes.mp4",
@@ -82,4 +85,6 @@ def test_thirty_joins_of_encoded_segments_stay_in_sync(tmp_path: Path) -> None:
     assert abs(len(packets[0]) - len(packets[1])) <= 1
     tick = Fraction(1, 1000)  # workers write edit lists in milliseconds
     for was, now in zip(*packets, strict=False):
-        assert was is not None and now is not None and abs(was - now) <= tick
+        assert was is not None
+        assert now is not None
+        assert abs(was - now) <= tick

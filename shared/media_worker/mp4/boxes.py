@@ -7,10 +7,13 @@ about (user data, colour, HDR, vendor boxes) comes out byte for byte.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .errors import BrokenFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 type Buffer = bytes | memoryview
 
@@ -19,6 +22,7 @@ CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"
 # A box costs 8 bytes in the file and some 150 in memory: without a bound a 60 MB `moov` of empty boxes takes 1 GB.
 MAX_CHILDREN = 4096
 MAX_DEPTH = 10
+FULL_BOX_BYTES = 4  # version and flags
 _SIZE_AND_KIND = struct.Struct(">I4s")
 _LARGE_SIZE = struct.Struct(">Q")
 
@@ -54,9 +58,11 @@ class Box:
         return box
 
     def find_all(self, kind: bytes) -> Iterator[Box]:
+        """All children of a kind."""
         return (child for child in self.children or () if child.kind == kind)
 
     def with_children(self, children: tuple[Box, ...]) -> Box:
+        """The same container with other children."""
         return replace(self, children=children)
 
     @property
@@ -75,6 +81,7 @@ class Box:
                 yield from child.pieces()
 
     def to_bytes(self) -> bytes:
+        """The box as it stands in a file."""
         return b"".join(self.pieces())
 
 
@@ -141,7 +148,8 @@ def full_box(version: int, flags: int = 0) -> bytes:
 
 
 def version_and_flags(box: Box) -> tuple[int, int]:
-    if len(box.payload) < 4:
+    """What opens every full box (4.2)."""
+    if len(box.payload) < FULL_BOX_BYTES:
         raise BrokenFile(f"box {_shown(box.kind)} is too short")
     word = int.from_bytes(box.payload[:4], "big")
     return word >> 24, word & 0xFFFFFF

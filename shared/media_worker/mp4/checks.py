@@ -5,7 +5,7 @@ from __future__ import annotations
 from operator import add
 from typing import TYPE_CHECKING
 
-from .boxes import Box, parse_boxes
+from .boxes import FULL_BOX_BYTES, Box, parse_boxes
 from .errors import BrokenFile, Unsupported
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def _check_descriptions(track: Track) -> None:
 
 
 def _data_references(dref: Box | None) -> list[bool]:
-    """For each data reference: is it this file itself? (8.7.2)"""
+    """For each data reference: is it this file itself (8.7.2)."""
     if dref is None:
         return []
     entries = parse_boxes(memoryview(dref.payload)[8:], b"dref")
-    return [len(entry.payload) >= 4 and bool(entry.payload[3] & _SELF_CONTAINED) for entry in entries]
+    return [len(entry.payload) >= FULL_BOX_BYTES and bool(entry.payload[3] & _SELF_CONTAINED) for entry in entries]
 
 
 def _check_no_file_offsets(holder: Box) -> None:

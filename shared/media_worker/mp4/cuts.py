@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from .errors import Unsupported
 from .runs import Timeline
-from .tables import SampleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from fractions import Fraction
+
+    from .tables import SampleTable
 
 # A composition time for each sample is 8 bytes in memory: this bounds what a hostile run count can cost.
 MAX_REORDERED_SAMPLES = 32_000_000

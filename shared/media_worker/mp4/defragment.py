@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .edits import EMPTY, Edit, exact_movie_timescale
 from .errors import Unsupported
-from .gathering import Gathered
 from .tables import SampleTable, concat_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .gathering import Gathered
     from .movie import Track
 
 

@@ -1,4 +1,4 @@
-"""Sample descriptions: are two of them the same, and can both be in one track? (ISO/IEC 14496-12, 8.5.2)
+"""Sample descriptions: which are the same, and which can share a track (ISO/IEC 14496-12, 8.5.2).
 
 An encoder that ran once for each segment writes the same codec configuration every time, but its own bit rates.
 """
@@ -6,9 +6,12 @@ An encoder that ran once for each segment writes the same codec configuration ev
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .boxes import Box
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .boxes import Box
 
 _BIT_RATES = re.compile(rb"\0\0\0\x14btrt.{12}", re.DOTALL)
 _ES_TAG, _DECODER_CONFIG_TAG = 3, 4

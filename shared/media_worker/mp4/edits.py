@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from .boxes import Box, full_box, unpack, version_and_flags
 from .errors import BrokenFile
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EMPTY = -1
 NORMAL_RATE = 0x10000
@@ -30,6 +33,7 @@ class Edit:
 
     @property
     def is_empty(self) -> bool:
+        """Whether it shows nothing."""
         return self.media_time == EMPTY
 
 
@@ -43,6 +47,7 @@ class Span:
 
     @property
     def film_end(self) -> Fraction | None:
+        """When it is over; None when it goes on as far as the media does."""
         return None if self.media_end is None else self.film_start + self.media_end - self.media_start
 
 
@@ -59,6 +64,7 @@ def parse_edits(elst: Box | None) -> tuple[Edit, ...]:
 
 
 def build_elst(edits: Sequence[Edit]) -> Box:
+    """The edit list as a box, in the version that its numbers need."""
     is_large = any(edit.duration >= 1 << 32 or edit.media_time >= 1 << 31 for edit in edits)
     entry = _ENTRY[1 if is_large else 0]
     head = full_box(1 if is_large else 0) + struct.pack(">I", len(edits))
@@ -106,6 +112,7 @@ def media_time_at(spans: Sequence[Span], film: Fraction) -> Fraction | None:
 
 
 def is_shown(spans: Sequence[Span], media_time: int) -> bool:
+    """Whether any part of the edit list shows this moment of the media."""
     return any(
         span.media_start <= media_time and (span.media_end is None or media_time < span.media_end) for span in spans
     )

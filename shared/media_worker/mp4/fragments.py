@@ -7,14 +7,17 @@ one read, of about the size of the last `moof`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .boxes import Box, parse_boxes, unpack, version_and_flags
 from .errors import BrokenFile, Unsupported
 from .gathering import Gathered, Run
 from .source import TopBox, Window
 from .stbl import integers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 MAX_FRAGMENTS = 100_000
 MAX_MOOF_BYTES = 64 << 20
@@ -40,6 +43,7 @@ class Defaults:
 
 
 def has_fragments(moov: Box) -> bool:
+    """Whether the `moov` announces fragments."""
     return moov.find(b"mvex") is not None
 
 
@@ -124,7 +128,7 @@ def _parse_tfhd(tfhd: Box, default: Defaults, moof_at: int, data_at: int) -> tup
 
 def _parse_trun(trun: Box, default: Defaults) -> tuple[Run, int | None]:
     """The samples of one run, and its data offset."""
-    version, flags = version_and_flags(trun)
+    _version, flags = version_and_flags(trun)
     (count,) = unpack(_U32, trun, 4)
     at, offset, first_flags = 8, None, None
     if flags & DATA_OFFSET:

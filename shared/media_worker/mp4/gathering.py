@@ -6,8 +6,9 @@ from array import array
 from dataclasses import dataclass, field
 
 from .errors import BrokenFile, Unsupported
+from .places import Chunks, Sizes
 from .runs import Runs
-from .tables import Chunks, SampleTable, Sizes
+from .tables import SampleTable
 
 # 37 hours of 60 fps; a run of samples without fields of their own costs the file nothing and the reader 16 bytes each.
 MAX_SAMPLES = 8_000_000
@@ -31,6 +32,7 @@ class Run:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of media in the run."""
         return self.count * self.sizes if isinstance(self.sizes, int) else sum(self.sizes)
 
 
@@ -60,6 +62,7 @@ class Gathered:
         self.now = time
 
     def add(self, run: Run, data_at: int, description: int) -> None:
+        """Append a run whose media lies at `data_at`."""
         if not run.count:
             return
         if len(self.sizes) + run.count > MAX_SAMPLES:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .boxes import Box, full_box, unpack, version_and_flags
 from .errors import BrokenFile
 from .runs import Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _PAIR = struct.Struct(">II")
 
@@ -22,6 +25,7 @@ class SampleGroup:
     description: bytes  # payload of the sgpd box
 
     def slice(self, first: int, end: int) -> SampleGroup:
+        """The memberships of samples `first` to `end` (exclusive)."""
         return replace(self, members=self.members.slice(first, end))
 
     @staticmethod
@@ -71,7 +75,7 @@ def build_groups(groups: Sequence[SampleGroup]) -> list[Box]:
     """`sgpd` and `sbgp` boxes; descriptions first, each of them once."""
     boxes = [Box(b"sgpd", description) for description in dict.fromkeys(group.description for group in groups)]
     for group in groups:
-        version = 0 if len(group.grouping) == 4 else 1
+        version = 1 if group.grouping[4:] else 0
         head = full_box(version) + group.grouping + struct.pack(">I", len(group.members.counts))
         pairs = zip(group.members.counts, group.members.values, strict=True)
         boxes.append(Box(b"sbgp", head + b"".join(_PAIR.pack(*pair) for pair in pairs)))

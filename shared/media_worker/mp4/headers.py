@@ -11,10 +11,12 @@ _U32 = struct.Struct(">I")
 
 
 def movie_timescale(mvhd: Box) -> int:
+    """Ticks in a second of the film."""
     return _timescale(mvhd)
 
 
 def media_timescale(mdhd: Box) -> int:
+    """Ticks in a second of a track."""
     return _timescale(mdhd)
 
 
@@ -25,6 +27,7 @@ def track_id(tkhd: Box) -> int:
 
 
 def is_enabled(tkhd: Box) -> bool:
+    """Whether the track is meant to be played."""
     return bool(version_and_flags(tkhd)[1] & 1)
 
 

@@ -6,20 +6,24 @@ result is the source's own index again. Else the pieces are laid end to end by t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from .errors import numbers_that_fit
-from .movie import Movie
 from .origin import is_origin_box
-from .pieces import JointTrack
 from .ranges import RangeMap, ranges_of
 from .restore import restore
 from .splice import splice
 from .summary import MovieSummary, summary_of
 from .tables import concat_tables
 from .writer import NewMovie, NewTrack, build_header
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .movie import Movie
+    from .pieces import JointTrack
 
 # Bytes between samples (a moov at the end, padding, dropped packets) that are copied along rather than cut out:
 # every further range is a further request.
@@ -46,10 +50,12 @@ class FinalLayout:
 
     @property
     def media_bytes(self) -> int:
+        """Bytes behind the header."""
         return sum(each.length for each in self.ranges)
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of the finished film."""
         return len(self.header) + self.media_bytes
 
 

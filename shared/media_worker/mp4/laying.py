@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from .errors import Unsupported
 from .runs import Runs, Timeline
 from .tables import SampleTable, concat_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
@@ -112,7 +116,7 @@ class _Strip:
 
     @property
     def opens_hidden(self) -> bool:
-        """Is the first packet hidden in part, with others behind it?"""
+        """Whether the first packet is hidden in part, with others behind it."""
         return self.starts_at < self.zero + self.piece.media_start and self.first + 1 < self.end
 
     def end_by(self, time: int) -> None:
@@ -137,7 +141,7 @@ def lay_sound(pieces: Sequence[Piece | None]) -> Laid:
     is_pcm = all(piece.table.is_pcm for piece in filled)
     surplus = 0
     lengths: list[int] = []
-    for before, after in zip(strips, strips[1:], strict=False):
+    for before, after in itertools.pairwise(strips):
         surplus = _fit(before, after, 0 if is_pcm else surplus)
         lengths.append(after.starts_at - before.starts_at)
     close = _closed_pcm if is_pcm else _lasting

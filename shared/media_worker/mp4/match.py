@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .boxes import Box
 from .descriptions import why_incompatible
 from .errors import TracksDiffer
 from .movie import Movie, Track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .boxes import Box
 
 # A writer leaves out tracks without samples; subtitles, timecodes and other sparse tracks may well have none.
 NEVER_MISSING = frozenset({b"vide", b"soun"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from . import headers
 from .boxes import Box, parse_boxes, unpack
@@ -16,7 +17,9 @@ from .fragments import has_fragments, parse_defaults, read_fragments
 from .sound import with_true_sizes
 from .source import Read, Window, find_index
 from .stbl import TABLES, parse_sample_table
-from .tables import SampleTable
+
+if TYPE_CHECKING:
+    from .tables import SampleTable
 
 MAX_TRACKS = 256
 MAX_EDITS = 4096
@@ -37,17 +40,21 @@ class Track:
 
     @property
     def name(self) -> str:
+        """The track as messages call it."""
         return f"track {self.track_id} ({self.handler.decode('latin-1')})"
 
     @property
     def is_video(self) -> bool:
+        """Whether it holds pictures."""
         return self.handler == b"vide"
 
     @property
     def codecs(self) -> tuple[bytes, ...]:
+        """The kinds of its sample descriptions."""
         return tuple(entry.kind for entry in self.descriptions)
 
     def spans(self, movie_timescale: int) -> tuple[Span, ...] | None:
+        """What is shown of it and when; None when it does not run straight through."""
         return spans_of(self.edits, self.timescale, movie_timescale)
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from .boxes import Box
 from .edits import Edit
-from .tables import SampleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .tables import SampleTable
 
 ORIGIN_UUID = bytes.fromhex("6d656469612d776f726b65722d637574")  # "media-worker-cut"
 MAX_NOTE_BYTES = 1 << 20
@@ -43,10 +47,12 @@ class Origin:
 
 
 def origin_box(origin: Origin) -> Box:
+    """The note as a box."""
     return Box(b"uuid", ORIGIN_UUID + json.dumps(asdict(origin), separators=(",", ":")).encode())
 
 
 def is_origin_box(box: Box) -> bool:
+    """Whether it is such a note."""
     return box.kind == b"uuid" and bytes(box.payload[:16]) == ORIGIN_UUID
 
 

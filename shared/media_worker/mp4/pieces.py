@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .boxes import Box
-from .edits import Edit
-from .tables import SampleTable
+if TYPE_CHECKING:
+    from .boxes import Box
+    from .edits import Edit
+    from .tables import SampleTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
-from .tables import Chunks, SampleTable
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .places import Chunks
+    from .tables import SampleTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class ByteRange:
 
     @property
     def end(self) -> int:
+        """The byte behind the last one."""
         return self.offset + self.length
 
 
@@ -33,12 +38,14 @@ class RangeMap:
 
     @classmethod
     def of(cls, ranges: Iterable[ByteRange]) -> RangeMap:
+        """A map of ranges that are in file order and apart from each other."""
         kept = tuple(ranges)
         places = array("Q", accumulate((each.length for each in kept), initial=0))
         return cls(kept, array("Q", (each.offset for each in kept)), places)
 
     @property
     def total_bytes(self) -> int:
+        """Bytes of all ranges together."""
         return self._places[-1]
 
     def place_of(self, offset: int) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from .movie import Movie, Track
 from .origin import Origin, digest_of, find_origin
 from .pieces import Joint, JointTrack
-from .tables import SampleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .movie import Movie, Track
+    from .tables import SampleTable
 
 
 def restore(movies: Sequence[Movie]) -> Joint | None:

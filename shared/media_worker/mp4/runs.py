@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, groupby, islice, repeat
 from operator import mul
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,7 @@ class Runs:
 
     @classmethod
     def of(cls, counts: Iterable[int], values: Iterable[int]) -> Runs:
+        """Runs of given counts and values; those of no length are left out."""
         count_array, value_array = array("Q", counts), array("q", values)
         if count_array.count(0):
             kept = [(count, value) for count, value in zip(count_array, value_array, strict=True) if count]
@@ -32,6 +36,7 @@ class Runs:
 
     @classmethod
     def constant(cls, count: int, value: int) -> Runs:
+        """The same value so many times."""
         return cls.of([count] if count else [], [value] if count else [])
 
     @classmethod
@@ -99,6 +104,7 @@ class Runs:
         return self if not by else Runs(self.counts, array("q", (value + by for value in self.values)), self.starts)
 
     def scaled(self, factor: int) -> Runs:
+        """Every item times a factor."""
         return self if factor == 1 else Runs(self.counts, array("q", (v * factor for v in self.values)), self.starts)
 
     def with_last(self, value: int) -> Runs:
@@ -106,6 +112,7 @@ class Runs:
         return Runs.concat((self.slice(0, len(self) - 1), Runs.constant(1, value)))
 
     def total(self) -> int:
+        """The sum of all items."""
         return sum(map(mul, self.counts, self.values))
 
 
@@ -118,6 +125,7 @@ class Timeline:
 
     @classmethod
     def of(cls, durations: Runs) -> Timeline:
+        """Runs of given counts and values; those of no length are left out."""
         sums = accumulate(map(mul, durations.counts, durations.values), initial=0)
         return cls(durations, array("q", sums))
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .boxes import Box, unpack
 from .errors import Unsupported
-from .tables import SampleTable, Sizes
+from .places import Sizes
+
+if TYPE_CHECKING:
+    from .tables import SampleTable
 
 _ENTRY = struct.Struct(">8xH6xHH")  # version, channels, bits for each sample
 _VERSION_1 = struct.Struct(">28xIIII")  # samples per packet, bytes per packet, bytes per frame, bytes per sample
 _VERSION_2 = struct.Struct(">40xI4xIIII")  # channels, bits per channel, flags, bytes and samples per packet
+LPCM_VERSION = 2
 PCM_BITS = {
     b"twos": 0, b"sowt": 0, b"raw ": 0, b"NONE": 0, b"in24": 24, b"in32": 32, b"fl32": 32, b"fl64": 64,
     b"ulaw": 8, b"alaw": 8,
@@ -42,6 +47,6 @@ def _bytes_per_sample(entry: Box) -> int | None:
         if samples > 1:
             raise Unsupported("QuickTime sound whose samples share packets")
         return frame_bytes or None
-    if version == 2 and entry.kind == b"lpcm":
+    if version == LPCM_VERSION and entry.kind == b"lpcm":
         return unpack(_VERSION_2, entry)[3] or None
     return None

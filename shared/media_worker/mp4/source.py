@@ -37,14 +37,17 @@ class TopBox:
 
     @property
     def payload_offset(self) -> int:
+        """Where the payload begins."""
         return self.offset + self.header_bytes
 
     @property
     def payload_bytes(self) -> int:
+        """The bytes behind the header."""
         return self.size_bytes - self.header_bytes
 
     @property
     def end(self) -> int:
+        """Where the next box begins."""
         return self.offset + self.size_bytes
 
 
@@ -57,6 +60,7 @@ class Window:
         self.jumps = 0
 
     def header_at(self, offset: int, peek_bytes: int = PEEK_BYTES) -> BoxHeader | None:
+        """The box header at `offset`, with what follows it fetched ahead; None at the end of the file."""
         if offset < self._start or offset + 16 > self._start + len(self._data):
             if offset + 8 > self.size_bytes:
                 return None

@@ -10,21 +10,25 @@ relative to the video of their own segment, so that no error adds up, whatever t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from .descriptions import merge
 from .edits import EMPTY, Edit, exact_movie_timescale
 from .errors import TracksDiffer
 from .laying import Piece, lay_in_order, lay_sound
 from .match import Row, match_tracks
-from .movie import Movie
 from .pieces import Joint, JointTrack
 from .runs import Runs
 from .split import main_track_number
-from .tables import SampleTable
 from .windows import Window, window_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .movie import Movie
+    from .tables import SampleTable
 
 MAX_TIMESCALE = 1 << 31
 

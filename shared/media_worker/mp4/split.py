@@ -6,19 +6,23 @@ layout = lay_out(movie, plan, 0)              header bytes + ranges of the sourc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from . import headers
 from .cuts import Cut, CutPoints, cut_points
 from .edits import Edit, Span, cut_spans, edits_of, exact_movie_timescale, film_time, is_shown, media_time_at
 from .errors import Unsupported, numbers_that_fit
-from .movie import Movie, Track
 from .origin import Origin, TrackOrigin, digest_of, is_origin_box, origin_box
 from .ranges import ByteRange, ranges_of
 from .summary import MovieSummary, summary_of
 from .writer import NewMovie, NewTrack, build_header
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .movie import Movie, Track
 
 MAX_SEGMENTS = 100_000  # five digits in a segment's key
 
@@ -36,6 +40,7 @@ class SplitPlan:
 
     @property
     def total_segments(self) -> int:
+        """How many segments there will be."""
         return len(self.starts_s)
 
     def samples(self, track_number: int, segment_index: int) -> tuple[int, int]:
@@ -54,10 +59,12 @@ class SegmentLayout:
 
     @property
     def media_bytes(self) -> int:
+        """Bytes behind the header."""
         return sum(each.length for each in self.ranges)
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of the finished segment."""
         return len(self.header) + self.media_bytes
 
 

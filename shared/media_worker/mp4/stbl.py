@@ -11,8 +11,9 @@ from itertools import accumulate
 from .boxes import Box, unpack
 from .errors import BrokenFile, Unsupported
 from .groups import parse_groups
+from .places import Chunks, Sizes
 from .runs import Runs
-from .tables import PER_SAMPLE_BYTES, Chunks, SampleTable, Sizes
+from .tables import PER_SAMPLE_BYTES, SampleTable
 
 _COUNT = struct.Struct(">4xI")
 _STSZ = struct.Struct(">4xII")
@@ -78,12 +79,15 @@ def _parse_sizes(stbl: Box) -> Sizes:
 def _compact_sizes(box: Box) -> array[int]:
     """`stz2`: 4, 8 or 16 bits for each size (8.7.3.3)."""
     bits, count = unpack(_STZ2, box)
-    if bits == 4:
-        nibbles = integers("B", box, 12, (count + 1) // 2)
-        return array("I", (half for byte in nibbles for half in (byte >> 4, byte & 15)))[:count]
-    if bits not in (8, 16):
-        raise BrokenFile(f"stz2 with sizes of {bits} bits")
-    return array("I", integers("B" if bits == 8 else "H", box, 12, count))
+    match bits:
+        case 4:
+            nibbles = integers("B", box, 12, (count + 1) // 2)
+            return array("I", (half for byte in nibbles for half in (byte >> 4, byte & 15)))[:count]
+        case 8:
+            return array("I", integers("B", box, 12, count))
+        case 16:
+            return array("I", integers("H", box, 12, count))
+    raise BrokenFile(f"stz2 with sizes of {bits} bits")
 
 
 def _parse_durations(stbl: Box, count: int) -> Runs:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from .movie import Movie
-from .writer import NewMovie
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .movie import Movie
+    from .writer import NewMovie
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from .edits import Span
 from .errors import Unsupported
-from .movie import Track
-from .tables import SampleTable
+
+if TYPE_CHECKING:
+    from .edits import Span
+    from .movie import Track
+    from .tables import SampleTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class Window:
     length: int  # how long it lasts
 
     def scaled_to(self, timescale: int) -> Window:
+        """The same on a clock that runs a whole number of times faster."""
         factor = timescale // self.timescale
         if factor == 1:
             return self
@@ -51,11 +55,11 @@ def window_of(track: Track, movie_timescale: int, segment_index: int, *, is_last
     if begin < composed or shows_hidden:
         begin, film_start = composed, film_start + composed - begin
     return Window(
-        track.table, track.timescale, begin, film_start, _length(track, first, begin, movie_timescale, is_last)
+        track.table, track.timescale, begin, film_start, _length(track, first, begin, movie_timescale, is_last=is_last)
     )
 
 
-def _length(track: Track, span: Span, begin: int, movie_timescale: int, is_last: bool) -> int:
+def _length(track: Track, span: Span, begin: int, movie_timescale: int, *, is_last: bool) -> int:
     """How long a track is shown: what its edit list says, unless that is only the rounded length of its samples.
 
     Writers give edit lists in milliseconds (ffmpeg's movie timescale is 1000). Added up over 200 segments, such

@@ -5,17 +5,22 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from . import headers
 from .boxes import Box, full_box, mdat_header
 from .edits import Edit, build_elst
 from .groups import build_groups
-from .ranges import RangeMap
-from .runs import Runs
-from .tables import Chunks, SampleTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .places import Chunks
+    from .ranges import RangeMap
+    from .runs import Runs
+    from .tables import SampleTable
 
 MAX_U32 = (1 << 32) - 1
 
@@ -165,6 +170,7 @@ def _stsz(table: SampleTable) -> Box:
 
 
 def chunk_offset_box(chunks: Chunks, media_at: int, *, wide: bool) -> Box:
+    """Where the chunks lie, for media that begin at `media_at`."""
     kind, code = (b"co64", "Q") if wide else (b"stco", "I")
     if not wide and media_at == 0:  # only measured: the offsets may not even fit
         return Box(kind, bytes(8 + 4 * len(chunks.offsets)))

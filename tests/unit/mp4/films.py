@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from media_worker.mp4 import Movie, SegmentLayout, Track, plan_join, read_movie
 from media_worker.mp4.boxes import Box, full_box
-from media_worker.mp4.edits import Edit
-from media_worker.mp4.join import FinalLayout
 from media_worker.mp4.origin import ORIGIN_UUID
+from media_worker.mp4.places import Chunks, Sizes
 from media_worker.mp4.runs import Runs
-from media_worker.mp4.tables import Chunks, SampleTable, Sizes
+from media_worker.mp4.tables import SampleTable
 from media_worker.mp4.writer import NewMovie, NewTrack, build_header
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from media_worker.mp4.edits import Edit
+    from media_worker.mp4.join import FinalLayout
 
 MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 FTYP = b"isom\0\0\2\0isomiso2mp41"
@@ -128,7 +133,8 @@ def samples_of(data: bytes, track: Track) -> list[Sample]:
     offsets = list(table.offsets) if table.offsets is not None else [0] * table.count
     sync = set(range(table.count)) if table.sync is None else set(table.sync)
     found = []
-    for number, place in enumerate(table.chunks.offsets):
+    for number, offset in enumerate(table.chunks.offsets):
+        place = offset
         for sample in range(table.chunks.starts[number], table.chunks.starts[number + 1]):
             size = table.sizes.between(sample, sample + 1)
             content = data[place : place + size]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from media_worker.mp4.boxes import Box, full_box, mdat_header
 
 from tests.unit.mp4.films import TrackSpec, make_film, sample_data
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NON_SYNC = 0x01010000
 

@@ -10,8 +10,9 @@ from itertools import cycle, islice
 
 import pytest
 from media_worker.mp4 import Movie, lay_out, plan_join, plan_split, read_movie
+from media_worker.mp4.places import Chunks, Sizes
 from media_worker.mp4.runs import Runs
-from media_worker.mp4.tables import Chunks, SampleTable, Sizes
+from media_worker.mp4.tables import SampleTable
 from media_worker.mp4.writer import NewMovie, NewTrack, build_header
 
 from tests.unit.mp4.films import FTYP, TrackSpec, moov_box, sound_entry, trak_box, video_entry
@@ -40,7 +41,7 @@ def film_header(video: SampleTable, sound: SampleTable, media_bytes: int) -> byt
 
 
 def ten_hours() -> tuple[bytes, int]:
-    """60 pictures a second with B-pictures, AAC at 48 kHz, chunks of half a second. Header and file size."""
+    """60 pictures a second with B-pictures, AAC at 48 kHz, half a second in a chunk; header and file size."""
     pictures, packets = HOURS_S * 60, HOURS_S * 48_000 // 1024
     sizes = Sizes.of(array("I", islice(cycle(range(2000, 60_000, 977)), pictures)))
     sound_sizes = Sizes.of(array("I", islice(cycle(range(200, 400, 7)), packets)))
@@ -65,7 +66,7 @@ def read_header(header: bytes, size_bytes: int) -> Movie:
 
 @pytest.mark.timeout(120)
 def test_ten_hours_are_read_in_seconds_and_little_memory() -> None:
-    """Arrays, not objects: some four million samples. (The limits leave room for a slow, shared machine.)"""
+    """Arrays, not objects: some four million samples. The limits leave room for a slow machine."""
     header, size_bytes = ten_hours()
     started = time.process_time()
     movie = read_header(header, size_bytes)
@@ -99,7 +100,8 @@ def test_a_film_of_over_100_gb_is_planned_right() -> None:
     segments = [read_header(header, size_bytes) for _ in range(5)]
     layout = plan_join(segments)
     assert layout.size_bytes > 150 * GB
-    assert b"co64" in layout.header and b"stco" not in layout.header[: layout.header.index(b"co64")]
+    assert b"co64" in layout.header
+    assert b"stco" not in layout.header[: layout.header.index(b"co64")]
     final = read_header(layout.header, layout.size_bytes)
     offsets = final.tracks[0].table.chunks.offsets
     assert offsets[0] == len(layout.header)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import pytest
 from media_worker.mp4 import Track, TracksDiffer, plan_join
 from media_worker.mp4.edits import EMPTY, Edit, film_time
-from media_worker.mp4.movie import Movie
 
 from tests.unit.mp4.films import (
     Sample,
@@ -20,6 +20,9 @@ from tests.unit.mp4.films import (
     sound_entry,
     video_entry,
 )
+
+if TYPE_CHECKING:
+    from media_worker.mp4.movie import Movie
 
 RATE, PACKET = 44100, 1024
 PICTURES = 51  # a segment of 2.04 seconds at 25 pictures a second

@@ -87,7 +87,8 @@ def test_other_tracks_are_in_sync_to_the_tick(specs: tuple[TrackSpec, ...], dura
             spans, own = whole.spans(movie.timescale), part.spans(segment.timescale)
             if first == end or not index:
                 continue
-            assert spans is not None and own is not None
+            assert spans is not None
+            assert own is not None
             origin = plan.starts_s[index] * whole.timescale
             begin = plan.cuts[number][index].media_time
             local = part.table.composition_start()
