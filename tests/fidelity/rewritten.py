@@ -133,6 +133,13 @@ def _edited(*edits_s: tuple[float, float, int]) -> Rewrite:
     )
 
 
+def with_bounds(path: Path) -> bytes:
+    """A `cslg` beside negative composition offsets, as QuickTime writes them."""
+    return _with_whole_file_as_media(
+        path, lambda movie: [_new(track, replace(track.table, has_bounds=True)) for track in movie.tracks]
+    )
+
+
 def without_edits(path: Path) -> bytes:
     return _with_whole_file_as_media(path, lambda movie: [_new(track, edits=()) for track in movie.tracks])
 
@@ -192,6 +199,7 @@ REWRITTEN: dict[str, tuple[str, Rewrite]] = {
     "edits_gap.mp4": ("h264_bframes.mp4", _edited((1.0, 0.0, NORMAL), (0.5, -1, NORMAL), (3.0, 2.0, NORMAL))),
     "edits_loop.mp4": ("h264_bframes.mp4", _edited((2.0, 3.0, NORMAL), (2.0, 0.0, NORMAL))),
     "edits_slow.mp4": ("h264_bframes.mp4", _edited((4.0, 0.0, HALF))),
+    "bounds.mp4": ("negative_offsets.mp4", with_bounds),
     "large_offsets.mp4": ("h264_bframes.mp4", large_offsets),
     "no_ftyp.mov": ("timecode.mov", without_ftyp),
     "empty_track.mp4": ("h264_bframes.mp4", with_empty_track),

@@ -46,6 +46,7 @@ def parse_sample_table(stbl: Box) -> SampleTable:
         per_sample=_parse_per_sample(stbl, count),
         groups=parse_groups(stbl, count),
         partial_sync=_parse_numbers(stbl.find(b"stps"), count),
+        has_bounds=stbl.find(b"cslg") is not None,
     )
 
 

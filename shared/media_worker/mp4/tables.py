@@ -36,6 +36,7 @@ class SampleTable:
     per_sample: dict[bytes, bytes] = field(default_factory=dict)  # sdtp and the like: so many bytes for each sample
     groups: tuple[SampleGroup, ...] = ()
     partial_sync: array[int] | None = None  # QuickTime's stps: open-GOP pictures
+    has_bounds: bool = False  # was there a cslg? It is made anew from the offsets
 
     @property
     def count(self) -> int:
@@ -63,6 +64,7 @@ class SampleTable:
             per_sample={kind: _sliced_bytes(kind, data, first, end) for kind, data in self.per_sample.items()},
             groups=tuple(group.slice(first, end) for group in self.groups),
             partial_sync=_sliced_numbers(self.partial_sync, first, end),
+            has_bounds=self.has_bounds,
         )
 
     def composition_start(self) -> int:
@@ -131,6 +133,7 @@ def concat_tables(parts: Sequence[SampleTable]) -> SampleTable:
         per_sample=_concat_per_sample(parts),
         groups=SampleGroup.concat([(part.groups, part.count) for part in parts]),
         partial_sync=_concat_partial_sync(parts, firsts),
+        has_bounds=any(part.has_bounds for part in parts),
     )
 
 

@@ -125,6 +125,8 @@ def table_boxes(table: SampleTable) -> list[Box]:
     if table.offsets is not None:
         version = 1 if min(table.offsets.values, default=0) < 0 else 0
         boxes.append(_run_box(b"ctts", version, "i" if version else "I", table.offsets))
+        if table.has_bounds:
+            boxes.append(_cslg(table, table.offsets))
     if table.sync is not None:
         boxes.append(_list_box(b"stss", "I", (number + 1 for number in table.sync)))
     if table.partial_sync is not None:
@@ -133,6 +135,13 @@ def table_boxes(table: SampleTable) -> list[Box]:
     boxes.append(_stsc(table.chunks))
     boxes.append(_stsz(table))
     return boxes + build_groups(table.groups)
+
+
+def _cslg(table: SampleTable, offsets: Runs) -> Box:
+    """What the composition offsets span (8.6.1.4)."""
+    least, greatest = min(offsets.values, default=0), max(offsets.values, default=0)
+    numbers = (max(0, -least), least, greatest, table.composition_start(), table.composition_end())
+    return Box(b"cslg", full_box(1) + struct.pack(">5q", *numbers))
 
 
 def _big_endian(numbers: array[int]) -> bytes:
