@@ -61,7 +61,7 @@ def test_everything_about_single_samples_survives() -> None:
     parts = [table.slice(0, 2), table.slice(2, 3)]  # between two chunks
     assert concat_tables(parts) == table
     cslg = written(table).need(b"cslg")
-    assert struct.unpack(">4x5q", cslg.payload) == (0, 0, 80, 40, 120)
+    assert struct.unpack(">4x5q", cslg.payload) == (0, 0, 80, 40, 160)
 
 
 def test_groups_that_are_described_differently_are_left_out() -> None:
