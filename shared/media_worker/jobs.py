@@ -58,6 +58,9 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     ),
 }
 
+# What marks a held chunking lease, in the job's row.
+CHUNKING_STARTED_AT = "chunking_started_at"
+
 # DynamoDB allows 400 KB a row; nobody reads an error longer than this.
 _MAX_ERROR = 2_000
 
@@ -136,8 +139,9 @@ def record_plan(aws: "Aws", job_id: str, total_segments: int, segment_duration_s
 
 
 def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
-    """Set `chunking_complete`, with the seconds and bytes of each step."""
-    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps})
+    """Set `chunking_complete`, with the seconds and bytes of each step. The lease ends with it, in one write."""
+    lease = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at")
+    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, lease)
 
 
 def begin_reassembly(aws: "Aws", job_id: str) -> None:
@@ -199,6 +203,8 @@ def _move(aws: "Aws", job_id: str, to: JobStatus, attributes: Mapping[str, Any],
         )
     except aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
         found = _status_found(error)
+        if found == to.value:
+            return  # by us: the SDK repeats a call whose answer was lost
         raise JobMoved(f"job {job_id} is {found}: it cannot become {to.value}") from error
 
 

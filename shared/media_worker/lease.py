@@ -27,7 +27,7 @@ from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePer
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import STATUS_CONSTANTS, DataRecord
 
 from media_worker.errors import LeaseHeld
-from media_worker.jobs import now_s
+from media_worker.jobs import CHUNKING_STARTED_AT, now_s
 from media_worker.telemetry import logger
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LeasePlace:
 def chunking_lease(aws: "Aws") -> LeasePlace:
     """The lease of a chunking, in the job's own row."""
     return LeasePlace(
-        aws.settings.jobs_table_name, "chunking_started_at", forget_when_done=True, defaults={}, must_exist=True
+        aws.settings.jobs_table_name, CHUNKING_STARTED_AT, forget_when_done=True, defaults={}, must_exist=True
     )
 
 
@@ -114,7 +114,8 @@ class LeaseLayer(BasePersistenceLayer):
         sets = {started: now_s(), "lease_expires_at": math.ceil(data_record.in_progress_expiry_timestamp / 1000)}
         assignments = [f"{name} = :{name}" for name in sets]
         assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in self._place.defaults]
-        condition = f"(attribute_not_exists({started}) OR lease_expires_at <= :now)"
+        # Our own holder: the SDK repeats a call whose answer was lost, and must not find us kept out by ourselves.
+        condition = f"(attribute_not_exists({started}) OR lease_expires_at <= :now OR lease_holder = :holder)"
         if self._place.must_exist:
             condition += " AND attribute_exists(job_id)"
         numbers = {**sets, **self._place.defaults, "now": now_s()}
@@ -150,6 +151,7 @@ class LeaseLayer(BasePersistenceLayer):
         """The work is done."""
         del data_record
         if self._place.forget_when_done:
+            # Mostly gone already, with the status that said so. What is left is left by work that was none.
             self._write_as_holder(f"REMOVE lease_holder, lease_expires_at, {self._place.started_attribute}")
         else:
             self._write_as_holder("SET reassembly_completed_at = :now REMOVE lease_holder, lease_expires_at")
@@ -173,9 +175,12 @@ class LeaseLayer(BasePersistenceLayer):
                 UpdateExpression=update,
                 ConditionExpression="lease_holder = :holder",
                 ExpressionAttributeValues=values,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        except self._dynamodb.exceptions.ConditionalCheckFailedException:
-            logger.warning("the lease had expired and is somebody else's now", lease_holder=self._holder)
+        except self._dynamodb.exceptions.ConditionalCheckFailedException as error:
+            item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+            if "lease_holder" in item:
+                logger.warning("the lease had expired and is somebody else's now", lease_holder=self._holder)
 
     def _record(self, item: Mapping[str, Any]) -> DataRecord:
         """A row as Powertools sees it: in progress while there is an expiry, completed without one."""

@@ -1,8 +1,10 @@
 """Settings: the environment, read once into a frozen record."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from media_worker.errors import SettingsError
@@ -36,10 +38,32 @@ def _engine(value: str) -> Engine:
     raise ValueError(f"must be one of {', '.join(ENGINES)}")
 
 
+def _program(value: str) -> str:
+    """A path. A Linux program there must be of this machine: better no start than a failed job that says Exec format.
+
+    Bytes 18 and 19 of an ELF file name the machine (https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html).
+    """
+    try:
+        with Path(value).open("rb") as file:
+            head = file.read(20)
+    except OSError:
+        return value
+    machine = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"))
+    if head.startswith(b"\x7fELF") and machine != os.uname().machine:
+        raise ValueError(
+            f"it is built for {machine or 'another machine'}, and this is {os.uname().machine}; "
+            "`sam build` and `sam deploy` need the same Architecture"
+        )
+    return value
+
+
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "chunk_segment_duration_sec": _duration_s,
     "engine": _engine,
     "max_receive_count": _count,
+    "ffmpeg_path": _program,
 }
 
 

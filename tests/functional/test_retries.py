@@ -11,6 +11,7 @@ from media_worker import ffmpeg_engine, handlers
 from media_worker.errors import RetryableError
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
+from media_worker.storage import write_once
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.logs import Logs
@@ -47,13 +48,13 @@ def delays(stack: Stack) -> list[int]:
 
 def break_after(monkeypatch: pytest.MonkeyPatch, uploads: int) -> None:
     """S3 breaks down after some segments."""
-    write, done = ffmpeg_engine.write_once, []
+    done: list[int] = []
 
     def write_some(*args: Any) -> bool:
         if len(done) >= uploads:
             raise RetryableError("S3 is away")
         done.append(1)
-        return write(*args)
+        return write_once(*args)
 
     monkeypatch.setattr(ffmpeg_engine, "write_once", write_some)
 
@@ -143,11 +144,10 @@ def test_a_job_that_is_deleted_while_it_is_cut_stays_deleted(
     """The status is written under a condition; the message is done with."""
     stack.add_job()
     stack.upload(clip("no_audio"))
-    write = ffmpeg_engine.write_once
 
     def delete_job(*args: Any) -> bool:
         stack.add_job(status={"S": "deleted"})
-        return write(*args)
+        return write_once(*args)
 
     monkeypatch.setattr(ffmpeg_engine, "write_once", delete_job)
     assert stack.chunk() == []

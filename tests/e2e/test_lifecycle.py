@@ -1,0 +1,191 @@
+"""A stack's later life: a changed version deployed over a running one, and its end."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import boto3
+import pytest
+from media_worker.aws import Aws
+from media_worker.jobs import Job, JobStatus, read_job
+from media_worker.keys import SegmentKey, build_final_key, build_source_key
+
+from examples.segment_worker import work_on_next
+from local.binaries import ffmpeg_path
+from local.stack import Stack, find_stack
+from local.submission import Submission, invent_job_id, submit
+from local.work import Crew
+from tests.e2e.conftest import ROOT, CommandLine
+from tests.media import clips
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+STACK = "lifecycle"
+# So many jobs are kept under way while a deployment goes on.
+UNDER_WAY = 4
+ENDED = {JobStatus.COMPLETED, JobStatus.FAILED}
+# What the changed version does differently shows on a job's row.
+OLD_SEGMENTS, NEW_SEGMENTS = 1, 5
+READ_SETTINGS = "Settings.from_environment(os.environ)"
+OTHER_SETTINGS = 'Settings.from_environment({**os.environ, "CHUNK_SEGMENT_DURATION_SEC": "2"})'
+
+
+def sam(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    argv = [str(Path(sys.executable).with_name("sam")), *arguments, "--stack-name", STACK]
+    argv += ["--config-file", str(ROOT / "local" / "samconfig.toml")]
+    quiet = {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
+    return subprocess.Popen(
+        argv, env=environment | quiet, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def deploying(environment: dict[str, str], template: Path) -> subprocess.Popen[str]:
+    parameters = [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
+    return sam(environment, "deploy", "--template-file", str(template), "--parameter-overrides", *parameters)
+
+
+def ended_well(process: subprocess.Popen[str]) -> str:
+    with process:
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    return said
+
+
+def change(build: Path, changed: Path) -> Path:
+    """A copy of what was built in which the chunking function's code is another; its template."""
+    shutil.copytree(build, changed, copy_function=os.link)
+    handler = changed / "ChunkingFunction" / "app.py"
+    code = handler.read_text()
+    assert READ_SETTINGS in code
+    handler.unlink()
+    handler.write_text(code.replace(READ_SETTINGS, OTHER_SETTINGS))
+    return changed / "template.yaml"
+
+
+@dataclass
+class Jobs:
+    """The jobs that were submitted to a stack."""
+
+    aws: Aws
+    clip: Path
+    ids: list[str] = field(default_factory=list)
+
+    def submit(self) -> None:
+        submission = Submission(invent_job_id(self.clip), self.clip, segment_duration_s=None)
+        submit(self.aws, submission, lambda _: None)
+        self.ids.append(submission.job_id)
+
+    def read(self) -> list[Job]:
+        jobs = [read_job(self.aws, job_id) for job_id in self.ids]
+        return [job for job in jobs if job]
+
+    def under_way(self) -> int:
+        return sum(job.status not in ENDED for job in self.read())
+
+
+@contextmanager
+def segment_workers(stack: Stack) -> Iterator[Crew]:
+    """Two workers that change nothing."""
+
+    def copy(_: SegmentKey, source: Path, processed: Path) -> None:
+        shutil.copyfile(source, processed)
+
+    crew = Crew()
+    work: Callable[[], bool] = lambda: work_on_next(stack.aws, stack.segment_queue_url, copy, 1)  # noqa: E731
+    threads = [threading.Thread(target=crew.loop, args=(work,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield crew
+    finally:
+        crew.stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    give_up = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def environment(cloud: CommandLine) -> dict[str, str]:
+    """What a program needs that works with the stack, which is deployed for this file beside the cloud's own."""
+    environment = cloud.stack_environment()
+    ended_well(deploying(environment, ROOT / ".local" / "build" / "template.yaml"))
+    return environment
+
+
+@pytest.fixture
+def stack(environment: dict[str, str]) -> Stack:
+    return find_stack(STACK, environment)
+
+
+def queue_urls(aws: Aws) -> list[str]:
+    return aws.sqs.list_queues(QueueNamePrefix=STACK).get("QueueUrls", [])
+
+
+def messages(aws: Aws) -> int:
+    """How many messages are in all of this stack's queues, visible or not, dead letters too."""
+    urls = queue_urls(aws)
+    assert len(urls) == 6
+    answers = [aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"]) for url in urls]
+    names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
+    return sum(int(count) for one in answers for name, count in one["Attributes"].items() if name in names)
+
+
+def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
+    """While a changed version is deployed, jobs go on: those under way end, later ones are done by the new version."""
+    jobs = Jobs(stack.aws, clips.make("no_audio", tmp_path / "clip.mp4"))
+    with segment_workers(stack) as crew:
+        jobs.submit()
+        wait_for(lambda: not jobs.under_way())
+        update = deploying(environment, change(ROOT / ".local" / "build", tmp_path / "changed"))
+        while update.poll() is None:
+            if jobs.under_way() < UNDER_WAY:
+                jobs.submit()
+            time.sleep(0.1)
+        assert jobs.under_way()
+        ended_well(update)
+        jobs.submit()
+        wait_for(lambda: not jobs.under_way())
+        crew.raise_failure()
+    done = jobs.read()
+    assert {job.status for job in done} == {JobStatus.COMPLETED}
+    assert len(done) == len(jobs.ids) > UNDER_WAY
+    assert {job.total_segments for job in done} == {OLD_SEGMENTS, NEW_SEGMENTS}
+    assert (done[0].total_segments, done[-1].total_segments) == (OLD_SEGMENTS, NEW_SEGMENTS)
+    for job_id in jobs.ids:
+        stack.aws.s3.head_object(Bucket=stack.aws.settings.output_bucket_name, Key=build_final_key(job_id))
+    wait_for(lambda: messages(stack.aws) == 0)
+
+
+def test_deleting_the_stack_keeps_what_it_holds(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
+    """`sam delete` leaves the buckets and their media, and the tables and their rows; CloudFormation says which."""
+    aws, settings = stack.aws, stack.aws.settings
+    jobs = Jobs(aws, clips.make("no_audio", tmp_path / "clip.mp4"))
+    jobs.submit()
+    wait_for(lambda: jobs.read()[0].total_segments)
+    assert queue_urls(aws)
+    ended_well(sam(environment, "delete", "--no-prompts", "--region", settings.aws_region))
+    cloudformation = boto3.client(
+        "cloudformation", endpoint_url=settings.aws_endpoint_url, region_name=settings.aws_region
+    )
+    (deleted,) = (one for one in cloudformation.list_stacks()["StackSummaries"] if one["StackName"] == STACK)
+    assert deleted["StackStatus"] == "DELETE_COMPLETE"
+    events = cloudformation.describe_stack_events(StackName=deleted["StackId"])["StackEvents"]
+    kept = {event["LogicalResourceId"] for event in events if event["ResourceStatus"] == "DELETE_SKIPPED"}
+    assert kept == {"InputBucket", "OutputBucket", "JobsTable", "SegmentCompletionsTable", "ReassemblyTriggeredTable"}
+    assert jobs.read()[0].total_segments
+    aws.s3.head_object(Bucket=settings.input_bucket_name, Key=build_source_key(jobs.ids[0]))
+    aws.s3.head_bucket(Bucket=settings.output_bucket_name)
+    assert queue_urls(aws) == []

@@ -1,0 +1,211 @@
+"""What an operator is told to look at is really printed: the dashboard's metrics, and what the logs are asked for."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.e2e.conftest import ROOT, CommandLine
+from tests.e2e.insights import Query, Row
+
+pytestmark = pytest.mark.xdist_group("e2e")
+
+type Json = dict[str, Any]
+# A time series: namespace, name, and its dimensions' names; the service's value tells the two functions apart.
+type Series = tuple[str, str, frozenset[str], str]
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+QUERIES = dict(re.findall(r"### (.+?)\n(?:(?!###).)*?```insights\n(.+?)```", OPERATIONS, re.DOTALL))
+SPOIL = "sh -c 'echo {input} > {output}'"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A local cloud in which everything has happened once."""
+
+    rows: list[Row]
+    widgets: list[Json]
+    completed_job: str
+    failed_job: str
+    waiting_job: str
+
+    @property
+    def printed(self) -> set[Series]:
+        """The series in the metrics that the functions printed (CloudWatch's embedded metric format)."""
+        return {
+            (directive["Namespace"], metric["Name"], frozenset(dimensions), str(row["service"]))
+            for row in self.rows
+            if "_aws" in row
+            for directive in row["_aws"]["CloudWatchMetrics"]
+            for metric in directive["Metrics"]
+            for dimensions in directive["Dimensions"]
+        }
+
+    @property
+    def shown(self) -> set[Series]:
+        """The series of ours in the dashboard."""
+        found = set()
+        for widget in self.widgets:
+            for namespace, name, *pairs in widget["properties"].get("metrics", []):
+                if namespace == "MediaWorker":
+                    dimensions = dict(zip(pairs[:-1:2], pairs[1:-1:2], strict=True))
+                    found.add((namespace, name, frozenset(dimensions), dimensions["service"]))
+        return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """One job completes, one fails in either function, one waits for workers; messages are ignored and come back."""
+    folder = tmp_path_factory.mktemp("seen")
+    environment = cloud.stack_environment()
+
+    def client(service: str) -> Any:
+        names = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": "us-east-1"}
+        return boto3.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"], **names)  # type: ignore[call-overload]
+
+    def rows() -> list[Row]:
+        logs, found = client("logs"), []
+        for name in ("chunking", "reassembly"):
+            for page in logs.get_paginator("filter_log_events").paginate(
+                logGroupName=f"/media-worker/media-worker/{name}"
+            ):
+                found += [as_row(event) for event in page["events"]]
+        return found
+
+    finished = cloud("run", clip, "--out", folder / "final.mp4", "--segment-seconds", "4", "--json")
+    assert finished.code == 0, finished.err
+    (folder / "notes.mp4").write_text("no video\n")
+    assert cloud("run", folder / "notes.mp4", "--out", folder / "none.mp4").code == 1
+    spoiled = cloud("run", clip, "--out", folder / "none.mp4", "--segment-command", SPOIL, "--json")
+    assert spoiled.code == 1
+    waiting = cloud("submit", clip).out.strip()
+    sqs, s3 = client("sqs"), client("s3")
+    send = {"chunking": environment["CHUNKING_QUEUE_URL"], "reassembly": environment["REASSEMBLY_QUEUE_URL"]}
+    sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": "nobody"}))
+    sqs.send_message(QueueUrl=send["chunking"], MessageBody="no JSON")
+    s3.put_object(Bucket=environment["INPUT_BUCKET_NAME"], Key="input/nobody/source.mp4", Body=b"")
+
+    def says(message: str, job_id: str) -> bool:
+        return any(row.get("message") == message and row.get("job_id") == job_id for row in rows())
+
+    wait_until(lambda: says("segment uploaded", waiting))
+    sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": waiting}))
+    wait_until(lambda: says("the message comes back", waiting))
+    wait_until(lambda: sum(row.get("message") == "nothing to do" for row in rows()) >= 2)
+    time.sleep(1)  # metrics are printed when an invocation ends
+    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker")["DashboardBody"])
+    found = rows()
+    # Nobody will work on it: its segments would only be passed round, and its message come back again.
+    client("dynamodb").update_item(
+        TableName=environment["JOBS_TABLE_NAME"],
+        Key={"job_id": {"S": waiting}},
+        UpdateExpression="SET #status = :deleted",
+        ExpressionAttributeNames={"#status": "status"},
+        ExpressionAttributeValues={":deleted": {"S": "deleted"}},
+    )
+    completed, failed = (json.loads(ended.out)["job_id"] for ended in (finished, spoiled))
+    return Seen(found, dashboard["widgets"], completed, failed, waiting)
+
+
+def as_row(event: Json) -> Row:
+    """A log event as Logs Insights sees it: the keys of a JSON line are fields.
+
+    CloudWatch stamps each line when it is printed; the local cloud stamps all lines of an invocation alike.
+    """
+    text = event["message"].strip()
+    discovered: Row = json.loads(text) if text.startswith("{") else {}
+    printed = discovered.get("timestamp")
+    at = datetime.strptime(printed, "%Y-%m-%d %H:%M:%S,%f%z").timestamp() * 1000 if printed else event["timestamp"]
+    return {"@timestamp": at, "@message": text} | discovered
+
+
+def dashboard_queries(seen: Seen) -> dict[str, str]:
+    return {
+        widget["properties"]["title"]: widget["properties"]["query"]
+        for widget in seen.widgets
+        if widget["type"] == "log"
+    }
+
+
+def assert_answers(text: str, seen: Seen) -> None:
+    """The query has an answer, each of its columns has a value, and each value that it looks for is found."""
+    query = Query(text)
+    answer = query.run(seen.rows)
+    assert answer
+    empty = {name for name in query.columns if all(row[name] is None for row in answer)}
+    assert not empty
+    missing = [(name, value) for name, value in query.literals if all(row.get(name) != value for row in seen.rows)]
+    assert not missing
+
+
+def test_every_shown_metric_is_printed(seen: Seen) -> None:
+    """No widget waits for a metric that the functions do not print."""
+    assert seen.shown - seen.printed == set()
+
+
+def test_every_printed_metric_is_shown(seen: Seen) -> None:
+    """No metric is printed, and paid for, that the dashboard does not show."""
+    assert seen.printed - seen.shown == set()
+
+
+@pytest.mark.parametrize("question", QUERIES)
+def test_documented_queries(seen: Seen, question: str) -> None:
+    """Every question of docs/operations.md has an answer in the logs."""
+    assert_answers(QUERIES[question].replace("JOB", seen.failed_job), seen)
+
+
+def test_dashboard_queries(seen: Seen) -> None:
+    """The dashboard's queries have answers too, and name the stack's log groups."""
+    queries = dashboard_queries(seen)
+    assert queries.keys() == {"Failures by kind", "Jobs that failed"}
+    for text in queries.values():
+        assert_answers(text, seen)
+        assert re.findall(r"SOURCE '([^']+)'", text) == [
+            "/media-worker/media-worker/chunking",
+            "/media-worker/media-worker/reassembly",
+        ]
+
+
+def test_where_a_job_is(seen: Seen) -> None:
+    """The first question tells the whole story of a job, its last step first."""
+    query = QUERIES["Where is job JOB, and why?"].replace("JOB", seen.completed_job)
+    answer = Query(query).run(seen.rows)
+    assert answer[0]["message"] == "final uploaded"
+    assert {row["service"] for row in answer} == {"chunking", "reassembly"}
+
+
+def test_stuck_jobs(seen: Seen) -> None:
+    """Finished and failed jobs are not stuck; the one that waits for segment workers is."""
+    stuck = Query(QUERIES["Stuck jobs"]).run(seen.rows)
+    assert [row["job_id"] for row in stuck] == [seen.waiting_job]
+
+
+def test_failures_by_kind(seen: Seen) -> None:
+    """Failures are told apart by their class, in either function."""
+    failures = {(row["service"], row["failure"]) for row in Query(QUERIES["Failures by kind"]).run(seen.rows)}
+    assert failures >= {
+        ("chunking", "BadSource"),
+        ("chunking", "MessageError"),
+        ("reassembly", "BadSegment"),
+        ("reassembly", "NotReady"),
+    }
+
+
+def test_widgets_are_documented(seen: Seen) -> None:
+    """The table in docs/operations.md has the dashboard's widgets, in its order."""
+    table = re.findall(r"^\| ([^|`]+?) \| .+ \| .+ \|$", OPERATIONS.partition("## Alarms")[0], re.MULTILINE)
+    assert table[1:] == [widget["properties"]["title"] for widget in seen.widgets]

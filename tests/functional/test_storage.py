@@ -1,0 +1,286 @@
+"""Objects come and go whole, at sizes around the limits, and each of ours is written once."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+from botocore.exceptions import ClientError
+from media_worker.deadline import Deadline
+from media_worker.errors import SourceChanged, TransferFailed
+from media_worker.jobs import JobStatus
+from media_worker.storage import MULTIPART_THRESHOLD_BYTES, StoredObject, describe, download, downloads, write_once
+
+from tests.functional.logs import Logs
+from tests.functional.stack import INPUT, OUTPUT, Stack
+from tests.media import look
+from tests.media.clips import ffmpeg
+
+MIB = 1024 * 1024
+KEY = "jobs/job-1/final.mp4"
+
+
+def make_file(path: Path, size_bytes: int) -> Path:
+    """Bytes that repeat nowhere in step with parts or blocks."""
+    block = hashlib.shake_256(b"media-worker").digest(1_000_003)
+    with path.open("wb") as file:
+        while (left := size_bytes - file.tell()) > 0:
+            file.write(block[:left])
+    return path
+
+
+def put(stack: Stack, path: Path, etag: str = "source") -> bool:
+    return write_once(stack.aws, path, OUTPUT, KEY, etag)
+
+
+def fetch(stack: Stack, stored: StoredObject, path: Path) -> None:
+    with downloads(stack.aws) as manager:
+        download(manager, stored, path, Deadline(stack.context))
+
+
+def described(stack: Stack) -> StoredObject:
+    stored = describe(stack.aws, OUTPUT, KEY)
+    assert stored
+    return stored
+
+
+def open_uploads(stack: Stack) -> int:
+    return len(stack.aws.s3.list_multipart_uploads(Bucket=OUTPUT).get("Uploads", []))
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "parts"),
+    [
+        (1, 0),
+        (MULTIPART_THRESHOLD_BYTES - 1, 0),
+        (MULTIPART_THRESHOLD_BYTES, 1),
+        (MULTIPART_THRESHOLD_BYTES + 1, 2),
+        (2 * MULTIPART_THRESHOLD_BYTES, 2),
+        (2 * MULTIPART_THRESHOLD_BYTES + 1, 3),
+        (104 * MIB + 12_345, 7),
+    ],
+)
+def test_a_file_is_stored_and_fetched_whole(stack: Stack, tmp_path: Path, size_bytes: int, parts: int) -> None:
+    """Below the threshold in one piece, above it in parts, beyond 100 MB too: byte by byte the same."""
+    path = make_file(tmp_path / "file", size_bytes)
+    assert put(stack, path)
+    stored = described(stack)
+    assert stored.size_bytes == size_bytes
+    assert stored.metadata == {"source-etag": "source"}
+    assert stored.etag.partition("-")[2] == (str(parts) if parts else "")
+    assert stack.aws.s3.head_object(Bucket=OUTPUT, Key=KEY)["ContentType"] == "video/mp4"
+    assert open_uploads(stack) == 0
+
+    fetch(stack, stored, tmp_path / "fetched")
+    with path.open("rb") as before, (tmp_path / "fetched").open("rb") as after:
+        assert hashlib.file_digest(after, "sha256").digest() == hashlib.file_digest(before, "sha256").digest()
+
+
+def test_a_final_over_100_mb_is_right_and_whole(stack: Stack, tmp_path: Path) -> None:
+    """It goes up in parts, and every picture and sound packet of the processed segments is in it."""
+    segment = tmp_path / "segment.mp4"
+    # A constant rate filled up with padding: large without work.
+    ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=size=192x108:rate=25:duration=3", "-f", "lavfi", "-i", "sine=duration=3"),
+        *("-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"),
+        *("-b:v", "100M", "-minrate", "100M", "-maxrate", "100M", "-bufsize", "20M"),
+        *("-x264-params", "nal-hrd=cbr:filler=1", str(segment)),
+    )
+    stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": "3"})
+    for index in range(3):
+        stack.put_processed(index, segment.read_bytes())
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED, stack.job().error
+
+    final = stack.save_final(tmp_path / "final.mp4")
+    assert final.stat().st_size > 100_000_000
+    assert described(stack).etag.partition("-")[2] != ""
+    pictures = [frame.content for frame in look.decoded_frames(segment)]
+    assert [frame.content for frame in look.decoded_frames(final)] == pictures * 3
+    sounds = [packet.content for packet in look.packets(segment, "a:0")]
+    assert [packet.content for packet in look.packets(final, "a:0")] == sounds * 3
+    assert look.is_fast_start(final)
+
+
+# Written once
+
+
+@pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES])
+def test_what_is_there_is_not_written_again(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
+    """Made of the same source: the first writer's stays."""
+    assert put(stack, make_file(tmp_path / "first", size_bytes))
+    before = described(stack)
+    assert not put(stack, make_file(tmp_path / "second", size_bytes + 1))
+    assert described(stack) == before
+    assert open_uploads(stack) == 0
+
+
+@pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES])
+def test_a_leftover_of_another_source_is_replaced(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
+    """Under the condition that nobody else replaces it meanwhile."""
+    put(stack, make_file(tmp_path / "first", size_bytes), "other")
+    assert put(stack, make_file(tmp_path / "second", size_bytes + 1))
+    assert described(stack).size_bytes == size_bytes + 1
+    assert described(stack).metadata == {"source-etag": "source"}
+
+
+class Answers:
+    """S3's answers to the writes of a test, in front of moto's: (status, code) or None for moto's own."""
+
+    def __init__(self, stack: Stack, *operations: str) -> None:
+        self.of: list[tuple[int, str] | None] = []
+        self.conditions: list[dict[str, str]] = []
+        for operation in operations:
+            stack.aws.s3.meta.events.register(f"before-call.s3.{operation}", self._answer)
+
+    def _answer(self, model: Any, params: dict[str, Any], **_: Any) -> Any:
+        headers = params["headers"]
+        self.conditions.append({name: str(headers[name]) for name in ("If-Match", "If-None-Match") if name in headers})
+        answer = self.of.pop(0) if self.of else None
+        if answer is None:
+            return None
+        status, code = answer
+        response = AWSResponse("https://s3", status, HTTPHeaders(), io.BytesIO())
+        return response, {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.fixture(params=[1000, MULTIPART_THRESHOLD_BYTES], ids=["put", "parts"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return make_file(tmp_path / "file", request.param)
+
+
+def test_a_conflict_begins_the_upload_anew(stack: Stack, file: Path) -> None:
+    """409: somebody wrote the same key at the same moment, and may have failed."""
+    answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
+    answers.of = [(409, "ConditionalRequestConflict"), None]
+    assert put(stack, file)
+    assert answers.conditions == [{"If-None-Match": "*"}] * 2
+    assert described(stack).size_bytes == file.stat().st_size
+    assert open_uploads(stack) == 0
+
+
+def test_a_conflict_that_never_ends_is_a_retry(stack: Stack, file: Path) -> None:
+    """Three times, then the message comes back."""
+    answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
+    answers.of = [(409, "ConditionalRequestConflict")] * 3
+    with pytest.raises(TransferFailed, match=f"s3://{OUTPUT}/{KEY} is being written by somebody else"):
+        put(stack, file)
+    assert open_uploads(stack) == 0
+
+
+def test_a_leftover_that_vanishes_is_no_obstacle(stack: Stack, tmp_path: Path, file: Path) -> None:
+    """It was there, then it was removed: what was to replace it is written."""
+    put(stack, make_file(tmp_path / "other", 10), "other")
+    etag = described(stack).etag
+    answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
+    answers.of = [(412, "PreconditionFailed"), (404, "NoSuchKey"), None]
+
+    def remove(**_: Any) -> None:
+        stack.aws.s3.delete_object(Bucket=OUTPUT, Key=KEY)
+
+    stack.aws.s3.meta.events.register("after-call.s3.HeadObject", remove)
+    assert put(stack, file)
+    assert answers.conditions == [{"If-None-Match": "*"}, {"If-Match": etag}, {"If-None-Match": "*"}]
+
+
+def test_another_refusal_goes_on(stack: Stack, file: Path) -> None:
+    """An unknown code is no answer to our condition; nothing incomplete stays."""
+    Answers(stack, "PutObject", "CompleteMultipartUpload").of = [(403, "AccessDenied")]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        put(stack, file)
+    assert open_uploads(stack) == 0
+
+
+def test_a_part_that_fails_gives_the_upload_up(stack: Stack, tmp_path: Path) -> None:
+    """The parts that were to come are not sent, those that were sent are removed."""
+    answers = Answers(stack, "UploadPart")
+    answers.of = [None, (403, "AccessDenied"), *[None] * 20]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        put(stack, make_file(tmp_path / "file", 6 * MULTIPART_THRESHOLD_BYTES))
+    assert open_uploads(stack) == 0
+    assert describe(stack.aws, OUTPUT, KEY) is None
+
+
+def test_an_upload_that_cannot_be_given_up_does_not_hide_why(stack: Stack, tmp_path: Path, logs: Logs) -> None:
+    """A lifecycle rule removes it."""
+    Answers(stack, "CompleteMultipartUpload").of = [(403, "AccessDenied")]
+    Answers(stack, "AbortMultipartUpload").of = [(404, "NoSuchUpload")]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        put(stack, make_file(tmp_path / "file", MULTIPART_THRESHOLD_BYTES))
+    assert "NoSuchUpload" in logs.the("an incomplete upload was not removed")["reason"]
+
+
+def test_a_refused_look_is_no_absence(stack: Stack) -> None:
+    """403 is not 404."""
+    Answers(stack, "HeadObject").of = [(403, "403")]
+    with pytest.raises(ClientError, match="403"):
+        describe(stack.aws, OUTPUT, KEY)
+    assert describe(stack.aws, OUTPUT, "elsewhere") is None
+
+
+# Fetching
+
+
+@pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES + 1])
+def test_another_object_under_the_key_is_not_taken(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
+    """At any size: what was described is what is fetched, or nothing."""
+    put(stack, make_file(tmp_path / "file", size_bytes))
+    stored = described(stack)
+    stack.aws.s3.put_object(Bucket=OUTPUT, Key=KEY, Body=bytes(size_bytes))
+    with pytest.raises(SourceChanged, match="was replaced while it was being read"):
+        fetch(stack, stored, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_an_object_that_vanishes_is_a_changed_source(stack: Stack, tmp_path: Path) -> None:
+    """The next try will say that it is gone."""
+    with pytest.raises(SourceChanged, match="was removed while it was being read"):
+        fetch(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "fetched")
+
+
+def test_a_refused_download_goes_on(stack: Stack, tmp_path: Path) -> None:
+    """An unknown code is nothing we can speak for."""
+    Answers(stack, "GetObject").of = [(403, "AccessDenied")]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        fetch(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "fetched")
+
+
+class BrokenBody(io.RawIOBase):
+    """A connection that ends in the middle."""
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
+        yield b""
+
+    def read(self, *_: Any) -> bytes:
+        raise ConnectionResetError("connection reset by peer")
+
+
+def test_a_connection_that_keeps_breaking_is_a_retry(stack: Stack, tmp_path: Path) -> None:
+    """After s3transfer's own tries; the error says what and why."""
+    put(stack, make_file(tmp_path / "file", 1000))
+    stored = described(stack)
+
+    def cut(parsed: dict[str, Any], **_: Any) -> None:
+        parsed["Body"] = BrokenBody()
+
+    stack.aws.s3.meta.events.register("after-call.s3.GetObject", cut)
+    with pytest.raises(TransferFailed, match=f"{stored.uri} could not be downloaded"):
+        fetch(stack, stored, tmp_path / "fetched")
+
+
+def test_uploads_of_several_threads_write_one_object(stack: Stack, tmp_path: Path) -> None:
+    """One of them says that it wrote it, the others that it was there."""
+    path = make_file(tmp_path / "file", 1000)
+    written: list[bool] = []
+    threads = [threading.Thread(target=lambda: written.append(put(stack, path))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(written) == [False, False, False, True]
+    assert stack.aws.s3.list_objects_v2(Bucket=INPUT)["KeyCount"] == 0

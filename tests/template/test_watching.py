@@ -1,0 +1,154 @@
+"""Alarms and the dashboard. tests/e2e/test_logs.py holds the dashboard against the metrics that are really printed."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+type Json = dict[str, Any]
+
+QUEUES = ("Chunking", "Segment", "Reassembly")
+TOPIC = "arn:aws:sns:us-east-1:123456789012:pager"
+
+
+@pytest.fixture(scope="session")
+def alarms(resources: Json) -> dict[str, Json]:
+    return {
+        name: resource["Properties"]
+        for name, resource in resources.items()
+        if resource["Type"] == "AWS::CloudWatch::Alarm"
+    }
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_dead_letters(alarms: dict[str, Json], queue: str) -> None:
+    """One dead letter is an alarm: it is somebody's film."""
+    alarm = alarms[f"{queue}DeadLetterAlarm"]
+    assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
+    assert "DeadLetterQueue" in json.dumps(alarm["Dimensions"])
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
+
+
+@pytest.mark.parametrize(
+    ("queue", "parameter"),
+    [
+        ("Chunking", "OldestMessageAlarmSeconds"),
+        ("Segment", "OldestSegmentAlarmSeconds"),
+        ("Reassembly", "OldestMessageAlarmSeconds"),
+    ],
+)
+def test_old_messages(alarms: dict[str, Json], template: Json, resources: Json, queue: str, parameter: str) -> None:
+    """The age of the oldest message is a parameter, below the age at which the queue forgets the message unseen."""
+    alarm, declared = alarms[f"{queue}AgeAlarm"], template["Parameters"][parameter]
+    assert alarm["MetricName"] == "ApproximateAgeOfOldestMessage"
+    assert alarm["Threshold"] == declared["Default"]
+    assert (
+        declared["Default"] < declared["MaxValue"] <= resources[f"{queue}Queue"]["Properties"]["MessageRetentionPeriod"]
+    )
+
+
+def test_old_messages_are_older_than_a_retry(alarms: dict[str, Json], resources: Json, defaults: Json) -> None:
+    """One invocation that dies, and the next that does its work, are no alarm yet."""
+    visibility_s = resources["ChunkingQueue"]["Properties"]["VisibilityTimeout"]
+    assert alarms["ChunkingAgeAlarm"]["Threshold"] > visibility_s + 900
+    assert defaults["OldestSegmentAlarmSeconds"] > defaults["SegmentVisibilityTimeoutSeconds"]
+
+
+@pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
+@pytest.mark.parametrize("kind", ["Error", "Throttle"])
+def test_errors_and_throttles(alarms: dict[str, Json], name: str, kind: str) -> None:
+    """A single crash or refused start is an alarm: handlers report failed records without either."""
+    alarm = alarms[f"{name}{kind}Alarm"]
+    assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", f"{kind}s", "Sum")
+    assert alarm["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": f"{name}Function"}}]
+    assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
+
+
+@pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
+def test_duration(alarms: dict[str, Json], resources: Json, name: str) -> None:
+    """The alarm comes at nine tenths of the timeout: the next longer film would not end."""
+    alarm = alarms[f"{name}DurationAlarm"]
+    timeout_ms = resources[f"{name}Function"]["Properties"]["Timeout"] * 1000
+    assert (alarm["MetricName"], alarm["Statistic"]) == ("Duration", "Maximum")
+    assert alarm["Threshold"] == timeout_ms * 0.9
+
+
+def test_silence_is_no_alarm(alarms: dict[str, Json]) -> None:
+    """A stack without work prints no metrics, and that is fine."""
+    assert {alarm["TreatMissingData"] for alarm in alarms.values()} == {"notBreaching"}
+
+
+@pytest.mark.parametrize(
+    ("given", "actions"),
+    [
+        ({}, []),
+        ({"AlarmEmail": "ops@example.com"}, [{"Ref": "AlarmTopic"}]),
+        ({"AlarmTopicArn": TOPIC}, [TOPIC]),
+        ({"AlarmEmail": "ops@example.com", "AlarmTopicArn": TOPIC}, [{"Ref": "AlarmTopic"}, TOPIC]),
+    ],
+    ids=["none", "mail", "topic", "both"],
+)
+def test_who_is_told(stack_with: Callable[..., Json], given: Json, actions: list[Any]) -> None:
+    """Every alarm goes to the mail address and the topic that were given; a topic is made for a mail address only."""
+    resources = stack_with(**given)["Resources"]
+    told = [one["Properties"]["AlarmActions"] for one in resources.values() if one["Type"] == "AWS::CloudWatch::Alarm"]
+    assert told == [actions] * 12
+    assert ("AlarmTopic" in resources) == ("AlarmEmail" in given)
+    if "AlarmEmail" in given:
+        assert resources["AlarmTopic"]["Properties"]["Subscription"] == [
+            {"Protocol": "email", "Endpoint": "ops@example.com"}
+        ]
+
+
+@pytest.fixture(scope="session")
+def widgets(resources: Json) -> list[Json]:
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+    found: list[Json] = json.loads(body if isinstance(body, str) else body[0])["widgets"]
+    return found
+
+
+def test_dashboard_shows_every_alarm(widgets: list[Json], alarms: dict[str, Json]) -> None:
+    """The first widget has every alarm."""
+    assert widgets[0]["type"] == "alarm"
+    shown = [re.fullmatch(r"\$\{(\w+)\.Arn\}", arn) for arn in widgets[0]["properties"]["alarms"]]
+    assert {match[1] for match in shown if match} == alarms.keys()
+
+
+def test_widgets_do_not_overlap(widgets: list[Json]) -> None:
+    """Widgets fill the 24 columns without lying on each other."""
+    cells = [
+        (x, y)
+        for widget in widgets
+        for x in range(widget["x"], widget["x"] + widget["width"])
+        for y in range(widget["y"], widget["y"] + widget["height"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert {x for x, _ in cells} == set(range(24))
+
+
+@pytest.mark.parametrize("statistic", ["p50", "p95"])
+@pytest.mark.parametrize("step", ["Download", "Plan", "Split", "Check", "Join", "Upload"])
+def test_steps_are_shown_by_percentile(widgets: list[Json], step: str, statistic: str) -> None:
+    """Each step shows its median and its 95th percentile: means hide the film that takes long."""
+    shown = {
+        (metric[1], metric[-1]["stat"])
+        for widget in widgets
+        if "seconds by step" in widget["properties"]["title"]
+        for metric in widget["properties"]["metrics"]
+    }
+    assert (f"{step}Seconds", statistic) in shown
+
+
+def test_dashboard_is_among_the_free_ones(widgets: list[Json]) -> None:
+    """CloudWatch gives three dashboards of up to 50 metrics each for nothing."""
+    series = {json.dumps(metric[:-1]) for widget in widgets for metric in widget["properties"].get("metrics", [])}
+    assert len(series) <= 50
+
+
+def test_dead_letter_queues_are_shown(widgets: list[Json]) -> None:
+    """The depth of all six queues is shown."""
+    (depth,) = (widget for widget in widgets if widget["properties"]["title"] == "Queue depth")
+    waiting = [metric[3] for metric in depth["properties"]["metrics"] if metric[1].endswith("MessagesVisible")]
+    assert len(set(waiting)) == 6
