@@ -35,7 +35,8 @@ def _check_descriptions(track: Track) -> None:
     in_this_file = _data_references(track.box.find(b"mdia", b"minf", b"dinf", b"dref"))
     for number in used:
         reference = int.from_bytes(track.descriptions[number - 1].payload[6:8], "big")
-        if in_this_file and not (1 <= reference <= len(in_this_file) and in_this_file[reference - 1]):
+        # A number without an entry means nothing: Android writes metadata entries without that field (8.5.2.2).
+        if 1 <= reference <= len(in_this_file) and not in_this_file[reference - 1]:
             raise Unsupported(f"{track.name} has its media in another file")
 
 
