@@ -74,10 +74,9 @@ class SampleTable:
 
     def composition_end(self) -> int:
         """When the last picture to be shown has been shown."""
-        if self.offsets is None:
-            return self.media_duration
-        tail = self._tail()
-        return max(map(add, self.last_composition_times(), tail.durations), default=0)
+        # Some writers (Android) give the last picture no duration; an edit list that ended with it would hide it.
+        lasting = (max(duration, 1) for duration in self._tail().durations)
+        return max(map(add, self.last_composition_times(), lasting), default=0)
 
     def last_composition_times(self) -> array[int]:
         """Composition times of the last few samples: the last one shown is among them."""

@@ -70,7 +70,8 @@ def _length(track: Track, span: Span, begin: int, movie_timescale: int, *, is_la
         return by_samples
     by_edits = span.media_end - begin
     is_exact = movie_timescale % track.timescale == 0
-    is_rounded = not is_exact and abs(by_edits - by_samples) <= Fraction(track.timescale, movie_timescale)
+    # The last segment adds to nothing: there the edit list is obeyed to the letter.
+    is_rounded = not (is_exact or is_last) and abs(by_edits - by_samples) <= Fraction(track.timescale, movie_timescale)
     # Only at the end of the film can pictures stay hidden; in the middle there is no edit that would hide them.
     shows_all = track.is_video and not is_last and max(track.table.last_composition_times()) >= span.media_end
     return by_samples if is_rounded or shows_all else max(1, round(by_edits))
