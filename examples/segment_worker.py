@@ -49,12 +49,14 @@ def work_on(aws: Aws, segment: SegmentKey, process: Process) -> None:
     with TemporaryDirectory(prefix="segment-") as directory:
         source, processed = Path(directory, "segment.mp4"), Path(directory, "processed.mp4")
         key = build_segment_key(segment.job_id, segment.segment_index, segment.total_segments, segment.mode)
+        described = aws.s3.head_object(Bucket=segment.bucket, Key=key)
         aws.s3.download_file(segment.bucket, key, str(source))
         process(segment, source, processed)
         bucket, key = aws.settings.output_bucket_name, build_output_segment_key(segment.job_id, segment.segment_index)
         aws.s3.upload_file(str(processed), bucket, key)
-    uri = f"s3://{bucket}/{key}"
-    record_segment(aws, job_id=segment.job_id, segment_index=segment.segment_index, output_s3_uri=uri)
+    uri, etag = f"s3://{bucket}/{key}", described["Metadata"].get("source-etag")
+    index = segment.segment_index
+    record_segment(aws, job_id=segment.job_id, segment_index=index, output_s3_uri=uri, source_etag=etag)
 
 
 def run_command(_segment: SegmentKey, source: Path, processed: Path) -> None:

@@ -9,18 +9,20 @@ from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
 from media_worker.errors import BadSource, NothingToDo
 from media_worker.ffmpeg_engine import prepare_split
+from media_worker.giving_up import CHUNKING, give_up
 from media_worker.jobs import Job, JobStatus
+from media_worker.keys import build_segment_prefix
 from media_worker.lease import chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
-from media_worker.storage import StoredObject, describe
+from media_worker.storage import StoredObject, describe, remove_incomplete
 from media_worker.telemetry import Steps, count, logger
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
 
 
-def chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
-    """Cut a job's source into segments, and say so on the job.
+def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_last_receive: bool = False) -> None:
+    """Cut a job's source into segments, and say so on the job. On the last receive: give the job up instead.
 
     Raises:
         NothingToDo: the job is unknown, or past chunking.
@@ -32,6 +34,9 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
     if job.status not in jobs.TRANSITIONS[JobStatus.CHUNKING_IN_PROGRESS]:
         _look_after_trigger(aws, job)
         raise NothingToDo(f"job {job.job_id} is {job.status}: past chunking")
+    if is_last_receive:
+        give_up(aws, CHUNKING, chunking_lease(aws), job.job_id, context)
+        return
     run_under_lease(aws, chunking_lease(aws), job.job_id, context, partial(_chunk, aws, request, context))
     trigger_if_complete(aws, job.job_id)
 
@@ -55,9 +60,10 @@ def _split(aws: "Aws", job: Job, source: StoredObject, context: Context) -> Mapp
     deadline, steps = Deadline(context), Steps()
     duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
     with prepare_split(aws, source, duration_s, deadline, steps) as split:
-        jobs.record_plan(aws, job.job_id, split.plan.total_segments, duration_s, source.etag)
+        jobs.record_plan(aws, job, split.plan.total_segments, duration_s, source.etag)
         logger.info("planned", total_segments=split.plan.total_segments, frames=split.plan.frame_count)
         split.write_segments(job)
+    remove_incomplete(aws, source.bucket, build_segment_prefix(job.job_id))
     jobs.finish_chunking(aws, job.job_id, steps.report)
     count("JobsChunked")
     count("Segments", split.plan.total_segments)

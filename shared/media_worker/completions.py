@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from media_worker.errors import BadSegment
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 _SENDER_GRACE_S = 5.0
 _SENDER_POLL_S = 0.25
 
-# Where the last completion makes the job ready to be joined. Before that the chunking itself looks, when it ends.
-_TRIGGERED_FROM = frozenset({JobStatus.CHUNKING_COMPLETE})
+# Where the last completion makes the job ready to be joined. Before that the chunking itself looks, when it ends. A
+# failed job is joined too: its segments were all written and processed, whatever kept it from saying so, and a
+# message that this run has sent already is not sent again.
+_TRIGGERED_FROM = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,14 @@ class Completion:
 
     segment_index: int
     output_s3_uri: str
+    completed_at: Decimal = Decimal(0)
+    source_etag: str | None = None
+
+    def is_of_source(self, job: Job) -> bool:
+        """Whether it is made of the job's present source. One that does not say so is, unless it is older."""
+        if self.source_etag is not None:
+            return self.source_etag == job.source_etag
+        return job.source_since is None or self.completed_at >= job.source_since
 
     def location(self, job_id: str, output_bucket: str) -> tuple[str, str]:
         """Bucket and key of the processed segment.
@@ -52,18 +63,33 @@ def read_completions(aws: "Aws", job_id: str) -> list[Completion]:
         TableName=aws.settings.segment_completions_table_name,
         KeyConditionExpression="job_id = :job_id",
         ExpressionAttributeValues={":job_id": {"S": job_id}},
-        ProjectionExpression="segment_index, output_s3_uri",
+        ProjectionExpression="segment_index, output_s3_uri, completed_at, source_etag",
         ConsistentRead=True,
     )
     return [
-        Completion(int(item["segment_index"]["N"]), item["output_s3_uri"]["S"])
+        Completion(
+            int(item["segment_index"]["N"]),
+            item["output_s3_uri"]["S"],
+            Decimal(item.get("completed_at", {}).get("N", "0")),
+            item.get("source_etag", {}).get("S"),
+        )
         for page in pages
         for item in page["Items"]
     ]
 
 
-def record_segment(aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str) -> None:
+def current_completions(aws: "Aws", job: Job) -> list[Completion]:
+    """The completions of the job's present source: those of one that was replaced do not count."""
+    return [completion for completion in read_completions(aws, job.job_id) if completion.is_of_source(job)]
+
+
+def record_segment(
+    aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str, source_etag: str | None = None
+) -> None:
     """Say that a segment is processed; ask for the reassembly when it was the last one.
+
+    `source_etag` is the metadata `source-etag` of the segment that was worked on. With it, a worker that is still busy
+    with a source that was replaced does no harm.
 
     Safe to repeat, and right when two last segments finish at the same moment or before the chunking has ended.
     Call it after the processed segment was uploaded.
@@ -75,6 +101,8 @@ def record_segment(aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri
         "output_s3_uri": {"S": output_s3_uri},
         "completed_at": {"N": str(now_s())},
     }
+    if source_etag is not None:
+        item["source_etag"] = {"S": source_etag}
     if job and job.total_segments is not None:
         item["total_segments"] = {"N": str(job.total_segments)}
     aws.dynamodb.put_item(TableName=aws.settings.segment_completions_table_name, Item=item)
@@ -90,7 +118,7 @@ def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
     job = read_job(aws, job_id)
     if job is None or job.status not in _TRIGGERED_FROM or job.total_segments is None:
         return False
-    indexes = [completion.segment_index for completion in read_completions(aws, job_id)]
+    indexes = [completion.segment_index for completion in current_completions(aws, job)]
     if describe_gaps(indexes, job.total_segments):
         return False
     if not (_create_trigger(aws, job) or _sender_is_lost(aws, job_id)):
@@ -111,9 +139,12 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
                 "job_id": {"S": job.job_id},
                 "triggered_at": {"N": str(now)},
                 "ttl": {"N": str(now + TRIGGER_TTL_S)},
+                "run_started_at": {"N": str(job.run_started_at or 0)},
             },
-            ConditionExpression="attribute_not_exists(job_id) OR triggered_at < :run_started_at",
-            ExpressionAttributeValues={":run_started_at": {"N": str(job.run_started_at or 0)}},
+            # A row that another tracker made does not say of which run it is; its time does, unless in the same second.
+            ConditionExpression="attribute_not_exists(job_id) OR run_started_at <> :run AND "
+            "(attribute_exists(run_started_at) OR triggered_at < :run)",
+            ExpressionAttributeValues={":run": {"N": str(job.run_started_at or 0)}},
         )
     except aws.dynamodb.exceptions.ConditionalCheckFailedException:
         return False

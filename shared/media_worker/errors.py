@@ -12,6 +12,8 @@ MediaWorkerError
 │   └── FfmpegFailed          ffmpeg gave up on its input
 └── RetryableError            the message comes back later
     ├── LeaseHeld             somebody else works on this job right now
+    ├── GivenUp               the message has used up its tries: it goes to the dead-letter queue
+    ├── ReceivesUsedUp        the message has used up its receives by waiting: it needs a fresh one
     ├── NotEnoughTime         the invocation would end before the work does
     ├── SourceChanged         the source was replaced while it was being read
     ├── NotReady              completions are missing
@@ -78,6 +80,20 @@ class LeaseHeld(RetryableError):
 
     def __init__(self, job_id: str, retry_after_s: int) -> None:
         super().__init__(f"job {job_id} is being worked on elsewhere; its lease ends in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class GivenUp(RetryableError):
+    """The job is `failed`, or somebody else's to fail; SQS moves the message at its next receive."""
+
+    retry_after_s = 0
+
+
+class ReceivesUsedUp(RetryableError):
+    """The last receive has come, and the work was hardly tried: the others were spent on waiting."""
+
+    def __init__(self, text: str, retry_after_s: int | None = 0) -> None:
+        super().__init__(text)
         self.retry_after_s = retry_after_s
 
 

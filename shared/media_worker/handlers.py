@@ -6,7 +6,8 @@ What becomes of a record:
     PermanentError          the job is `failed`; acknowledged
     MessageError            given back at once, until the redrive policy moves it to the dead-letter queue
     LeaseHeld               given back, invisible until the holder's lease has expired
-    anything else           given back after a back-off; on the last receive the job becomes `failed`
+    anything else           given back after a back-off; on the last try the job becomes `failed`
+    waited too often        replaced by a fresh message: waiting must not end in the dead-letter queue
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +23,17 @@ from botocore.exceptions import ClientError
 from media_worker.chunking import chunk
 from media_worker.deadline import LEAST_FOR_A_RECORD_S, Context, Deadline
 from media_worker.errors import (
+    GivenUp,
     LeaseHeld,
     MessageError,
+    NotEnoughTime,
     NothingToDo,
     PermanentError,
+    ReceivesUsedUp,
     RetryableError,
 )
-from media_worker.jobs import fail_job
+from media_worker.giving_up import CHUNKING, REASSEMBLY, Stage, last_try
+from media_worker.jobs import JobStatus, fail_job
 from media_worker.messages import ChunkRequest, Ignored, ReassemblyRequest, parse_chunking_body, parse_reassembly_body
 from media_worker.reassembly import reassemble
 from media_worker.telemetry import Handler, count, instrumented, log_keys, logger
@@ -40,6 +45,9 @@ type Request = ChunkRequest | ReassemblyRequest | Ignored
 
 _FIRST_BACK_OFF_S = 5
 _LONGEST_BACK_OFF_S = 300
+_LONGEST_SQS_DELAY_S = 900
+# A chunking that cannot ask for the reassembly ends in chunking_complete; one of a redriven message in failed.
+_AFTER_CHUNKING = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,9 @@ class Queue:
     aws: "Aws"
     url: str
     parse: Callable[[str], Sequence[Request]]
-    work: Callable[["Aws", Any, Context], None]
+    # `chunk` or `reassemble`.
+    work: Callable[..., None]
+    stage: Stage
 
     def handle(self, event: dict[str, Any], context: Context) -> Mapping[str, Any]:
         """Handle a batch; the answer names the records that have to come back."""
@@ -62,8 +72,9 @@ class Queue:
 
     def _handle_record(self, record: SQSRecord, context: Context) -> None:
         with log_keys(message_id=record.message_id, receive_count=_receive_count(record)):
+            requests: Sequence[Request] = ()
             with self._given_back_on_error(record):
-                Deadline(context).require(LEAST_FOR_A_RECORD_S, "begin a record")
+                self._require_time(record, context)
                 requests = self.parse(record.body)
             failures = [self._try_request(request, record, context) for request in requests]
             for failure in filter(None, failures):
@@ -81,22 +92,37 @@ class Queue:
             return error
         return None
 
+    def _require_time(self, record: SQSRecord, context: Context) -> None:
+        """A record that is not begun is not tried either, so that must not use up its receives."""
+        try:
+            Deadline(context).require(LEAST_FOR_A_RECORD_S, "begin a record")
+        except NotEnoughTime as error:
+            raise (ReceivesUsedUp(str(error)) if self._is_last_receive(record) else error) from error
+
+    def _is_last_receive(self, record: SQSRecord) -> bool:
+        return _receive_count(record) > last_try(self.aws.settings.max_receive_count)
+
     def _handle_request(self, request: ChunkRequest | ReassemblyRequest, record: SQSRecord, context: Context) -> None:
         try:
-            self.work(self.aws, request, context)
+            self.work(self.aws, request, context, is_last_receive=self._is_last_receive(record))
         except NothingToDo as error:
             count("NothingToDo")
             logger.info("nothing to do", reason=str(error))
         except PermanentError as error:
             count("JobsFailed")
             logger.exception("job failed", failure=type(error).__name__, reason=str(error))
-        except LeaseHeld:
+        except LeaseHeld as error:
+            if self._is_last_receive(record):
+                raise ReceivesUsedUp(str(error), error.retry_after_s) from error
+            raise
+        except (GivenUp, ReceivesUsedUp):
             raise
         except Exception as error:
             tries = _receive_count(record)
-            if tries >= self.aws.settings.max_receive_count:
-                fail_job(self.aws, request.job_id, f"gave up after {tries} tries: {_in_words(error)}")
-                count("JobsFailed")
+            if tries >= last_try(self.aws.settings.max_receive_count):
+                text = f"gave up after {tries} tries: {_in_words(error)}"
+                if fail_job(self.aws, request.job_id, text, self.stage.statuses | _AFTER_CHUNKING):
+                    count("JobsFailed")
             raise
 
     @contextmanager
@@ -104,6 +130,8 @@ class Queue:
         """Say why a record comes back, and let it come back when that makes sense: not a visibility timeout later."""
         try:
             yield
+        except ReceivesUsedUp as error:
+            self._replace(record, error)
         except Exception as error:
             delay_s = _delay_s(error, _receive_count(record))
             count("RecordsGivenBack")
@@ -111,6 +139,13 @@ class Queue:
             log("the message comes back", failure=type(error).__name__, reason=str(error), delay_s=delay_s)
             self._hide(record, delay_s)
             raise
+
+    def _replace(self, record: SQSRecord, error: ReceivesUsedUp) -> None:
+        """Send the same message afresh, then let this one be acknowledged. A crash between the two leaves both."""
+        count("RecordsReplaced")
+        delay_s = min(_LONGEST_SQS_DELAY_S, error.retry_after_s or 0)
+        self.aws.sqs.send_message(QueueUrl=self.url, MessageBody=record.body, DelaySeconds=delay_s)
+        logger.warning("a fresh message takes this one's place", reason=str(error), delay_s=delay_s)
 
     def _hide(self, record: SQSRecord, delay_s: int) -> None:
         try:
@@ -125,12 +160,13 @@ class Queue:
 def build_chunking_handler(aws: "Aws") -> Handler:
     """The handler of the chunking queue."""
     parse = partial(parse_chunking_body, input_bucket=aws.settings.input_bucket_name)
-    return instrumented(Queue(aws, aws.settings.chunking_queue_url, parse, chunk).handle)
+    return instrumented(Queue(aws, aws.settings.chunking_queue_url, parse, chunk, CHUNKING).handle)
 
 
 def build_reassembly_handler(aws: "Aws") -> Handler:
     """The handler of the reassembly queue."""
-    return instrumented(Queue(aws, aws.settings.reassembly_queue_url, parse_reassembly_body, reassemble).handle)
+    queue = Queue(aws, aws.settings.reassembly_queue_url, parse_reassembly_body, reassemble, REASSEMBLY)
+    return instrumented(queue.handle)
 
 
 def _receive_count(record: SQSRecord) -> int:

@@ -79,6 +79,8 @@ class Job:
     segment_duration_s: Fraction | None = None
     engine: Engine | None = None
     source_etag: str | None = None
+    # Unix seconds at which another source took the place of the one before.
+    source_since: int | None = None
     # Unix seconds at which the present run of the job began: a redriven job begins anew.
     run_started_at: int | None = None
     error: str | None = None
@@ -100,6 +102,7 @@ class Job:
                 segment_duration_s=_positive(row.get("segment_duration_sec")),
                 engine=_one_of(ENGINES, row["engine"]) if row.get("engine") else None,
                 source_etag=row.get("source_etag"),
+                source_since=_integer(row.get("source_since")),
                 run_started_at=_integer(row.get("run_started_at")),
                 error=row.get("error"),
             )
@@ -125,22 +128,27 @@ def begin_chunking(aws: "Aws", job: Job) -> None:
     _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, {"run_started_at": now_s()} if fresh else {}, ("error",))
 
 
-def record_plan(aws: "Aws", job_id: str, total_segments: int, segment_duration_s: Fraction, source_etag: str) -> None:
+def record_plan(aws: "Aws", job: Job, total_segments: int, segment_duration_s: Fraction, source_etag: str) -> None:
     """Write what every segment's key depends on, before the first segment is uploaded.
+
+    When the source is another one than an earlier try planned, say since when: completions from before are the old
+    one's, and must not be joined with the new one's.
 
     A retry reads the duration back, so that it cuts where the first try did even when the default has changed.
     """
-    attributes = {
+    attributes: dict[str, Any] = {
         "total_segments": total_segments,
         "segment_duration_sec": _exact(segment_duration_s),
         "source_etag": source_etag,
     }
-    _move(aws, job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes)
+    if job.source_etag not in {None, source_etag}:
+        attributes["source_since"] = now_s()
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes)
 
 
 def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
     """Set `chunking_complete`, with the seconds and bytes of each step. The lease ends with it, in one write."""
-    lease = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at")
+    lease = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at", "lease_tries")
     _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, lease)
 
 
@@ -154,10 +162,13 @@ def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None
     _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps})
 
 
-def fail_job(aws: "Aws", job_id: str, error: str) -> bool:
-    """Set `failed` and why, unless the job is absent, completed or deleted. Says whether it was set."""
+def fail_job(aws: "Aws", job_id: str, error: str, statuses: frozenset[JobStatus] | None = None) -> bool:
+    """Set `failed` and why, unless the job is absent, completed or deleted. Says whether it was set.
+
+    With `statuses`, only from these: a stage must not fail a job that is another stage's by now.
+    """
     try:
-        _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]})
+        _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]}, only_from=statuses)
     except JobMoved:
         return False
     return True
@@ -178,13 +189,21 @@ def now_s() -> int:
     return int(time.time())
 
 
-def _move(aws: "Aws", job_id: str, to: JobStatus, attributes: Mapping[str, Any], remove: tuple[str, ...] = ()) -> None:
+def _move(
+    aws: "Aws",
+    job_id: str,
+    to: JobStatus,
+    attributes: Mapping[str, Any],
+    remove: tuple[str, ...] = (),
+    *,
+    only_from: frozenset[JobStatus] | None = None,
+) -> None:
     """The conditional write behind every transition.
 
     Raises:
         JobMoved: the row is absent or in a status from which `to` cannot be reached.
     """
-    allowed = sorted(TRANSITIONS[to])
+    allowed = sorted(TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to])
     changes = {"status": to.value, **attributes}
     names = {f"#{name}": name for name in (*changes, *remove)}
     values = {f":{name}": _serialize(value) for name, value in changes.items()}

@@ -62,6 +62,11 @@ def build_segment_key(job_id: str, segment_index: int, total_segments: int, mode
     return f"segments/{_checked(job_id)}/{segment_index:05d}_{total_segments:05d}_{mode}.mp4"
 
 
+def build_segment_prefix(job_id: str) -> str:
+    """What the keys of all segments of a job begin with."""
+    return f"segments/{_checked(job_id)}/"
+
+
 def parse_segment_key(bucket: str, key: str) -> SegmentKey | None:
     """The parts of a segment's key, or None when the key is not a segment's."""
     match = _SEGMENT.fullmatch(key)

@@ -73,9 +73,16 @@ def reassembly_lease(aws: "Aws") -> LeasePlace:
 
 
 def run_under_lease(
-    aws: "Aws", place: LeasePlace, job_id: str, context: "Context", work: Callable[[], Mapping[str, Any] | None]
+    aws: "Aws",
+    place: LeasePlace,
+    job_id: str,
+    context: "Context",
+    work: Callable[[], Mapping[str, Any] | None],
+    on_taken: Callable[[int], None] = lambda _tries: None,
 ) -> None:
     """Do the work while holding the job's lease; do nothing when it was completed before.
+
+    `on_taken` hears how often the lease was taken since the work was last done: how often it was tried.
 
     Raises:
         LeaseHeld: somebody else holds it; says when it will have expired.
@@ -85,6 +92,7 @@ def run_under_lease(
 
     def leased(*, job_id: str) -> Mapping[str, Any] | None:
         del job_id  # what Powertools makes its key of; the work knows it
+        on_taken(layer.tries)
         return work()
 
     try:
@@ -105,6 +113,7 @@ class LeaseLayer(BasePersistenceLayer):
         self._job_id = job_id
         self._holder = str(uuid.uuid4())
         self.held_until_s = 0
+        self.tries = 0
 
     def _put_record(self, data_record: DataRecord) -> None:
         """Take the lease when it is free or has expired."""
@@ -118,24 +127,26 @@ class LeaseLayer(BasePersistenceLayer):
         condition = f"(attribute_not_exists({started}) OR lease_expires_at <= :now OR lease_holder = :holder)"
         if self._place.must_exist:
             condition += " AND attribute_exists(job_id)"
-        numbers = {**sets, **self._place.defaults, "now": now_s()}
+        numbers = {**sets, **self._place.defaults, "now": now_s(), "one": 1}
         names = {"ExpressionAttributeNames": {f"#{name}": name for name in self._place.defaults}}
         try:
-            self._dynamodb.update_item(
+            taken = self._dynamodb.update_item(
                 TableName=self._place.table_name,
                 Key={"job_id": {"S": self._job_id}},
-                UpdateExpression="SET lease_holder = :holder, " + ", ".join(assignments),
+                UpdateExpression="SET lease_holder = :holder, " + ", ".join(assignments) + " ADD lease_tries :one",
                 ConditionExpression=condition,
                 ExpressionAttributeValues={
                     ":holder": {"S": self._holder},
                     **{f":{name}": {"N": str(number)} for name, number in numbers.items()},
                 },
+                ReturnValues="UPDATED_NEW",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 **(names if self._place.defaults else {}),  # type: ignore[arg-type]
             )
         except self._dynamodb.exceptions.ConditionalCheckFailedException as error:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             raise IdempotencyItemAlreadyExistsError(old_data_record=self._record(item) if item else None) from error
+        self.tries = int(taken["Attributes"]["lease_tries"]["N"])
 
     def _get_record(self, idempotency_key: str) -> DataRecord:
         """Read the lease that kept us out."""
@@ -154,7 +165,9 @@ class LeaseLayer(BasePersistenceLayer):
             # Mostly gone already, with the status that said so. What is left is left by work that was none.
             self._write_as_holder(f"REMOVE lease_holder, lease_expires_at, {self._place.started_attribute}")
         else:
-            self._write_as_holder("SET reassembly_completed_at = :now REMOVE lease_holder, lease_expires_at")
+            self._write_as_holder(
+                "SET reassembly_completed_at = :now REMOVE lease_holder, lease_expires_at, lease_tries"
+            )
 
     def _delete_record(self, data_record: DataRecord) -> None:
         """The work raised: whoever comes next may begin at once. Why it raised matters more than a failed release."""

@@ -1,22 +1,24 @@
 """Reassembly: the story of one job, step by step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from media_worker import jobs
-from media_worker.completions import Completion, read_completions
+from media_worker.completions import Completion, current_completions
 from media_worker.deadline import Context, Deadline
-from media_worker.errors import BadSegment, NothingToDo, NotReady
+from media_worker.errors import BadSegment, JobMoved, NothingToDo, NotReady
 from media_worker.ffmpeg import Ffmpeg
 from media_worker.ffmpeg_engine import join
+from media_worker.giving_up import REASSEMBLY, give_up
 from media_worker.jobs import Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
 from media_worker.plan import describe_gaps
-from media_worker.storage import StoredObject, describe, is_made_of, write_once
+from media_worker.storage import StoredObject, describe, is_made_of, remove, remove_incomplete, write_once
 from media_worker.telemetry import Steps, count, logger
 from media_worker.workdir import work_directory
 
@@ -27,14 +29,17 @@ if TYPE_CHECKING:
 _HEADS_AT_ONCE = 16
 
 
-def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> None:
-    """Join a job's processed segments into its final, and say so on the job.
+def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_last_receive: bool = False) -> None:
+    """Join a job's processed segments into its final, and say so on the job. On the last receive: give it up instead.
 
     Raises:
         NothingToDo: the job is unknown, deleted or completed.
         PermanentError: the job is `failed` now, with this text as its error.
         RetryableError: nothing is lost; the message has to come back.
     """
+    if is_last_receive:
+        give_up(aws, REASSEMBLY, reassembly_lease(aws), request.job_id, context)
+        return
     run_under_lease(aws, reassembly_lease(aws), request.job_id, context, partial(_reassemble, aws, request, context))
 
 
@@ -58,9 +63,24 @@ def _make_final(aws: "Aws", job: Job, context: Context) -> Mapping[str, Any]:
     else:
         jobs.begin_reassembly(aws, job.job_id)
         logger.info("the final is there: an earlier try wrote it")
-    jobs.finish_reassembly(aws, job.job_id, steps.report)
+    remove_incomplete(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
+    with _removed_if_deleted(aws, job):
+        jobs.finish_reassembly(aws, job.job_id, steps.report)
     count("JobsCompleted")
     return {"final": build_final_key(job.job_id)}
+
+
+@contextmanager
+def _removed_if_deleted(aws: "Aws", job: Job) -> Iterator[None]:
+    """A job that was deleted while its final was written keeps none: nothing else would ever remove it."""
+    try:
+        yield
+    except JobMoved:
+        found = jobs.read_job(aws, job.job_id)
+        if found is not None and found.status is JobStatus.DELETED:
+            remove(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
+            logger.info("the job was deleted: its final is removed")
+        raise
 
 
 def _final_is_there(aws: "Aws", job: Job) -> bool:
@@ -77,7 +97,7 @@ def _complete_set(aws: "Aws", job: Job) -> list[Completion]:
     """
     if job.total_segments is None:
         raise NotReady(f"job {job.job_id} has no total_segments yet: its chunking has not planned")
-    completions = read_completions(aws, job.job_id)
+    completions = current_completions(aws, job)
     if gaps := describe_gaps([completion.segment_index for completion in completions], job.total_segments):
         raise NotReady(f"job {job.job_id} cannot be joined: {gaps}")
     return completions
@@ -107,6 +127,7 @@ def _join_and_upload(aws: "Aws", job: Job, segments: list[StoredObject], context
         final = directory / "final.mp4"
         join(aws, segments, final, Ffmpeg(aws.settings.ffmpeg_path, directory, Deadline(context)), steps)
         key, size_bytes = build_final_key(job.job_id), final.stat().st_size
+        jobs.begin_reassembly(aws, job.job_id)  # joining takes its time: is the job still wanted?
         with steps.step("upload", size_bytes):
             write_once(aws, final, aws.settings.output_bucket_name, key, job.source_etag or "")
         logger.info("final uploaded", key=key, bytes=size_bytes)

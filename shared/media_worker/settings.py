@@ -85,8 +85,8 @@ class Settings:
     chunk_segment_duration_sec: Fraction = Fraction(300)
     engine: Engine = "auto"
     ffmpeg_path: str = "/opt/bin/ffmpeg"
-    # The queues' maxReceiveCount: on that receive a job that still cannot be done becomes `failed`.
-    max_receive_count: int = 5
+    # The queues' maxReceiveCount. The last receive is no try: see giving_up.py.
+    max_receive_count: int = 6
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:

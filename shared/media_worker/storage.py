@@ -180,6 +180,23 @@ def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
         logger.warning("an incomplete upload was not removed", key=key, reason=str(error))
 
 
+def remove_incomplete(aws: "Aws", bucket: str, prefix: str) -> None:
+    """Abort the uploads below a prefix that nobody will complete.
+
+    A process that died left its own; so did an answer to CreateMultipartUpload that was lost, for the SDK asked again.
+    Called by the holder of the job's lease, so none of these is alive.
+    """
+    pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+        logger.info("removing an incomplete upload", key=upload["Key"])
+        _abort(aws, bucket, upload["Key"], upload["UploadId"])
+
+
+def remove(aws: "Aws", bucket: str, key: str) -> None:
+    """Delete an object of ours."""
+    aws.s3.delete_object(Bucket=bucket, Key=key)
+
+
 def _put_parts(
     aws: "Aws", path: Path, bucket: str, key: str, upload_id: str, size_bytes: int
 ) -> list[dict[str, str | int]]:

@@ -32,13 +32,16 @@ class Logs:
 
 @contextmanager
 def captured() -> Iterator[Logs]:
-    """Take what the logger prints instead of standard output."""
+    """Take what the logger prints instead of standard output, at the level that the functions have."""
     stream = io.StringIO()
+    level = logger.log_level
+    logger.setLevel("INFO")
     before = logger.registered_handler.setStream(stream)  # type: ignore[attr-defined]
     try:
         yield Logs(stream)
     finally:
         logger.registered_handler.setStream(before)  # type: ignore[attr-defined]
+        logger.setLevel(level)
 
 
 def metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

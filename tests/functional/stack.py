@@ -53,8 +53,8 @@ class Stack:
     context: LambdaContext = field(default_factory=LambdaContext)
 
     @classmethod
-    def create(cls, temporary: Path) -> "Stack":
-        aws = Aws.connect(Settings.from_environment(ENVIRONMENT))
+    def create(cls, temporary: Path, aws: Aws | None = None) -> "Stack":
+        aws = aws or Aws.connect(Settings.from_environment(ENVIRONMENT))
         for bucket in (INPUT, OUTPUT):
             aws.s3.create_bucket(Bucket=bucket)
         for queue in ("chunking", "reassembly"):

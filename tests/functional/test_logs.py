@@ -1,7 +1,5 @@
 """What is printed: a job's id on every line of the job, and metrics that CloudWatch reads."""
 
-import logging
-
 import pytest
 from media_worker import telemetry
 from media_worker.telemetry import Steps, log_keys, logger
@@ -178,4 +176,3 @@ def test_steps_outside_of_an_invocation_print_no_metrics(capsys: pytest.CaptureF
         pass
     telemetry.count("Records")
     assert printed.metrics(capsys) == []
-    assert logging.getLogger("media-worker").level == logging.INFO

@@ -1,7 +1,6 @@
 """Clients that may do what a policy allows: every request is judged before it leaves, as IAM would."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from botocore.exceptions import ClientError
@@ -14,20 +13,23 @@ type Right = tuple[str, str]
 type Parameters = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
 class Guard:
-    """A policy at work, and every right that was asked for and refused."""
+    """Clients under guard, the policy at work, and every right that was asked for and refused.
 
-    policy: Policy
-    refused: list[Right] = field(default_factory=list)
+    Making clients takes longer than most that is done with them, so they are kept, and given another policy.
+    """
 
-    def connect(self, settings: Settings) -> Aws:
-        """Clients under this guard."""
-        aws = Aws.connect(settings)
-        for client in (aws.s3, aws.sqs, aws.dynamodb):
+    def __init__(self, settings: Settings) -> None:
+        self.aws = Aws.connect(settings)
+        self.take(Policy(()))
+        for client in (self.aws.s3, self.aws.sqs, self.aws.dynamodb):
             client.meta.events.register("before-parameter-build", self._judge)
             client.meta.events.register("after-call.s3", self._hide_absence)
-        return aws
+
+    def take(self, policy: Policy) -> None:
+        """Judge by this policy from now on."""
+        self.policy = policy
+        self.refused: list[Right] = []
 
     def _judge(self, params: Parameters, model: Any, context: dict[str, Any], **_: Any) -> None:
         service, operation = model.service_model.service_name, model.name

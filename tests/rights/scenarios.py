@@ -1,9 +1,11 @@
 """What the two functions do in their lives, each way at least once. A scenario fails when a right is missing."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from media_worker import storage
+from media_worker import reassembly, storage
+from media_worker.aws import Aws
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
 
@@ -76,12 +78,28 @@ def give_a_message_back(stack: GuardedStack) -> None:
     assert stack.visible_messages() == 1
 
 
+def replace_a_message_that_only_waited(stack: GuardedStack) -> None:
+    """A message whose receives were used up without a try is sent afresh, and this one acknowledged."""
+    last = stack.aws.settings.max_receive_count
+    assert stack.deliver(UPLOADED, receive_count=last, remaining_ms=1000)
+    assert stack.visible_messages() == 1
+
+
 def refuse_a_text_file(stack: GuardedStack) -> None:
     """What is no video fails the job."""
     stack.open.add_job()
     stack.open.upload(b"Nothing to see here.\n")
     assert stack.deliver(UPLOADED)
     assert "not a video" in str(stack.open.job().error)
+
+
+def remove_segments_begun(stack: GuardedStack) -> None:
+    """An upload that a try left when it died is aborted by the next one."""
+    stack.open.aws.s3.create_multipart_upload(Bucket=INPUT, Key=build_segment_key("job-1", 7, 8, "sbs"))
+    stack.open.add_job()
+    stack.open.upload(stack.clip)
+    assert stack.deliver(UPLOADED)
+    assert stack.unfinished_uploads(INPUT) == 0
 
 
 def _prepare_join(stack: GuardedStack) -> None:
@@ -109,6 +127,28 @@ def replace_a_final_of_another_source(stack: GuardedStack) -> None:
     assert stack.unfinished_uploads(OUTPUT) == 0
 
 
+def remove_a_final_begun(stack: GuardedStack) -> None:
+    """An upload that a try left when it died is aborted by the next one."""
+    stack.open.aws.s3.create_multipart_upload(Bucket=OUTPUT, Key=build_final_key("job-1"))
+    _prepare_join(stack)
+    assert stack.deliver(COMPLETE)
+    assert stack.unfinished_uploads(OUTPUT) == 0
+
+
+def remove_the_final_of_a_deleted_job(stack: GuardedStack) -> None:
+    """A job that is deleted while its final is written keeps none."""
+
+    def write_and_delete(aws: Aws, path: Path, bucket: str, key: str, source_etag: str) -> bool:
+        stack.set_job(JobStatus.DELETED)
+        return storage.write_once(aws, path, bucket, key, source_etag)
+
+    _prepare_join(stack)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reassembly, "write_once", write_and_delete)
+        assert stack.deliver(COMPLETE)
+    assert storage.describe(stack.open.aws, OUTPUT, build_final_key("job-1")) is None
+
+
 def wait_for_whoever_joins(stack: GuardedStack) -> None:
     """A lease that is held keeps the message in the queue."""
     _prepare_join(stack)
@@ -133,6 +173,8 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
         cut_and_ask_for_the_join,
         give_a_message_back,
         miss_a_source,
+        replace_a_message_that_only_waited,
+        remove_segments_begun,
         find_the_join_asked_for,
         replace_a_segment_of_another_source,
         cut_again_after_a_crash,
@@ -141,6 +183,9 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     "Reassembly": (
         join,
         give_a_message_back,
+        replace_a_message_that_only_waited,
+        remove_a_final_begun,
+        remove_the_final_of_a_deleted_job,
         replace_a_final_of_another_source,
         wait_for_whoever_joins,
         miss_a_segment,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from media_worker.storage import SOURCE_ETAG
 
 from tests.functional.stack import OUTPUT, LambdaContext, Stack
 from tests.rights.enforcement import Guard
-from tests.rights.policies import Policy
 
 FUNCTIONS = ("Chunking", "Reassembly")
 
@@ -27,14 +26,11 @@ class GuardedStack:
     guard: Guard
     function: str
     clip: Path
-    aws: Aws = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.aws = self.guard.connect(self.open.aws.settings)
-
-    @classmethod
-    def create(cls, function: str, policy: Policy, temporary: Path, clip: Path) -> "GuardedStack":
-        return cls(Stack.create(temporary), Guard(policy), function, clip)
+    @property
+    def aws(self) -> Aws:
+        """What the function has."""
+        return self.guard.aws
 
     @property
     def queue_url(self) -> str:
@@ -46,7 +42,7 @@ class GuardedStack:
         build = build_chunking_handler if self.function == "Chunking" else build_reassembly_handler
         return build(self.aws)
 
-    def deliver(self, body: Any) -> bool:
+    def deliver(self, body: Any, *, receive_count: int = 1, remaining_ms: int = 900_000) -> bool:
         """Send a message, hand it to the function, delete it if that was fine. Says whether it was fine."""
         sqs = self.open.aws.sqs
         sqs.send_message(QueueUrl=self.queue_url, MessageBody=json.dumps(body))
@@ -55,10 +51,10 @@ class GuardedStack:
             "messageId": message["MessageId"],
             "receiptHandle": message["ReceiptHandle"],
             "body": message["Body"],
-            "attributes": {"ApproximateReceiveCount": "1"},
+            "attributes": {"ApproximateReceiveCount": str(receive_count)},
             "eventSource": "aws:sqs",
         }
-        failed = self.handler({"Records": [record]}, LambdaContext())["batchItemFailures"]
+        failed = self.handler({"Records": [record]}, LambdaContext(remaining_ms))["batchItemFailures"]
         if not failed:
             sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
         return not failed

@@ -21,7 +21,8 @@ from media_worker.keys import (
     parse_segment_key,
 )
 
-job_ids = st.text(min_size=1).filter(is_job_id)
+characters = st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/")
+job_ids = st.text(characters, min_size=1).filter(is_job_id)
 plans = st.integers(1, MAX_SEGMENTS).flatmap(lambda total: st.tuples(st.integers(0, total - 1), st.just(total)))
 
 NOT_JOB_IDS = ["", ".", "..", "a/b", "/", "a\n", "\x00", "\x7f", "\x85", "a\ud800"]

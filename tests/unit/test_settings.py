@@ -35,7 +35,7 @@ def test_the_required_variables_are_enough() -> None:
         chunk_segment_duration_sec=Fraction(300),
         engine="auto",
         ffmpeg_path="/opt/bin/ffmpeg",
-        max_receive_count=5,
+        max_receive_count=6,
     )
 
 

@@ -1,0 +1,61 @@
+"""Transitions are conditional writes: what moved on meanwhile stays where it is."""
+
+from fractions import Fraction
+
+import pytest
+from media_worker import jobs
+from media_worker.errors import JobMoved
+from media_worker.jobs import JobStatus
+
+from tests.functional.stack import Stack
+
+
+@pytest.mark.parametrize("status", ["completed", "deleted"])
+def test_an_end_is_not_overwritten_by_a_failure(stack: Stack, status: str) -> None:
+    """Whoever failed was too late; nothing of the row changes."""
+    stack.add_job(status={"S": status})
+    before = stack.row("Jobs")
+    assert not jobs.fail_job(stack.aws, "job-1", "too late")
+    assert stack.row("Jobs") == before
+
+
+def test_a_failure_makes_no_job(stack: Stack) -> None:
+    """A job that was removed stays removed."""
+    assert not jobs.fail_job(stack.aws, "job-1", "nobody asked")
+    assert stack.row("Jobs") == {}
+
+
+def test_an_error_is_kept_short(stack: Stack) -> None:
+    """A row has 400 KB at most, and a reader less."""
+    stack.add_job()
+    assert jobs.fail_job(stack.aws, "job-1", "x" * 500_000)
+    assert stack.job().error == "x" * 2000
+
+
+def test_a_refused_transition_says_where_the_job_is(stack: Stack) -> None:
+    """For the log."""
+    stack.add_job(status={"S": "created"})
+    with pytest.raises(JobMoved, match="job job-1 is created: it cannot become completed"):
+        jobs.finish_reassembly(stack.aws, "job-1", {})
+    with pytest.raises(JobMoved, match="job job-2 is unknown: it cannot become completed"):
+        jobs.finish_reassembly(stack.aws, "job-2", {})
+
+
+def test_a_plan_is_read_back_as_it_was_written(stack: Stack) -> None:
+    """The total, and the duration exactly: a third of a second has no decimal."""
+    stack.add_job(status={"S": "chunking_in_progress"})
+    jobs.record_plan(stack.aws, "job-1", 7, Fraction(2, 3), "etag")
+    job = stack.job()
+    assert (job.total_segments, job.segment_duration_s, job.source_etag) == (7, Fraction(2, 3), "etag")
+
+
+def test_a_fresh_run_forgets_the_error_and_notes_its_begin(stack: Stack) -> None:
+    """A run that is taken over keeps the begin of the one before."""
+    stack.add_job(status={"S": "failed"}, error={"S": "bad luck"}, run_started_at={"N": "17"})
+    jobs.begin_chunking(stack.aws, stack.job())
+    begun = stack.job()
+    assert begun.status is JobStatus.CHUNKING_IN_PROGRESS
+    assert begun.error is None
+    assert (begun.run_started_at or 0) > 17
+    jobs.begin_chunking(stack.aws, begun)
+    assert stack.job() == begun
