@@ -51,6 +51,11 @@ $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .c
 		$(UV) sync -q --frozen --project .ci/template-checks --python $(BIN)/python
 	@touch $@
 
+CORPUS ?= .cache/clips
+.PHONY: fidelity
+fidelity: setup ## judge split and join: every media file in CORPUS=dir (default: clips made for it)
+	@$(BIN)/python -m tests.fidelity $(CORPUS) $(if $(filter .cache/clips,$(CORPUS)),--make) --engine copy
+
 .PHONY: check
 check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template
 	@$(BIN)/ruff check .

@@ -1,0 +1,125 @@
+"""Engines to be judged: each is a function from a source to its segments and the film joined from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from media_worker.mp4.errors import Mp4Error
+from media_worker.mp4.join import plan_join
+from media_worker.mp4.movie import Movie, read_movie
+from media_worker.mp4.origin import ORIGIN_UUID
+from media_worker.mp4.split import lay_out, plan_split
+
+from .probe import ProbeFailed, run, tool
+
+if TYPE_CHECKING:
+    from media_worker.mp4.source import Read
+
+
+class Refused(Exception):
+    """The engine does not take this file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    segments: tuple[Path, ...]
+    final: Path
+
+
+type Engine = Callable[[Path, Path, Fraction], Outcome]  # source, folder to work in, segment duration in seconds
+
+
+def reader(path: Path) -> Read:
+    """Ranged reads of a local file, as S3 would answer them."""
+
+    def read(offset: int, length: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    return read
+
+
+def read_file(path: Path) -> Movie:
+    return read_movie(reader(path), path.stat().st_size)
+
+
+def split_file(source: Path, folder: Path, segment_duration_s: Fraction) -> tuple[Path, ...]:
+    """Segments of a local file by the copy engine."""
+    movie = read_file(source)
+    plan = plan_split(movie, segment_duration_s)
+    read = reader(source)
+    paths = []
+    for index in range(plan.total_segments):
+        layout = lay_out(movie, plan, index)
+        paths.append(folder / f"{index}.mp4")
+        with paths[-1].open("wb") as file:
+            file.write(layout.header)
+            file.writelines(read(each.offset, each.length) for each in layout.ranges)
+    return tuple(paths)
+
+
+def join_files(segments: tuple[Path, ...], final: Path) -> Path:
+    """Local segments as one film by the copy engine."""
+    layout = plan_join([read_file(path) for path in segments])
+    reads = [reader(path) for path in segments]
+    with final.open("wb") as file:
+        file.write(layout.header)
+        file.writelines(reads[each.segment_index](each.offset, each.length) for each in layout.ranges)
+    return final
+
+
+def copy_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    try:
+        segments = split_file(source, folder, segment_duration_s)
+        return Outcome(segments, join_files(segments, folder / "final.mp4"))
+    except Mp4Error as error:
+        raise Refused(str(error)) from error
+
+
+def splice_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """The copy engine without the notes that segments carry about their source: joined by their own times alone."""
+    try:
+        segments = split_file(source, folder, segment_duration_s)
+        for path in segments:
+            data = path.read_bytes()
+            path.write_bytes(data.replace(b"uuid" + ORIGIN_UUID, b"free" + ORIGIN_UUID))
+        return Outcome(segments, join_files(segments, folder / "final.mp4"))
+    except Mp4Error as error:
+        raise Refused(str(error)) from error
+
+
+def remux_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """Each segment through `ffmpeg -c copy` before the join, as a worker that leaves some tracks alone would."""
+    try:
+        segments = split_file(source, folder, segment_duration_s)
+        remuxed = []
+        for path in segments:
+            remuxed.append(path.with_name(f"remuxed_{path.name}"))
+            argv = [tool("ffmpeg"), "-v", "error", "-i", str(path), "-map", "0", "-ignore_unknown", "-c", "copy"]
+            run([*argv, "-strict", "-2", str(remuxed[-1])])
+        return Outcome(segments, join_files(tuple(remuxed), folder / "final.mp4"))
+    except (Mp4Error, ProbeFailed) as error:
+        raise Refused(str(error)) from error
+
+
+def plain_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """Cut by ffmpeg itself (`-f segment`), joined by the copy engine: so end sources that only ffmpeg can cut."""
+    argv = [tool("ffmpeg"), "-v", "error", "-i", str(source), "-map", "0", "-ignore_unknown", "-c", "copy"]
+    cut = ["-f", "segment", "-segment_time", f"{float(segment_duration_s):.6f}", "-reset_timestamps", "1"]
+    try:
+        run([*argv, *cut, "-strict", "-2", str(folder / "%05d.mp4")])
+        segments = tuple(sorted(folder.glob("*.mp4")))
+        return Outcome(segments, join_files(segments, folder / "final.mp4"))
+    except (Mp4Error, ProbeFailed) as error:
+        raise Refused(str(error)) from error
+
+
+# The seam for the others: `ENGINES["ffmpeg"] = ...`, a function of the same shape.
+ENGINES: dict[str, Engine] = {"copy": copy_engine}
+# What the joins of reworked segments are tried with; no engines of the product.
+TRIALS: dict[str, Engine] = {"splice": splice_engine, "remux": remux_engine, "plain": plain_engine}

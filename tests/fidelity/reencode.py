@@ -1,0 +1,24 @@
+"""Each segment through an encoder of its own, as a segment worker does it, and the join of what comes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .engines import Outcome, join_files, split_file
+from .probe import run, tool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from fractions import Fraction
+    from pathlib import Path
+
+X264_AAC = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-c:a", "aac")
+
+
+def reencoded(source: Path, folder: Path, segment_duration_s: Fraction, encoder: Sequence[str] = X264_AAC) -> Outcome:
+    """Cut, encode each segment anew, join."""
+    made = []
+    for path in split_file(source, folder, segment_duration_s):
+        made.append(path.with_name(f"processed_{path.name}"))
+        run([tool("ffmpeg"), "-v", "error", "-threads", "1", "-i", str(path), *encoder, str(made[-1])])
+    return Outcome(tuple(made), join_files(tuple(made), folder / "final.mp4"))

@@ -1,0 +1,161 @@
+"""Small films for the tests, byte by byte: no encoder needed, and every sample can be told from every other."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from media_worker.mp4 import Movie, SegmentLayout, Track, plan_join, read_movie
+from media_worker.mp4.boxes import Box, full_box
+from media_worker.mp4.origin import ORIGIN_UUID
+from media_worker.mp4.places import Chunks, Sizes
+from media_worker.mp4.runs import Runs
+from media_worker.mp4.tables import SampleTable
+from media_worker.mp4.writer import NewMovie, NewTrack, build_header
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from media_worker.mp4.edits import Edit
+    from media_worker.mp4.join import FinalLayout
+
+MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+FTYP = b"isom\0\0\2\0isomiso2mp41"
+
+
+@dataclass(frozen=True)
+class TrackSpec:
+    """One track to be made. Lengths of the lists must agree."""
+
+    durations: Sequence[int]
+    handler: bytes = b"vide"
+    timescale: int = 1000
+    offsets: Sequence[int] | None = None
+    sync: Sequence[int] | None = None
+    edits: Sequence[Edit] = ()
+    per_chunk: int = 3
+    entry: Box | None = None
+    sizes: Sequence[int] = field(default=())
+
+    @property
+    def sample_sizes(self) -> list[int]:
+        return list(self.sizes) or [12 + number % 5 for number in range(len(self.durations))]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a reader finds: decode and composition time in ticks, and the bytes."""
+
+    decode_time: int
+    composition_time: int
+    is_sync: bool
+    data: bytes
+
+
+def video_entry(kind: bytes = b"avc1", width: int = 64, config: bytes = b"x") -> Box:
+    head = bytes(6) + struct.pack(">H", 1) + bytes(16) + struct.pack(">HH", width, 48) + bytes(50)
+    return Box(kind, head + Box(b"avcC", config).to_bytes())
+
+
+def sound_entry(kind: bytes = b"mp4a", rate: int = 48000, extra: bytes = b"") -> Box:
+    head = bytes(6) + struct.pack(">H", 1) + bytes(8) + struct.pack(">HHII", 2, 16, 0, rate << 16)
+    return Box(kind, head + extra)
+
+
+def trak_box(number: int, spec: TrackSpec, entry: Box) -> Box:
+    tkhd = full_box(0, 7) + struct.pack(">IIIII", 0, 0, number, 0, 0) + bytes(16) + MATRIX + struct.pack(">II", 64, 48)
+    mdhd = full_box(0) + struct.pack(">IIIII", 0, 0, spec.timescale, 0, 0x55C40000)
+    hdlr = full_box(0) + bytes(4) + spec.handler + bytes(12) + b"maker\0"
+    dref = full_box(0) + struct.pack(">I", 1) + Box(b"url ", full_box(0, 1)).to_bytes()
+    stsd = full_box(0) + struct.pack(">I", 1) + entry.to_bytes()
+    stbl = Box(b"stbl", children=(Box(b"stsd", stsd),))
+    dinf = Box(b"dinf", Box(b"dref", dref).to_bytes())
+    minf = Box(b"minf", children=(Box(b"vmhd", full_box(0, 1) + bytes(8)), dinf, stbl))
+    mdia = Box(b"mdia", children=(Box(b"mdhd", mdhd), Box(b"hdlr", hdlr), minf))
+    return Box(b"trak", children=(Box(b"tkhd", tkhd), mdia))
+
+
+def moov_box(traks: Sequence[Box], timescale: int) -> Box:
+    mvhd = full_box(0) + struct.pack(">IIII", 0, 0, timescale, 0) + bytes(76) + struct.pack(">I", 99)
+    return Box(b"moov", children=(Box(b"mvhd", mvhd), *traks, Box(b"udta", b"keep me")))
+
+
+def sample_data(track: int, number: int, size: int) -> bytes:
+    return (b"%d:%d;" % (track, number) * (size // 3 + 1))[:size]
+
+
+def _table(spec: TrackSpec, chunk_offsets: Sequence[int]) -> SampleTable:
+    count = len(spec.durations)
+    counts = array("I", (min(spec.per_chunk, count - first) for first in range(0, count, spec.per_chunk)))
+    sizes = spec.sample_sizes
+    # A table unless the samples are numbers (one tick each): those have one size for all, as in real files.
+    is_pcm = set(spec.durations) == {1} and len(set(sizes)) == 1 and sizes[0] > 0
+    return SampleTable(
+        durations=Runs.from_values(spec.durations),
+        offsets=None if spec.offsets is None else Runs.from_values(spec.offsets),
+        sizes=Sizes.same(count, sizes[0]) if is_pcm else Sizes.of(array("I", sizes)),
+        sync=None if spec.sync is None else array("Q", spec.sync),
+        chunks=Chunks.of(array("Q", chunk_offsets), counts, Runs.constant(len(counts), 1)),
+    )
+
+
+def make_film(specs: Sequence[TrackSpec], timescale: int = 1000) -> bytes:
+    """The tracks interleaved chunk by chunk, `moov` in front."""
+    media = b""
+    offsets: list[list[int]] = [[] for _ in specs]
+    for round_number in range(max((len(spec.durations) for spec in specs), default=0)):
+        for number, spec in enumerate(specs):
+            first = round_number * spec.per_chunk
+            if first >= len(spec.durations):
+                continue
+            offsets[number].append(len(media))
+            sizes = spec.sample_sizes[first : first + spec.per_chunk]
+            media += b"".join(sample_data(number, first + n, size) for n, size in enumerate(sizes))
+    tracks, traks = [], []
+    for number, (spec, places) in enumerate(zip(specs, offsets, strict=True)):
+        entry = spec.entry or (sound_entry() if spec.handler == b"soun" else video_entry())
+        traks.append(trak_box(number + 1, spec, entry))
+        tracks.append(NewTrack(traks[-1], spec.timescale, (entry,), tuple(spec.edits), _table(spec, places)))
+    return build_header(NewMovie(FTYP, moov_box(traks, timescale), timescale, tuple(tracks)), len(media)) + media
+
+
+def load(data: bytes) -> Movie:
+    return read_movie(lambda offset, length: data[offset : offset + length], len(data))
+
+
+def samples_of(data: bytes, track: Track) -> list[Sample]:
+    """Every sample of a track, read by its chunks."""
+    table = track.table
+    times = list(accumulate(table.durations, initial=0))[: table.count]
+    offsets = list(table.offsets) if table.offsets is not None else [0] * table.count
+    sync = set(range(table.count)) if table.sync is None else set(table.sync)
+    found = []
+    for number, offset in enumerate(table.chunks.offsets):
+        place = offset
+        for sample in range(table.chunks.starts[number], table.chunks.starts[number + 1]):
+            size = table.sizes.between(sample, sample + 1)
+            content = data[place : place + size]
+            found.append(Sample(times[sample], times[sample] + offsets[sample], sample in sync, content))
+            place += size
+    return found
+
+
+def put_together(layout: SegmentLayout, source: bytes) -> bytes:
+    return layout.header + b"".join(source[each.offset : each.end] for each in layout.ranges)
+
+
+def put_final_together(layout: FinalLayout, segments: Sequence[bytes]) -> bytes:
+    pieces = (segments[each.segment_index][each.offset : each.offset + each.length] for each in layout.ranges)
+    return layout.header + b"".join(pieces)
+
+
+def join_bytes(segments: Sequence[bytes]) -> bytes:
+    return put_final_together(plan_join([load(segment) for segment in segments]), segments)
+
+
+def without_note(segment: bytes) -> bytes:
+    """The segment as a worker would leave it that knows nothing of our note."""
+    return segment.replace(b"uuid" + ORIGIN_UUID, b"free" + ORIGIN_UUID)

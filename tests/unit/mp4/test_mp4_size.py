@@ -1,0 +1,127 @@
+"""Long and large films: what the index costs in time and memory, and offsets beyond 32 bits."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from array import array
+from fractions import Fraction
+from itertools import cycle, islice
+
+import pytest
+from media_worker.mp4 import Movie, lay_out, plan_join, plan_split, read_movie
+from media_worker.mp4.places import Chunks, Sizes
+from media_worker.mp4.runs import Runs
+from media_worker.mp4.tables import SampleTable
+from media_worker.mp4.writer import NewMovie, NewTrack, build_header
+
+from tests.unit.mp4.films import FTYP, TrackSpec, moov_box, sound_entry, trak_box, video_entry
+
+HOURS_S = 36_000
+GB = 1 << 30
+
+
+def chunked(sizes: Sizes, per_chunk: int, first_offset: int) -> Chunks:
+    counts = array("I", [per_chunk]) * (sizes.count // per_chunk)
+    if rest := sizes.count % per_chunk:
+        counts.append(rest)
+    starts = range(0, sizes.count, per_chunk)
+    offsets = array("Q", (first_offset + sizes.between(0, start) for start in starts))
+    return Chunks.of(offsets, counts, Runs.constant(len(counts), 1))
+
+
+def film_header(video: SampleTable, sound: SampleTable, media_bytes: int) -> bytes:
+    picture, tone = TrackSpec([], timescale=60_000), TrackSpec([], b"soun", 48_000)
+    traks = [trak_box(1, picture, video_entry()), trak_box(2, tone, sound_entry())]
+    tracks = (
+        NewTrack(traks[0], 60_000, (video_entry(),), (), video),
+        NewTrack(traks[1], 48_000, (sound_entry(),), (), sound),
+    )
+    return build_header(NewMovie(FTYP, moov_box(traks, 1000), 1000, tracks), media_bytes)
+
+
+def ten_hours() -> tuple[bytes, int]:
+    """60 pictures a second with B-pictures, AAC at 48 kHz, half a second in a chunk; header and file size."""
+    pictures, packets = HOURS_S * 60, HOURS_S * 48_000 // 1024
+    sizes = Sizes.of(array("I", islice(cycle(range(2000, 60_000, 977)), pictures)))
+    sound_sizes = Sizes.of(array("I", islice(cycle(range(200, 400, 7)), packets)))
+    video = SampleTable(
+        durations=Runs.constant(pictures, 1000),
+        offsets=Runs.of(array("Q", [1]) * pictures, islice(cycle([2000, 5000, 2000, 0, 1000]), pictures)),
+        sizes=sizes,
+        sync=array("Q", range(0, pictures, 120)),
+        chunks=chunked(sizes, 30, 0),
+    )
+    video_bytes = sizes.between(0, pictures)
+    media_bytes = video_bytes + sound_sizes.between(0, packets)
+    chunks = chunked(sound_sizes, 23, video_bytes)
+    sound = SampleTable(Runs.constant(packets, 1024), None, sound_sizes, None, chunks)
+    header = film_header(video, sound, media_bytes)
+    return header, len(header) + media_bytes
+
+
+def read_header(header: bytes, size_bytes: int) -> Movie:
+    return read_movie(lambda offset, length: header[offset : offset + length], size_bytes)
+
+
+@pytest.mark.timeout(120)
+def test_ten_hours_are_read_in_seconds_and_little_memory() -> None:
+    """Arrays, not objects: some four million samples. The limits leave room for a slow machine."""
+    header, size_bytes = ten_hours()
+    started = time.process_time()
+    movie = read_header(header, size_bytes)
+    assert time.process_time() - started < 4
+    assert movie.tracks[0].table.count == HOURS_S * 60
+    plan = plan_split(movie, Fraction(300))
+    assert plan.total_segments == 120
+    layout = lay_out(movie, plan, 60)
+    assert len(layout.header) < 2 * len(header) // 120
+    assert len(layout.ranges) == 2
+    del movie
+    tracemalloc.start()
+    movie = read_header(header, size_bytes)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert movie.tracks[1].table.count == HOURS_S * 48_000 // 1024
+    assert peak_bytes < 300 << 20
+
+
+def large_segment(samples: int, sample_bytes: int) -> tuple[bytes, int]:
+    """A segment of a few giant pictures: its header, and the size that the file would have."""
+    sizes = Sizes.of(array("I", [sample_bytes]) * samples)
+    video = SampleTable(Runs.constant(samples, 60_000), None, sizes, None, chunked(sizes, 1, 0))
+    header = film_header(video, SampleTable.empty(), samples * sample_bytes)
+    return header, len(header) + samples * sample_bytes
+
+
+def test_a_film_of_over_100_gb_is_planned_right() -> None:
+    """Offsets beyond 32 bits go to `co64`, and point where the ranges put the samples."""
+    header, size_bytes = large_segment(10, 3 * GB)
+    segments = [read_header(header, size_bytes) for _ in range(5)]
+    layout = plan_join(segments)
+    assert layout.size_bytes > 150 * GB
+    assert b"co64" in layout.header
+    assert b"stco" not in layout.header[: layout.header.index(b"co64")]
+    final = read_header(layout.header, layout.size_bytes)
+    offsets = final.tracks[0].table.chunks.offsets
+    assert offsets[0] == len(layout.header)
+    assert offsets[-1] + 3 * GB == layout.size_bytes
+    assert sum(each.length for each in layout.ranges) == 150 * GB
+
+
+@pytest.mark.parametrize(("media_bytes", "kind"), [((1 << 32) - 5000, b"stco"), ((1 << 32) - 10, b"co64")])
+def test_offsets_stay_small_as_long_as_they_fit(media_bytes: int, kind: bytes) -> None:
+    """The header's own length counts: it moves the media."""
+    header, _ = large_segment(1, media_bytes)
+    assert kind in header
+
+
+def test_a_segment_of_a_huge_film_has_small_offsets_again() -> None:
+    """Each segment counts from its own start."""
+    header, size_bytes = large_segment(40, GB)
+    movie = read_header(header, size_bytes)
+    plan = plan_split(movie, Fraction(1))
+    layout = lay_out(movie, plan, 39)
+    assert plan.total_segments == 40
+    assert b"stco" in layout.header
+    assert layout.ranges[0].offset > 38 * GB
