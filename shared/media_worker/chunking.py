@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from media_worker import jobs
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
+from media_worker.engines import prepare_split
 from media_worker.errors import BadSource, NothingToDo
-from media_worker.ffmpeg_engine import prepare_split
 from media_worker.giving_up import CHUNKING, give_up
 from media_worker.jobs import Job, JobStatus
 from media_worker.keys import build_segment_prefix
@@ -59,15 +59,15 @@ def _known_job(aws: "Aws", job_id: str) -> Job:
 def _split(aws: "Aws", job: Job, source: StoredObject, context: Context) -> Mapping[str, Any]:
     deadline, steps = Deadline(context), Steps()
     duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
-    with prepare_split(aws, source, duration_s, deadline, steps) as split:
-        jobs.record_plan(aws, job, split.plan.total_segments, duration_s, source.etag)
-        logger.info("planned", total_segments=split.plan.total_segments, frames=split.plan.frame_count)
+    with prepare_split(aws, job, source, duration_s, deadline, steps) as split:
+        jobs.record_plan(aws, job, split.total_segments, duration_s, source.etag)
+        logger.info("planned", total_segments=split.total_segments)
         split.write_segments(job)
     remove_incomplete(aws, source.bucket, build_segment_prefix(job.job_id))
     jobs.finish_chunking(aws, job.job_id, steps.report)
     count("JobsChunked")
-    count("Segments", split.plan.total_segments)
-    return {"total_segments": split.plan.total_segments}
+    count("Segments", split.total_segments)
+    return {"total_segments": split.total_segments}
 
 
 def _find_source(aws: "Aws", request: ChunkRequest) -> StoredObject:

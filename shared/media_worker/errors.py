@@ -8,6 +8,7 @@ MediaWorkerError
 ├── PermanentError            doing it again would give the same: the job becomes `failed`
 │   ├── BadSource             the source is not a video that can be cut
 │   ├── BadSegment            a processed segment does not fit the others
+│   ├── BadFinal              the final does not hold what was planned
 │   ├── NoRoom                the media is larger than /tmp
 │   └── FfmpegFailed          ffmpeg gave up on its input
 └── RetryableError            the message comes back later
@@ -55,6 +56,10 @@ class BadSource(PermanentError):
 
 class BadSegment(PermanentError):
     """A processed segment is not what the others are; the message names it and the difference."""
+
+
+class BadFinal(PermanentError):
+    """The final was written, and what is read back is not what was planned."""
 
 
 class NoRoom(PermanentError):

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
-from media_worker.errors import BadSegment, BadSource, FfmpegFailed, PermanentError
+from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, PermanentError
 from media_worker.ffmpeg import Ffmpeg, Media, Process, concat_list, join_command, split_command
-from media_worker.keys import build_segment_key
+from media_worker.final import announcing
+from media_worker.mp4.movie import read_movie
+from media_worker.mp4.summary import MovieSummary, summary_of
 from media_worker.plan import Plan, Span, measure_span, offset_of_next, plan_cuts
-from media_worker.storage import StoredObject, describe, download, downloads, is_made_of, write_once
+from media_worker.segments import AT_ONCE, write_segment
+from media_worker.storage import StoredObject, Target, download, downloads, write_once
 from media_worker.telemetry import Steps, logger, submit
 from media_worker.workdir import require_room, work_directory
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 # Finished segments that may wait for their upload, beside the last one, which waits for the next; beyond that ffmpeg
 # is held still, so that /tmp never holds the media twice.
-_WINDOW = 4
+_WINDOW = AT_ONCE
 _SOURCE = "source"
 _FINAL = "final.mp4"
 
@@ -44,6 +47,11 @@ class Split:
     media: Media
     plan: Plan
     steps: Steps
+
+    @property
+    def total_segments(self) -> int:
+        """How many segments there will be."""
+        return self.plan.total_segments
 
     def write_segments(self, job: "Job") -> None:
         """Cut, and upload each segment while ffmpeg goes on with the next. What an earlier try wrote is kept."""
@@ -80,19 +88,10 @@ class Split:
 
     def _upload(self, job: "Job", index: int) -> None:
         """Put one segment where workers find it, and forget the file."""
-        key = build_segment_key(job.job_id, index, self.plan.total_segments, job.mode)
         path = self.ffmpeg.directory / _segment_name(index)
-        size_bytes = path.stat().st_size
-        written = not self._is_there(job, key) and write_once(self.aws, path, self.source.bucket, key, self.source.etag)
+        place = (index, self.plan.total_segments)
+        write_segment(self.aws, job, self.source, place, lambda target: write_once(self.aws, path, target))
         path.unlink()
-        logger.info("segment uploaded" if written else "segment was there", key=key, bytes=size_bytes)
-
-    def _is_there(self, job: "Job", key: str) -> bool:
-        """Whether an earlier try uploaded this segment; asked only when there was an earlier try."""
-        if job.source_etag != self.source.etag:
-            return False
-        there = describe(self.aws, self.source.bucket, key)
-        return there is not None and is_made_of(there, self.source.etag)
 
 
 @contextmanager
@@ -131,33 +130,55 @@ def _plan(ffmpeg: Ffmpeg, segment_duration_s: Fraction) -> tuple[Media, Plan]:
         raise BadSource(f"the source is not a video that can be cut: {error.reason}") from error
 
 
-def join(aws: "Aws", segments: Sequence[StoredObject], final: Path, ffmpeg: Ffmpeg, steps: Steps) -> None:
-    """Fetch the processed segments, check that they fit together, and join them into a file.
+def make_final(aws: "Aws", segments: Sequence[StoredObject], target: Target, deadline: Deadline, steps: Steps) -> None:
+    """Fetch the processed segments, check that they fit together, join them, and upload the final.
 
     Raises:
         BadSegment: a segment is no media file or differs from the others; names it.
         NoRoom: the segments and the final do not fit on /tmp.
     """
     size_bytes = sum(segment.size_bytes for segment in segments)
-    require_room(ffmpeg.directory, 2 * size_bytes, f"joining {len(segments)} segments of {size_bytes / 1e6:,.0f} MB")
     names = [_segment_name(index) for index in range(len(segments))]
-    with steps.step("download", size_bytes):
-        _download_all(aws, segments, names, ffmpeg)
-    with steps.step("check"):
-        media = _common_media(ffmpeg, names)
-        spans = [_span(ffmpeg, index, name) for index, name in enumerate(names)]
+    with work_directory() as directory:
+        require_room(directory, 2 * size_bytes, f"joining {len(segments)} segments of {size_bytes / 1e6:,.0f} MB")
+        ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
+        with steps.step("download", size_bytes):
+            _download_all(aws, segments, names, ffmpeg)
+        with steps.step("check"):
+            media = _common_media(ffmpeg, names)
+            spans = [_span(ffmpeg, index, name) for index, name in enumerate(names)]
+        with steps.step("join", size_bytes):
+            _join(ffmpeg, names, media, spans)
+        final = directory / _FINAL
+        with steps.step("upload", final.stat().st_size):
+            write_once(aws, final, announcing(target, _summary(final, spans)))
+
+
+def _join(ffmpeg: Ffmpeg, names: Sequence[str], media: Media, spans: Sequence[Span]) -> None:
     durations_s = [offset_of_next(span, following) for span, following in pairwise(spans)]
     (ffmpeg.directory / "list.txt").write_text(concat_list(names, durations_s))
-    with steps.step("join", size_bytes):
-        _join(ffmpeg, join_command(ffmpeg.path, "list.txt", media, final.name))
-    logger.info("joined", segments=len(segments), frames=sum(span.frame_count for span in spans))
-
-
-def _join(ffmpeg: Ffmpeg, command: Sequence[str]) -> None:
     try:
-        ffmpeg.run(command)
+        ffmpeg.run(join_command(ffmpeg.path, "list.txt", media, _FINAL))
     except FfmpegFailed as error:
         raise BadSegment(f"the segments cannot be joined: {error.reason}") from error
+    logger.info("joined", segments=len(names), frames=sum(span.frame_count for span in spans))
+
+
+def _summary(final: Path, spans: Sequence[Span]) -> MovieSummary:
+    """What the file that ffmpeg wrote holds: every picture of every segment, or it is not delivered."""
+    size_bytes = final.stat().st_size
+    with final.open("rb") as file:
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            content: bytes = file.read(length)
+            return content
+
+        summary = summary_of(read_movie(read, size_bytes), size_bytes)
+    frames = sum(span.frame_count for span in spans)
+    if frames not in {track.samples for track in summary.tracks if track.handler == "vide"}:
+        raise BadFinal(f"the segments have {frames} pictures together, the final holds {summary}")
+    return summary
 
 
 def _download_all(aws: "Aws", segments: Sequence[StoredObject], names: Sequence[str], ffmpeg: Ffmpeg) -> None:

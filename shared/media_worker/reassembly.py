@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 from media_worker import jobs
 from media_worker.completions import Completion, current_completions
 from media_worker.deadline import Context, Deadline
-from media_worker.errors import BadSegment, JobMoved, NothingToDo, NotReady
-from media_worker.ffmpeg import Ffmpeg
-from media_worker.ffmpeg_engine import join
+from media_worker.engines import make_final
+from media_worker.errors import BadSegment, JobMoved, NothingToDo, NotReady, TransferFailed
+from media_worker.final import check_final
 from media_worker.giving_up import REASSEMBLY, give_up
 from media_worker.jobs import Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
 from media_worker.plan import describe_gaps
-from media_worker.storage import StoredObject, describe, is_made_of, remove, remove_incomplete, write_once
+from media_worker.storage import StoredObject, Target, describe, is_made_of, remove, remove_incomplete
 from media_worker.telemetry import Steps, count, logger
-from media_worker.workdir import work_directory
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -56,18 +55,26 @@ def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> Map
 
 def _make_final(aws: "Aws", job: Job, context: Context) -> Mapping[str, Any]:
     steps = Steps()
-    if not _final_is_there(aws, job):
+    final = _written_final(aws, job)
+    if final is None:
         segments = _find_segments(aws, job, _complete_set(aws, job))
         jobs.begin_reassembly(aws, job.job_id)
-        _join_and_upload(aws, job, segments, context, steps)
+        target = Target(aws.settings.output_bucket_name, build_final_key(job.job_id), job.source_etag or "")
+        make_final(aws, job, segments, target, Deadline(context), steps)
+        final = _written_final(aws, job)
     else:
         jobs.begin_reassembly(aws, job.job_id)
         logger.info("the final is there: an earlier try wrote it")
     remove_incomplete(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
+    if final is None:
+        raise TransferFailed("the final was written and is not there")
     with _removed_if_deleted(aws, job):
+        with steps.step("verify"):
+            check_final(aws, final)
         jobs.finish_reassembly(aws, job.job_id, steps.report)
     count("JobsCompleted")
-    return {"final": build_final_key(job.job_id)}
+    logger.info("job completed", key=final.key, bytes=final.size_bytes)
+    return {"final": final.key}
 
 
 @contextmanager
@@ -83,10 +90,10 @@ def _removed_if_deleted(aws: "Aws", job: Job) -> Iterator[None]:
         raise
 
 
-def _final_is_there(aws: "Aws", job: Job) -> bool:
-    """Whether an earlier try wrote the final of this very source; a leftover of another source does not count."""
+def _written_final(aws: "Aws", job: Job) -> StoredObject | None:
+    """The final of this very source, if it was written; a leftover of another source does not count."""
     final = describe(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
-    return final is not None and is_made_of(final, job.source_etag or "")
+    return final if final and is_made_of(final, job.source_etag or "") else None
 
 
 def _complete_set(aws: "Aws", job: Job) -> list[Completion]:
@@ -120,14 +127,3 @@ def _find_segments(aws: "Aws", job: Job, completions: list[Completion]) -> list[
 
     with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
         return list(pool.map(find, completions))
-
-
-def _join_and_upload(aws: "Aws", job: Job, segments: list[StoredObject], context: Context, steps: Steps) -> None:
-    with work_directory() as directory:
-        final = directory / "final.mp4"
-        join(aws, segments, final, Ffmpeg(aws.settings.ffmpeg_path, directory, Deadline(context)), steps)
-        key, size_bytes = build_final_key(job.job_id), final.stat().st_size
-        jobs.begin_reassembly(aws, job.job_id)  # joining takes its time: is the job still wanted?
-        with steps.step("upload", size_bytes):
-            write_once(aws, final, aws.settings.output_bucket_name, key, job.source_etag or "")
-        logger.info("final uploaded", key=key, bytes=size_bytes)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from media_worker.errors import SettingsError
 
-type Engine = Literal["auto", "ffmpeg"]
+type Engine = Literal["auto", "copy", "ffmpeg"]
 ENGINES: tuple[Engine, ...] = get_args(Engine.__value__)
 
 

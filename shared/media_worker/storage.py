@@ -1,12 +1,13 @@
 """S3: looking at objects, fetching them by ranges in parallel, and writing each of ours exactly once."""
 
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
@@ -17,7 +18,7 @@ from s3transfer.utils import OSUtils
 
 from media_worker.deadline import Deadline
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
-from media_worker.telemetry import logger
+from media_worker.telemetry import logger, submit
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -118,31 +119,57 @@ class _Finished(BaseSubscriber):
         self.event.set()
 
 
-def write_once(aws: "Aws", path: Path, bucket: str, key: str, source_etag: str) -> bool:
-    """Upload a file unless the object made of the same source is there already. Says whether it was written.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an object of ours goes, and the ETag of the source it is made of."""
+
+    bucket: str
+    key: str
+    source_etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What S3 is told of the object when it is begun."""
+        return {"ContentType": "video/mp4", "Metadata": {SOURCE_ETAG: self.source_etag, **self.metadata}}
+
+
+type Condition = Mapping[str, str]
+type PutPart = Callable[[str, int], str]
+
+_IF_ABSENT: Condition = {"IfNoneMatch": "*"}
+
+
+def write_once(aws: "Aws", path: Path, target: Target) -> bool:
+    """Upload a file, once (see `once`). Says whether it was written."""
+    return once(aws, target, lambda condition: _put_file(aws, path, target, condition))
+
+
+def once(aws: "Aws", target: Target, put: Callable[[Condition], None]) -> bool:
+    """Write an object unless the one made of the same source is there already. Says whether it was written.
 
     A PUT of a segment starts a machine, so nothing is written twice: the write is conditional
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). A leftover of another source is
     replaced, if nobody else replaces it meanwhile.
     """
-    condition: dict[str, str] = {"IfNoneMatch": "*"}
+    condition = _IF_ABSENT
     for _ in range(_ATTEMPTS):
         try:
-            _put(aws, path, bucket, key, source_etag, condition)
+            put(condition)
         except ClientError as error:
             if _code(error) in _CONFLICT | _ABSENT:  # absent: the leftover to replace was removed
-                condition = {"IfNoneMatch": "*"}
+                condition = _IF_ABSENT
                 continue
             if _code(error) not in _CHANGED:
                 raise
-            there = describe(aws, bucket, key)
-            if there and is_made_of(there, source_etag):
+            there = describe(aws, target.bucket, target.key)
+            if there and is_made_of(there, target.source_etag):
                 return False
-            condition = {"IfMatch": there.etag} if there else {"IfNoneMatch": "*"}
-            logger.info("replacing a leftover of another source", key=key)
+            condition = {"IfMatch": there.etag} if there else _IF_ABSENT
+            logger.info("replacing a leftover of another source", key=target.key)
         else:
             return True
-    raise TransferFailed(f"s3://{bucket}/{key} is being written by somebody else")
+    raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
 
 
 def is_made_of(stored: StoredObject, source_etag: str) -> bool:
@@ -150,26 +177,49 @@ def is_made_of(stored: StoredObject, source_etag: str) -> bool:
     return stored.metadata.get(SOURCE_ETAG) == source_etag
 
 
-def _put(aws: "Aws", path: Path, bucket: str, key: str, source_etag: str, condition: Mapping[str, str]) -> None:
+def put_bytes(aws: "Aws", body: "bytes | BinaryIO", target: Target, condition: Condition) -> None:
+    """Write an object in one request."""
+    headers = {**target.headers, **condition}
+    aws.s3.put_object(Bucket=target.bucket, Key=target.key, Body=body, **headers)
+
+
+def put_parts(aws: "Aws", target: Target, condition: Condition, puts: Sequence[PutPart]) -> None:
+    """Write an object by a multipart upload: each of `puts` sends one part, given the upload's id and its number, and
+    answers with the part's ETag. A few run at once; after an error the upload is given up.
+    """
+    place: dict[str, Any] = {"Bucket": target.bucket, "Key": target.key}
+    upload_id = aws.s3.create_multipart_upload(**place, **target.headers)["UploadId"]
+    pool = ThreadPoolExecutor(_PART_UPLOADS)
+    try:
+        sent = [submit(pool, put, upload_id, number) for number, put in enumerate(puts, start=1)]
+        parts = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
+        end: dict[str, Any] = {"UploadId": upload_id, "MultipartUpload": {"Parts": parts}, **condition}
+        aws.s3.complete_multipart_upload(**place, **end)
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        _abort(aws, target.bucket, target.key, upload_id)
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _put_file(aws: "Aws", path: Path, target: Target, condition: Condition) -> None:
     size_bytes = path.stat().st_size
-    headers = {"ContentType": "video/mp4", "Metadata": {SOURCE_ETAG: source_etag}}
     if size_bytes < MULTIPART_THRESHOLD_BYTES:
         with path.open("rb") as body:
-            aws.s3.put_object(Bucket=bucket, Key=key, Body=body, **headers, **condition)  # type: ignore[arg-type]
+            put_bytes(aws, body, target, condition)
         return
-    upload_id = aws.s3.create_multipart_upload(Bucket=bucket, Key=key, **headers)["UploadId"]  # type: ignore[arg-type]
-    try:
-        parts = _put_parts(aws, path, bucket, key, upload_id, size_bytes)
-        aws.s3.complete_multipart_upload(
-            Bucket=bucket,
-            Key=key,
-            UploadId=upload_id,
-            MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
-            **condition,  # type: ignore[arg-type]
-        )
-    except BaseException:
-        _abort(aws, bucket, key, upload_id)
-        raise
+    part_bytes = part_size_bytes(size_bytes)
+
+    def put_slice(offset: int, upload_id: str, number: int) -> str:
+        """Send one part, streamed from the disk."""
+        with OSUtils().open_file_chunk_reader(str(path), offset, part_bytes, []) as body:
+            content = cast("BinaryIO", body)  # it reads and seeks like a file
+            return aws.s3.upload_part(
+                Bucket=target.bucket, Key=target.key, UploadId=upload_id, PartNumber=number, Body=content
+            )["ETag"]
+
+    put_parts(aws, target, condition, [partial(put_slice, offset) for offset in range(0, size_bytes, part_bytes)])
 
 
 def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
@@ -197,35 +247,16 @@ def remove(aws: "Aws", bucket: str, key: str) -> None:
     aws.s3.delete_object(Bucket=bucket, Key=key)
 
 
-def _put_parts(
-    aws: "Aws", path: Path, bucket: str, key: str, upload_id: str, size_bytes: int
-) -> list[dict[str, str | int]]:
-    """Upload a file's parts, a few at once, each streamed from the disk."""
-    part_bytes = part_size_bytes(size_bytes)
-
-    def put_part(number: int, offset: int) -> dict[str, str | int]:
-        with OSUtils().open_file_chunk_reader(str(path), offset, part_bytes, []) as body:
-            content = cast("IO[bytes]", body)  # it reads and seeks like a file
-            part = aws.s3.upload_part(Bucket=bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=content)
-        return {"PartNumber": number, "ETag": part["ETag"]}
-
-    with ThreadPoolExecutor(_PART_UPLOADS) as pool:
-        parts: list[Future[dict[str, str | int]]] = [
-            pool.submit(put_part, number, offset)
-            for number, offset in enumerate(range(0, size_bytes, part_bytes), start=1)
-        ]
-        try:
-            return [part.result() for part in parts]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def part_size_bytes(size_bytes: int) -> int:
     """The part size for an object: 16 MiB, or what 10,000 parts need
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
     """
     return max(_PART_BYTES, -(-size_bytes // _MAX_PARTS))
+
+
+def is_changed(error: ClientError) -> bool:
+    """Whether a conditional read or copy found another object than the one asked for, or none."""
+    return _code(error) in _CHANGED | _ABSENT
 
 
 def _code(error: ClientError) -> str:
