@@ -1,1 +1,1 @@
-"""Tests, by what they need: unit, functional, end to end; and the harness that judges engines."""
+"""Tests of media-worker."""

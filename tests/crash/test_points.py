@@ -65,8 +65,9 @@ def without_lease(world: World) -> None:
 
 
 def without_conditional_write(world: World) -> None:
-    put = storage._put
-    storage._put = lambda *arguments: put(*arguments[:-1], {})  # type: ignore[call-arg]
+    put_bytes, put_parts = storage.put_bytes, storage.put_parts
+    storage.put_bytes = lambda aws, body, target, condition: put_bytes(aws, body, target, {})
+    storage.put_parts = lambda aws, target, condition, puts: put_parts(aws, target, {}, puts)
 
 
 def without_completeness_check(world: World) -> None:

@@ -102,7 +102,7 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
     def says(message: str, job_id: str) -> bool:
         return any(row.get("message") == message and row.get("job_id") == job_id for row in rows())
 
-    wait_until(lambda: says("segment uploaded", waiting))
+    wait_until(lambda: says("segment written", waiting))
     sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": waiting}))
     wait_until(lambda: says("the message comes back", waiting))
     wait_until(lambda: sum(row.get("message") == "nothing to do" for row in rows()) >= 2)
@@ -184,7 +184,7 @@ def test_where_a_job_is(seen: Seen) -> None:
     """The first question tells the whole story of a job, its last step first."""
     query = QUERIES["Where is job JOB, and why?"].replace("JOB", seen.completed_job)
     answer = Query(query).run(seen.rows)
-    assert answer[0]["message"] == "final uploaded"
+    assert answer[0]["message"] == "job completed"
     assert {row["service"] for row in answer} == {"chunking", "reassembly"}
 
 

@@ -27,6 +27,8 @@ ENVIRONMENT = {
     "REASSEMBLY_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/reassembly",
     "CHUNK_SEGMENT_DURATION_SEC": "4",
     "FFMPEG_PATH": str(ffmpeg_path()),
+    # What takes everything; tests of the choice say what they want on the job.
+    "ENGINE": "ffmpeg",
 }
 
 

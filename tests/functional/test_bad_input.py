@@ -285,7 +285,7 @@ def test_a_track_that_cannot_be_kept_is_logged(
     stack: Stack, clip: ClipMaker, logs: Logs, name: str, track: str
 ) -> None:
     """The job goes on without it."""
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip(name))
     assert stack.chunk() == []
     assert logs.the("a track is left out: the MP4 muxer does not take it")["track"].startswith(track)

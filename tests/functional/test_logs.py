@@ -24,7 +24,7 @@ def run_through(stack: Stack, clip: ClipMaker) -> None:
 def test_every_line_of_a_job_names_the_job(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
     """Also lines from the threads that upload, and the request and message they belong to."""
     run_through(stack, clip)
-    assert len(logs.named("segment uploaded")) == 3
+    assert len(logs.named("segment written")) == 3
     assert len(logs.lines) > 20
     for line in logs.lines:
         assert line["job_id"] == "job-1", line
@@ -38,7 +38,7 @@ def test_every_line_of_a_job_names_the_job(stack: Stack, clip: ClipMaker, logs: 
 def test_lines_from_upload_threads_name_their_step(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
     """They keep the keys of whoever started them."""
     run_through(stack, clip)
-    assert {line["step"] for line in logs.named("segment uploaded")} == {"split"}
+    assert {line["step"] for line in logs.named("segment written")} == {"split"}
 
 
 def test_a_jobs_keys_do_not_stay(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
@@ -59,12 +59,12 @@ def test_each_step_is_told_with_its_seconds_and_bytes(stack: Stack, clip: ClipMa
     run_through(stack, clip)
     assert [line["step"] for line in logs.named("step done")] == [
         *("download", "plan", "split"),
-        *("download", "check", "join", "upload"),
+        *("download", "check", "join", "upload", "verify"),
     ]
     assert logs.named("step done")[0]["bytes"] == clip("plain").stat().st_size
     row = stack.row("Jobs")
     assert set(row["chunking_steps"]["M"]) == {"download", "plan", "split"}
-    assert set(row["reassembly_steps"]["M"]) == {"download", "check", "join", "upload"}
+    assert set(row["reassembly_steps"]["M"]) == {"download", "check", "join", "upload", "verify"}
     assert row["chunking_steps"]["M"]["download"]["M"]["bytes"] == {"N": str(clip("plain").stat().st_size)}
 
 

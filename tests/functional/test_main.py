@@ -142,8 +142,8 @@ def test_two_messages_at_a_time_keep_their_logs_apart(stack: Stack, clip: ClipMa
         send(stack, CHUNKING, s3_event(build_source_key("job-2")))
         wait_until(lambda: stack.job().status is JobStatus.COMPLETED, "job-1 was not joined")
         wait_until(lambda: stack.job("job-2").status is JobStatus.CHUNKING_COMPLETE, "job-2 was not cut")
-    assert {line["job_id"] for line in logs.named("final uploaded")} == {"job-1"}
-    assert {line["job_id"] for line in logs.named("segment uploaded") if "job-2" in line["key"]} == {"job-2"}
+    assert {line["job_id"] for line in logs.named("job completed")} == {"job-1"}
+    assert {line["job_id"] for line in logs.named("segment written") if "job-2" in line["key"]} == {"job-2"}
 
 
 def test_the_time_of_a_message_runs_out() -> None:

@@ -10,9 +10,9 @@ from tests.functional.stack import Stack
 from tests.media import look
 
 
-def run_through(stack: Stack, source: Path, tmp_path: Path) -> Path:
+def run_through(stack: Stack, source: Path, tmp_path: Path, engine: str = "auto") -> Path:
     """Upload, chunk, process without a change, reassemble; where the final is."""
-    stack.add_job()
+    stack.add_job(engine={"S": engine})
     stack.upload(source)
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE, stack.job().error
@@ -24,6 +24,7 @@ def run_through(stack: Stack, source: Path, tmp_path: Path) -> Path:
     return stack.save_final(tmp_path / "final.mp4")
 
 
+@pytest.mark.parametrize("engine", ["ffmpeg", "auto"])
 @pytest.mark.parametrize(
     ("name", "segments"),
     [
@@ -44,10 +45,12 @@ def run_through(stack: Stack, source: Path, tmp_path: Path) -> Path:
         ("matroska", 3),
     ],
 )
-def test_the_final_is_the_source(stack: Stack, clip: ClipMaker, tmp_path: Path, name: str, segments: int) -> None:
+def test_the_final_is_the_source(
+    stack: Stack, clip: ClipMaker, tmp_path: Path, name: str, segments: int, engine: str
+) -> None:
     """Every picture and every sound packet of the source is in the final, at its time to the millisecond."""
     source = clip(name)
-    final = run_through(stack, source, tmp_path)
+    final = run_through(stack, source, tmp_path, engine)
 
     assert len(stack.segment_keys()) == segments
     before, after = look.decoded_frames(source), look.decoded_frames(final)

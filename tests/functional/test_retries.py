@@ -169,14 +169,18 @@ def processed(stack: Stack, clip: ClipMaker) -> None:
 def test_a_final_that_is_there_completes_the_job(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
     """An earlier try wrote it and died before it could say so: nothing is joined again."""
     processed(stack, clip)
-    metadata = {"source-etag": stack.job().source_etag or ""}
-    stack.aws.s3.put_object(Bucket=OUTPUT, Key=build_final_key("job-1"), Body=b"final", Metadata=metadata)
+    assert stack.reassemble() == []
+    before = stack.read(OUTPUT, build_final_key("job-1"))
+    stack.aws.dynamodb.delete_item(TableName="ReassemblyTriggered", Key={"job_id": {"S": "job-1"}})
+    row = stack.row("Jobs")
+    del row["completed_at"]
+    stack.aws.dynamodb.put_item(TableName="Jobs", Item=row | {"status": {"S": "reassembling"}})
     written = writes(stack)
     assert stack.reassemble() == []
     assert stack.job().status is JobStatus.COMPLETED
     assert "completed_at" in stack.row("Jobs")
     assert written == []
-    assert stack.read(OUTPUT, build_final_key("job-1")) == b"final"
+    assert stack.read(OUTPUT, build_final_key("job-1")) == before
     assert logs.named("the final is there: an earlier try wrote it")
 
 

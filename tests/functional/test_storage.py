@@ -14,7 +14,15 @@ from botocore.exceptions import ClientError
 from media_worker.deadline import Deadline
 from media_worker.errors import SourceChanged, TransferFailed
 from media_worker.jobs import JobStatus
-from media_worker.storage import MULTIPART_THRESHOLD_BYTES, StoredObject, describe, download, downloads, write_once
+from media_worker.storage import (
+    MULTIPART_THRESHOLD_BYTES,
+    StoredObject,
+    Target,
+    describe,
+    download,
+    downloads,
+    write_once,
+)
 
 from tests.functional.logs import Logs
 from tests.functional.stack import INPUT, OUTPUT, Stack
@@ -35,7 +43,7 @@ def make_file(path: Path, size_bytes: int) -> Path:
 
 
 def put(stack: Stack, path: Path, etag: str = "source") -> bool:
-    return write_once(stack.aws, path, OUTPUT, KEY, etag)
+    return write_once(stack.aws, path, Target(OUTPUT, KEY, etag))
 
 
 def fetch(stack: Stack, stored: StoredObject, path: Path) -> None:

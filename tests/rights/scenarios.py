@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from media_worker import reassembly, storage
+from media_worker import ffmpeg_engine, storage
 from media_worker.aws import Aws
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
@@ -138,13 +138,13 @@ def remove_a_final_begun(stack: GuardedStack) -> None:
 def remove_the_final_of_a_deleted_job(stack: GuardedStack) -> None:
     """A job that is deleted while its final is written keeps none."""
 
-    def write_and_delete(aws: Aws, path: Path, bucket: str, key: str, source_etag: str) -> bool:
+    def write_and_delete(aws: Aws, path: Path, target: storage.Target) -> bool:
         stack.set_job(JobStatus.DELETED)
-        return storage.write_once(aws, path, bucket, key, source_etag)
+        return storage.write_once(aws, path, target)
 
     _prepare_join(stack)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reassembly, "write_once", write_and_delete)
+        patch.setattr(ffmpeg_engine, "write_once", write_and_delete)
         assert stack.deliver(COMPLETE)
     assert storage.describe(stack.open.aws, OUTPUT, build_final_key("job-1")) is None
 

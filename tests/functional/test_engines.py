@@ -1,0 +1,177 @@
+"""Which engine takes what, what passes through the function, and that the final is read back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media_worker.jobs import JobStatus
+from media_worker.keys import build_final_key
+
+from tests.functional.conftest import ClipMaker
+from tests.functional.stack import INPUT, OUTPUT, Stack
+from tests.media import clips, look
+
+MIB = 1024 * 1024
+
+
+class Traffic:
+    """Counts what the S3 client is asked for, and the bytes that come through it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.calls: list[str] = []
+        self.bytes_in = 0
+        self.bytes_out = 0
+        events = stack.aws.s3.meta.events
+        events.register("before-call.s3.*", self._before)
+        events.register("after-call.s3.GetObject", self._after_get)
+
+    def _before(self, model: Any, params: dict[str, Any], **_: Any) -> None:
+        self.calls.append(model.name)
+        if model.name in {"PutObject", "UploadPart"}:
+            body = params["body"]
+            self.bytes_out += len(body) if isinstance(body, bytes) else 0
+
+    def _after_get(self, parsed: dict[str, Any], **_: Any) -> None:
+        self.bytes_in += parsed.get("ContentLength", 0)
+
+
+@pytest.fixture(scope="session")
+def large_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seconds of noise, about 50 MB: each third is far above S3's smallest part."""
+    path = tmp_path_factory.mktemp("large") / "large.mp4"
+    clips.ffmpeg(
+        *("-f", "lavfi", "-i", "nullsrc=size=640x360:rate=25:duration=10,geq=random(1)*255:128:128"),
+        *("-f", "lavfi", "-i", "sine=duration=10", "-c:v", "libx264", "-preset", "ultrafast", "-qp", "10"),
+        *("-g", "25", "-c:a", "aac", str(path)),
+    )
+    return path
+
+
+def test_the_copy_engine_lets_s3_copy_the_media(stack: Stack, large_clip: Path, tmp_path: Path) -> None:
+    """Of each segment, what passes through the function is its header and what fills the first part to 5 MiB."""
+    size = large_clip.stat().st_size
+    assert size > 30 * MIB
+    stack.add_job(engine={"S": "copy"})
+    stack.upload(large_clip)
+    traffic = Traffic(stack)
+    assert stack.chunk() == []
+
+    assert traffic.calls.count("UploadPartCopy") == 3
+    allowance = 3 * 5 * MIB + size // 50
+    assert traffic.bytes_in <= allowance
+    assert traffic.bytes_out <= allowance
+    assert stack.leftovers() == []
+
+    stack.process_segments()
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED
+    final = stack.save_final(tmp_path / "final.mp4")
+    before, after = look.packets(large_clip, "v:0"), look.packets(final, "v:0")
+    assert after == before
+
+
+def test_what_the_copy_engine_does_not_take_goes_to_ffmpeg(
+    stack: Stack, clip: ClipMaker, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The log says why, and which engine it was; a metric counts it."""
+    stack.add_job(engine={"S": "auto"})
+    stack.upload(clip("matroska"))
+    assert stack.chunk() == []
+
+    said = {record.message: vars(record) for record in caplog.records}
+    assert said["the copy engine does not take this"]["reason"]
+    assert said["engine chosen"]["engine"] == "ffmpeg"
+    assert '"EngineFallbacks":[1.0]' in capsys.readouterr().out
+
+
+def test_a_job_that_wants_the_copy_engine_gets_no_other(stack: Stack, clip: ClipMaker) -> None:
+    """It fails, and says what the engine does not take."""
+    stack.add_job(engine={"S": "copy"})
+    stack.upload(clip("matroska"))
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert "the copy engine cannot cut the source" in (stack.job().error or "")
+    assert stack.segment_keys() == []
+
+
+@pytest.mark.parametrize("engine", ["ffmpeg", "copy"])
+def test_a_final_that_is_not_what_was_planned_fails_the_job(stack: Stack, clip: ClipMaker, engine: str) -> None:
+    """It is read back before the job is completed: a film with a piece missing is not delivered in silence."""
+    stack.add_job(engine={"S": engine})
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    stack.process_segments()
+
+    def lose_a_segment(params: dict[str, Any], **_: Any) -> None:
+        if params["Key"] == build_final_key("job-1"):
+            params["Body"] = stack.read(INPUT, stack.segment_keys()[0])
+
+    stack.aws.s3.meta.events.register("provide-client-params.s3.PutObject", lose_a_segment)
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert "the final does not hold what was planned" in (stack.job().error or "")
+
+
+def test_a_final_of_an_earlier_try_is_read_back_too(stack: Stack, clip: ClipMaker) -> None:
+    """The invocation that wrote it may have died before it looked."""
+    stack.add_job(engine={"S": "auto"})
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    stack.process_segments()
+    body = stack.read(INPUT, stack.segment_keys()[0])
+    etag = stack.job().source_etag or ""
+    stack.aws.s3.put_object(Bucket=OUTPUT, Key=build_final_key("job-1"), Body=body, Metadata={"source-etag": etag})
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.FAILED
+
+
+def test_a_source_replaced_while_it_is_copied_comes_back(stack: Stack, large_clip: Path, clip: ClipMaker) -> None:
+    """No segment is a mixture: the copy names the version it wants."""
+    stack.add_job(engine={"S": "copy"})
+    stack.upload(large_clip)
+
+    def replace_source(**_: Any) -> None:
+        stack.aws.s3.meta.events.unregister("before-call.s3.UploadPartCopy", replace_source)
+        stack.upload(clip("plain"))
+
+    stack.aws.s3.meta.events.register("before-call.s3.UploadPartCopy", replace_source)
+    assert stack.chunk() == ["message-0"]
+    assert stack.chunk(receive_count=2) == []
+    assert stack.job().status is JobStatus.CHUNKING_COMPLETE
+    etags = set()
+    for key in stack.segment_keys():
+        if f"_{stack.job().total_segments:05d}_" in key:
+            etags.add(stack.aws.s3.head_object(Bucket=INPUT, Key=key)["Metadata"]["source-etag"])
+    assert etags == {stack.job().source_etag}
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("audio_only", "the source has no video track"),
+        ("audio_with_cover", "the source has no video track"),
+        ("text", "the source is not a video that can be cut"),
+        ("cut_short", "the source is not a video that can be cut"),
+    ],
+)
+def test_a_bad_source_fails_with_what_is_wrong(stack: Stack, clip: ClipMaker, name: str, error: str) -> None:
+    """Whichever engine looks first, no segment is written."""
+    sources = {"text": b"no video at all\n" * 100, "cut_short": clip("plain").read_bytes()[:150_000]}
+    stack.add_job(engine={"S": "auto"})
+    stack.upload(sources.get(name) or clip(name))
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert error in (stack.job().error or "")
+    assert stack.segment_keys() == []
+
+
+def test_a_processed_segment_that_differs_is_named(stack: Stack, clip: ClipMaker) -> None:
+    """A track that comes in one segment of the middle and goes is no part of the film."""
+    stack.add_job(engine={"S": "auto"})
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    odd = clip("two_audio").read_bytes()
+    stack.process_segments(change=lambda index, body: odd if index == 1 else body)
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert "segment 1 differs" in (stack.job().error or "")
