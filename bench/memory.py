@@ -6,7 +6,6 @@ Each handler runs in a process of its own, as in Lambda; its peak resident set i
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from media_worker.completions import record_segment
 from media_worker.keys import build_output_segment_key, build_source_key, parse_segment_key
 from media_worker.settings import Settings
 
+from bench.meter import peak_rss_mb
 from bench.servers import s3_client, stack
 from local.binaries import ffmpeg_path
 
@@ -28,8 +28,8 @@ _LIMIT_MB = 250
 _CLIP_S = 20
 
 
-def make_source(path: Path, size_bytes: int) -> None:
-    """A long video, made in seconds: one encoded clip, repeated without encoding it again."""
+def make_source(path: Path, size_bytes: int) -> int:
+    """A long video, made in seconds: one encoded clip, repeated without encoding it again. Its length in seconds."""
     clip = path.with_name("clip.mp4")
     ffmpeg = [str(ffmpeg_path()), "-nostdin", "-v", "error", "-y"]
     picture = f"testsrc2=size=1280x720:rate=30:duration={_CLIP_S},noise=alls=40:allf=t"
@@ -40,6 +40,7 @@ def make_source(path: Path, size_bytes: int) -> None:
     )
     loops = size_bytes // clip.stat().st_size
     _run(*ffmpeg, "-stream_loop", str(loops), "-i", str(clip), "-c", "copy", str(path))
+    return (loops + 1) * _CLIP_S
 
 
 def run_handler(function: str, event: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -64,8 +65,7 @@ def _be_the_handler(function: str) -> None:
     handler = build_chunking_handler(aws) if function == "chunking" else build_reassembly_handler(aws)
     begin = time.monotonic()
     answer = handler(json.load(sys.stdin), LocalContext(function))
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"answer": answer, "seconds": time.monotonic() - begin, "peak_mb": peak_kib * 1024 / 1e6}
+    found = {"answer": answer, "seconds": time.monotonic() - begin, "peak_mb": peak_rss_mb()}
     sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
@@ -85,9 +85,9 @@ def measure(size_gb: float) -> int:
             "eventName": "ObjectCreated:Put",
             "s3": {"bucket": {"name": "bench-input"}, "object": {"key": build_source_key(_JOB)}},
         }
-        rows = {"chunking": run_handler("chunking", _batch({"Records": [event]}), environment)}
+        rows = {"chunking": run_handler("chunking", batch({"Records": [event]}), environment)}
         segments = _copy_segments(aws)
-        rows["reassembly"] = run_handler("reassembly", _batch({"job_id": _JOB}), environment)
+        rows["reassembly"] = run_handler("reassembly", batch({"job_id": _JOB}), environment)
         status = aws.dynamodb.get_item(TableName="Jobs", Key={"job_id": {"S": _JOB}})["Item"]["status"]["S"]
     sys.stdout.write(f"source {size_mb:,.0f} MB, {segments} segments, job {status}\n")
     for name, row in rows.items():
@@ -109,7 +109,8 @@ def _copy_segments(aws: Aws) -> int:
     return len(listing)
 
 
-def _batch(body: Mapping[str, Any]) -> dict[str, Any]:
+def batch(body: Mapping[str, Any]) -> dict[str, Any]:
+    """An SQS batch of one message."""
     record = {
         "messageId": "1",
         "receiptHandle": "1",

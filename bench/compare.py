@@ -1,0 +1,169 @@
+"""Four ways to cut and to join, side by side: `make bench`. Prints a table and writes docs/performance.{json,svg}.
+
+    plain    the whole file down, ffmpeg, one upload after another (bench/plain.py)
+    ffmpeg   the ffmpeg engine
+    copy     the copy engine
+    bound    everything down and up again in parallel, without media work (bench/bound.py)
+    server   what S3 itself needs to copy the bytes, by the same parts and nothing else
+
+Each runs in a process of its own, against one SeaweedFS on this machine's disk.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from media_worker.aws import Aws
+from media_worker.completions import record_segment
+from media_worker.handlers import build_chunking_handler, build_reassembly_handler
+from media_worker.keys import build_output_segment_key, build_source_key, parse_segment_key
+from media_worker.main import LocalContext
+from media_worker.settings import Settings
+
+from bench import bound, plain, server_copy
+from bench.chart import draw
+from bench.memory import batch, make_source
+from bench.meter import Meter
+from bench.servers import s3_client, stack
+
+WAYS = ("plain", "ffmpeg", "copy", "bound", "server")
+STEPS = ("split", "join")
+_SEGMENTS = 8
+
+
+def run_way(way: str, step: str, job_id: str) -> None:
+    """Be the process that is measured."""
+    aws = Aws.connect(Settings.from_environment(os.environ))
+    folder = Path(tempfile.mkdtemp())
+    meter = Meter(aws)
+    with meter.running():
+        if way in {"ffmpeg", "copy"}:
+            _run_engine(aws, step, job_id)
+        elif way == "plain":
+            plain.split(aws, job_id, folder) if step == "split" else plain.join(
+                aws, job_id, folder, _total(aws, job_id)
+            )
+        else:
+            module = bound if way == "bound" else server_copy
+            total = _SEGMENTS if step == "split" else _total(aws, job_id)
+            (module.split if step == "split" else module.join)(aws, job_id, folder, total)
+    sys.stdout.write("\n" + json.dumps(meter.cost.as_row()) + "\n")
+
+
+def _run_engine(aws: Aws, step: str, job_id: str) -> None:
+    if step == "split":
+        place = {"bucket": {"name": aws.settings.input_bucket_name}, "object": {"key": build_source_key(job_id)}}
+        event = batch({"Records": [{"eventName": "ObjectCreated:Put", "s3": place}]})
+        answer = build_chunking_handler(aws)(event, LocalContext("bench"))
+    else:
+        answer = build_reassembly_handler(aws)(batch({"job_id": job_id}), LocalContext("bench"))
+    assert not answer["batchItemFailures"]
+
+
+def measure(sizes_gb: list[float], ways: list[str]) -> list[dict[str, Any]]:
+    """A row for each size, way and step."""
+    rows = []
+    for size_gb in sizes_gb:
+        with tempfile.TemporaryDirectory(prefix="media-worker-bench-") as folder:
+            source = Path(folder) / "source.mp4"
+            duration_s = make_source(source, int(size_gb * 1e9))
+            for way in ways:
+                with stack(f"{duration_s / _SEGMENTS:.3f}") as environment:
+                    rows += _measure_way(way, source, environment, size_gb)
+    return rows
+
+
+def _measure_way(way: str, source: Path, environment: Mapping[str, str], size_gb: float) -> list[dict[str, Any]]:
+    aws = Aws.connect(Settings.from_environment(environment))
+    aws.s3.upload_file(str(source), aws.settings.input_bucket_name, build_source_key(way))
+    row = {"job_id": {"S": way}, "status": {"S": "created"}, "mode": {"S": "sbs"}}
+    aws.dynamodb.put_item(TableName="Jobs", Item=row)
+    rows = []
+    for step in STEPS:
+        cost = _in_process(way, step, environment)
+        rows.append({"gb": size_gb, "way": way, "step": step, **cost})
+        sys.stdout.write(_line(rows[-1]) + "\n")
+        if step == "split":
+            _process_segments(aws, way)
+    return rows
+
+
+def _in_process(way: str, step: str, environment: Mapping[str, str]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="media-worker-bench-") as temporary:
+        done = subprocess.run(
+            [sys.executable, "-m", "bench.compare", "--run", way, step],
+            env={
+                **environment,
+                "ENGINE": way if way in {"ffmpeg", "copy"} else "auto",
+                "PYTHONPATH": "shared:.",
+                "PATH": os.environ["PATH"],
+                "TMPDIR": temporary,
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    cost: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return cost
+
+
+def _process_segments(aws: Aws, job_id: str) -> None:
+    """Be the segment worker that changes nothing, by copies inside S3."""
+    s3 = s3_client(str(aws.settings.aws_endpoint_url_s3))
+    for key in _segment_keys(aws, job_id):
+        parts = parse_segment_key("", key)
+        assert parts
+        target = build_output_segment_key(job_id, parts.segment_index)
+        s3.copy({"Bucket": aws.settings.input_bucket_name, "Key": key}, aws.settings.output_bucket_name, target)
+        uri = f"s3://{aws.settings.output_bucket_name}/{target}"
+        record_segment(aws, job_id=job_id, segment_index=parts.segment_index, output_s3_uri=uri)
+
+
+def _segment_keys(aws: Aws, job_id: str) -> list[str]:
+    listing = aws.s3.list_objects_v2(Bucket=aws.settings.input_bucket_name, Prefix=f"segments/{job_id}/")
+    return [entry["Key"] for entry in listing["Contents"]]
+
+
+def _total(aws: Aws, job_id: str) -> int:
+    return len(_segment_keys(aws, job_id))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return (
+        f"| {row['gb']:5.2f} | {row['step']:5} | {row['way']:6} | {row['seconds']:7.1f} | {row['first_object_s']:6.1f} "
+        f"| {row['mb_in']:7.0f} | {row['mb_out']:7.0f} | {row['peak_rss_mb']:5.0f} | {row['peak_tmp_mb']:6.0f} "
+        f"| {row['s3_calls']:5.0f} |"
+    )
+
+
+def main() -> int:
+    """Measure, or be the process that is measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size-gb", type=float, nargs="+", default=[0.25, 1, 4])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--out", type=Path, help="folder for performance.json and performance.svg")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        way, step = options.run
+        run_way(way, step, way)
+        return 0
+    if shutil.disk_usage(tempfile.gettempdir()).free < 6e9 * max(options.size_gb):
+        parser.error("the temporary directory needs room for six times the largest source")
+    sys.stdout.write("|    GB | step  | way    | seconds | first  |   MB in |  MB out |   RSS |   /tmp | calls |\n")
+    rows = measure(options.size_gb, options.ways)
+    if options.out:
+        (options.out / "performance.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (options.out / "performance.svg").write_text(draw(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
