@@ -1,17 +1,21 @@
 """ffmpeg: the command lines (pure), and running them on hostile input.
 
 The media is somebody else's, so ffmpeg gets an empty environment (no credentials), no stdin, only the `file`
-protocol, only real containers (no playlist or concat script can name another file), and a wall clock limit.
+protocol, only real containers (no playlist or concat script can name another file), a wall clock limit, and limits of
+address space, CPU time and file size.
 """
 
 import errno
+import math
+import os
 import re
+import resource
 import signal
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import zip_longest
@@ -23,6 +27,10 @@ from media_worker.plan import Frame, Plan
 
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
 CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
+# Copying takes 64 MiB; an index of a day's film takes a few hundred. A static ffmpeg maps little beside, on either
+# architecture.
+_MEMORY_BYTES = 1024 * 1024 * 1024
+_FILE_MARGIN_BYTES = 64 * 1024 * 1024
 _STDERR_LINES = 20
 _STDERR_LINE_CHARS = 500
 # ffmpeg's exit code is the low byte of its negative error number.
@@ -224,11 +232,29 @@ class Process:
             text=True,
             errors="replace",
         )
+        self._limit()
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
         self._clock = threading.Timer(self.limit_s, self._time_out)
         self._clock.daemon = True
         self._clock.start()
+
+    def _limit(self) -> None:
+        """Set what it may use. After its start, not in `preexec_fn`: that is not safe beside threads."""
+        cpu_s = math.ceil(self.limit_s) * (os.cpu_count() or 1)  # ends it also when we are not there any more
+        limits = {
+            resource.RLIMIT_AS: _MEMORY_BYTES,
+            resource.RLIMIT_CPU: max(1, cpu_s),
+            resource.RLIMIT_FSIZE: self._most_bytes(),
+            resource.RLIMIT_CORE: 0,
+        }
+        with suppress(ProcessLookupError):  # it has ended
+            for kind, most in limits.items():
+                resource.prlimit(self._popen.pid, kind, (most, most))
+
+    def _most_bytes(self) -> int:
+        """No file that copies packets is larger than what is there to copy, unless its tables name bytes repeatedly."""
+        return 2 * sum(path.stat().st_size for path in self.directory.iterdir()) + _FILE_MARGIN_BYTES
 
     def lines(self) -> Iterator[str]:
         """What it prints, line by line, as it comes."""
@@ -252,6 +278,8 @@ class Process:
         tail = "\n".join(self._stderr)
         if self._timed_out:
             raise FfmpegStopped(f"ffmpeg did not end within {self.limit_s:.0f} s and was killed: {tail}")
+        if -code == signal.SIGXFSZ:
+            raise FfmpegFailed(self.argv, code, "it would write far more than the media holds")
         if code < 0:
             raise FfmpegStopped(f"ffmpeg was killed by {signal.Signals(-code).name}: {tail}")
         if code == _NO_SPACE:

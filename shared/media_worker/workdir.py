@@ -3,9 +3,10 @@
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from media_worker.errors import NoRoom
@@ -63,9 +64,18 @@ def _remove_leftovers(root: Path) -> None:
             continue  # in use
         else:
             logger.info("removing what a killed invocation left", work_directory=str(path))
+            _kill_those_in(path)
             shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(lock)
+
+
+def _kill_those_in(directory: Path) -> None:
+    """A Lambda's processes end with it; on a machine, an ffmpeg outlives the worker that was killed beside it."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is somebody else's
+            if (process / "cwd").readlink() == directory.resolve():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @contextmanager
