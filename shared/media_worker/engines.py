@@ -68,5 +68,6 @@ def _fall_back(error: Mp4Error) -> None:
 
 
 def _use(engine: str) -> None:
-    count(f"{engine.capitalize()}EngineUsed")
+    if engine == "copy":  # the others are ffmpeg's
+        count("CopyEngineUsed")
     logger.info("engine chosen", engine=engine)

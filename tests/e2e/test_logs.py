@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """One job completes, one fails in either function, one waits for workers; messages are ignored and come back."""
+    """A job completes by either engine, one fails in either function, one waits for workers; messages are ignored and come back."""
     folder = tmp_path_factory.mktemp("seen")
     environment = cloud.stack_environment()
 
@@ -88,6 +88,8 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
 
     finished = cloud("run", clip, "--out", folder / "final.mp4", "--segment-seconds", "4", "--json")
     assert finished.code == 0, finished.err
+    by_ffmpeg = cloud("run", clip, "--out", folder / "second.mp4", "--engine", "ffmpeg")
+    assert by_ffmpeg.code == 0, by_ffmpeg.err
     (folder / "notes.mp4").write_text("no video\n")
     assert cloud("run", folder / "notes.mp4", "--out", folder / "none.mp4").code == 1
     spoiled = cloud("run", clip, "--out", folder / "none.mp4", "--segment-command", SPOIL, "--json")

@@ -44,7 +44,7 @@ def test_a_run_gives_the_source_back(cloud: CommandLine, clip: Path, tmp_path: P
     summary = json.loads(ended.out)
     assert (summary["status"], summary["final"], summary["segments"]) == ("completed", str(final), 4)
     assert (summary["frames_in"], summary["frames_out"]) == (250, 250)
-    assert {"upload", "chunking: download", "reassembly: join"} <= {step["step"] for step in summary["steps"]}
+    assert {"upload", "chunking: split", "reassembly: join"} <= {step["step"] for step in summary["steps"]}
     assert_same_media(final, clip)
     assert look.is_fast_start(final)
     kept = [path.relative_to(keep).as_posix() for path in sorted(keep.rglob("*.mp4"))]
