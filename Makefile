@@ -54,7 +54,7 @@ $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .c
 CORPUS ?= .cache/clips
 .PHONY: fidelity
 fidelity: setup ## judge split and join: every media file in CORPUS=dir (default: clips made for it)
-	@$(BIN)/python -m tests.fidelity $(CORPUS) $(if $(filter .cache/clips,$(CORPUS)),--make) --engine copy
+	@$(BIN)/python -m tests.fidelity $(CORPUS) $(if $(filter .cache/clips,$(CORPUS)),--make)
 
 .PHONY: check
 check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template

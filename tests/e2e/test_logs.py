@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """A job completes by either engine, one fails in either function, one waits for workers; messages are ignored and come back."""
+    """A job completes by either engine, one fails in either function, one waits; messages are ignored and come back."""
     folder = tmp_path_factory.mktemp("seen")
     environment = cloud.stack_environment()
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from media_worker.mp4.errors import Mp4Error
@@ -14,23 +10,15 @@ from media_worker.mp4.movie import Movie, read_movie
 from media_worker.mp4.origin import ORIGIN_UUID
 from media_worker.mp4.split import lay_out, plan_split
 
+from .handlers import auto_engine, ffmpeg_engine
+from .outcome import Engine, Outcome, Refused
 from .probe import ProbeFailed, run, tool
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+    from pathlib import Path
+
     from media_worker.mp4.source import Read
-
-
-class Refused(Exception):
-    """The engine does not take this file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    segments: tuple[Path, ...]
-    final: Path
-
-
-type Engine = Callable[[Path, Path, Fraction], Outcome]  # source, folder to work in, segment duration in seconds
 
 
 def reader(path: Path) -> Read:
@@ -119,7 +107,6 @@ def plain_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Ou
         raise Refused(str(error)) from error
 
 
-# The seam for the others: `ENGINES["ffmpeg"] = ...`, a function of the same shape.
-ENGINES: dict[str, Engine] = {"copy": copy_engine}
+ENGINES: dict[str, Engine] = {"auto": auto_engine, "copy": copy_engine, "ffmpeg": ffmpeg_engine}
 # What the joins of reworked segments are tried with; no engines of the product.
 TRIALS: dict[str, Engine] = {"splice": splice_engine, "remux": remux_engine, "plain": plain_engine}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .compare import Finding, Verdict, compare, compare_segments
-from .engines import Engine, Refused
+from .outcome import Engine, Refused
 from .probe import ProbeFailed, Stream, read_streams, run, tool
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .engines import Outcome, join_files, split_file
+from .engines import join_files, split_file
+from .outcome import Outcome
 from .probe import run, tool
 
 if TYPE_CHECKING:
