@@ -70,6 +70,10 @@ format: setup ## put the code into its one format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+.PHONY: bench
+bench: setup-bench ## four ways to cut and join, side by side: writes docs/performance.json and .svg
+	@$(BIN)/python -m bench.compare --out docs
+
 .PHONY: bench-memory
 bench-memory: setup-bench ## peak memory of both handlers for a source of 2 GB
 	@$(BIN)/python -m bench.memory

@@ -60,12 +60,10 @@ class Meter:
             self.cost.peak_rss_mb = peak_rss_mb()
 
     def _sent(self, request: Any, operation_name: str, **_: Any) -> None:
-        size = int(request.headers.get("X-Amz-Decoded-Content-Length") or request.headers.get("Content-Length") or 0)
-        if not size and operation_name in _SENDING and hasattr(request.body, "__len__"):
-            size = len(request.body)
         with self._lock:
             self.cost.s3_calls += 1
-            self.cost.mb_out += size / 1e6 if operation_name in _SENDING else 0
+            if operation_name in _SENDING:
+                self.cost.mb_out += _body_bytes(request) / 1e6
 
     def _answered(self, model: Any, parsed: dict[str, Any], **_: Any) -> None:
         with self._lock:
@@ -78,6 +76,12 @@ class Meter:
         folder = Path(tempfile.gettempdir())
         while not self._end.wait(_SAMPLE_S):
             self.cost.peak_tmp_mb = max(self.cost.peak_tmp_mb, _size_mb(folder))
+
+
+def _body_bytes(request: Any) -> int:
+    """How much a request sends: a file says so in its headers, bytes have a length."""
+    stated = request.headers.get("X-Amz-Decoded-Content-Length") or request.headers.get("Content-Length")
+    return int(stated) if stated else len(request.data or b"")
 
 
 def peak_rss_mb() -> float:
