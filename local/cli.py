@@ -24,7 +24,7 @@ from media_worker.errors import MediaWorkerError
 from media_worker.keys import MODES
 from media_worker.settings import Engine
 
-from local import commands
+from local import commands, dlq
 from local.errors import LocalError
 
 _INTERRUPTED = 130
@@ -92,6 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
         made.add_argument("job", metavar="JOB", help="the job's id, as `submit` printed it")
     for made in (submit, watch, fetch):
         made.add_argument("--stack", metavar="NAME", help="a stack on AWS (default: the local cloud)")
+    letters = add("dlq", help="look into the dead-letter queues, and put messages back")
+    dlq.add_to(letters, commands.stack_named)
     serve = command(
         "serve", commands.serve, "work on both queues until interrupted, with the settings in the environment"
     )

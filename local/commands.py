@@ -90,7 +90,7 @@ def run(arguments: Namespace) -> int:
 def submit(arguments: Namespace) -> int:
     """A job and its source."""
     film.require_source(arguments.source)
-    stack = _stack(arguments.stack)
+    stack = stack_named(arguments.stack)
     submission = _submission(arguments)
     with progress.display() as display:
         size_bytes = submission.source.stat().st_size
@@ -102,7 +102,7 @@ def submit(arguments: Namespace) -> int:
 def watch(arguments: Namespace) -> int:
     """A job's progress until its end."""
     _require_job_id(arguments.job)
-    stack = _stack(arguments.stack)
+    stack = stack_named(arguments.stack)
     pause_s = watching.AWS_PAUSE_S if arguments.stack else watching.LOCAL_PAUSE_S
     with progress.display() as display:
         watching.watch(stack.aws, arguments.job, lambda seen: progress.show_sighting(display, seen), pause_s)
@@ -114,7 +114,7 @@ def fetch(arguments: Namespace) -> int:
     """A job's final."""
     _require_job_id(arguments.job)
     film.require_target(arguments.out)
-    stack = _stack(arguments.stack)
+    stack = stack_named(arguments.stack)
     watching.look(stack.aws, arguments.job)
     size_bytes = film.final_size_bytes(stack.aws, arguments.job)
     with progress.display() as display:
@@ -159,7 +159,7 @@ def _require_job_id(text: str) -> None:
         raise UsageError(f"{text!r} is no job id: that is one word, as `submit` prints it")
 
 
-def _stack(name: str | None) -> Stack:
+def stack_named(name: str | None) -> Stack:
     """The named stack on AWS, or the local cloud's."""
     return find_stack(name, os.environ) if name else _local_stack()
 

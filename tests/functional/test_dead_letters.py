@@ -1,0 +1,171 @@
+"""`media-worker dlq`: what is in the dead-letter queues, why, and back again."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from moto import mock_aws
+
+from local import cli, commands
+from local.dead_letters import job_id_in
+from local.stack import Stack as Deployed
+from tests.functional.conftest import ClipMaker
+from tests.functional.stack import Stack, s3_event, sqs_event
+
+type Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """A stack whose queues have dead-letter queues, found by every name."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with mock_aws():
+        stack = Stack.create(temporary)
+        stack.aws.sqs.create_queue(QueueName="segments")
+        for name in ("chunking", "segments", "reassembly"):
+            url = stack.aws.sqs.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+            policy = {"deadLetterTargetArn": f"arn:aws:sqs:us-east-1:123456789012:{name}-dead", "maxReceiveCount": 6}
+            stack.aws.sqs.set_queue_attributes(
+                QueueUrl=url.removesuffix("-dead"), Attributes={"RedrivePolicy": json.dumps(policy)}
+            )
+        environment = {"SEGMENT_QUEUE_URL": queue("segments")}
+        found = Deployed("test", stack.aws, environment)
+        monkeypatch.setattr(commands, "find_stack", lambda *_: found)
+        monkeypatch.setattr(commands, "_local_stack", lambda: found)
+        yield stack
+
+
+@pytest.fixture
+def dlq(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command; its exit code, what it printed, and its errors."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(["dlq", *words])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def queue(name: str) -> str:
+    return f"https://sqs.us-east-1.amazonaws.com/123456789012/{name}"
+
+
+def bury(stack: Stack, name: str, body: object) -> str:
+    text = body if isinstance(body, str) else json.dumps(body)
+    return stack.aws.sqs.send_message(QueueUrl=queue(f"{name}-dead"), MessageBody=text)["MessageId"]
+
+
+def waiting(stack: Stack, name: str) -> int:
+    attributes = stack.aws.sqs.get_queue_attributes(QueueUrl=queue(name), AttributeNames=["All"])["Attributes"]
+    return int(attributes["ApproximateNumberOfMessages"])
+
+
+def test_nothing_to_list(dlq: Command) -> None:
+    """Empty queues are told apart from a list that failed."""
+    assert dlq("list") == (0, "", "the dead-letter queues are empty\n")
+
+
+def test_the_list_says_why(deployed: Stack, dlq: Command) -> None:
+    """The job's own error, and plain words where there is none; looking changes nothing."""
+    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "gave up after 5 tries: no room"})
+    bury(deployed, "chunking", s3_event("input/job-1/source.mp4"))
+    bury(deployed, "reassembly", {"job_id": "job-2"})
+    bury(deployed, "reassembly", "not json")
+    for _ in range(2):
+        code, printed, _ = dlq("list", "--stack", "test")
+        lines = printed.splitlines()
+        assert code == 0
+        assert [line.split("  ")[1::2] for line in lines] == [
+            ["chunking", "job-1"],
+            ["reassembly", "job-2"],
+            ["reassembly", "-"],
+        ]
+        assert [line.split("  ")[4] for line in lines] == [
+            "gave up after 5 tries: no room",
+            "there is no such job",
+            "the message names no job",
+        ]
+    assert (waiting(deployed, "chunking-dead"), waiting(deployed, "reassembly-dead")) == (1, 2)
+
+
+def test_show_prints_all_of_a_message(deployed: Stack, dlq: Command) -> None:
+    """By the message's id or the job's."""
+    message_id = bury(deployed, "reassembly", {"job_id": "job-1"})
+    deployed.add_job("job-1")
+    for name in (message_id, "job-1"):
+        code, printed, _ = dlq("show", name)
+        assert code == 0
+        assert message_id in printed
+        assert "the job is created" in printed
+        assert '{"job_id": "job-1"}' in printed
+
+
+def test_a_repaired_job_that_is_put_back_completes(
+    deployed: Stack, dlq: Command, clip: ClipMaker, tmp_path: Path
+) -> None:
+    """A source that was missing is there now: the message is a new one, and the failed job runs again."""
+    deployed.add_job()
+    event = s3_event("input/job-1/source.mp4")
+    assert deployed.deliver(deployed.chunking, event) == []
+    assert deployed.job().status == "failed"
+    bury(deployed, "chunking", event)
+    bury(deployed, "chunking", "rubbish")
+    deployed.upload(clip("plain"))
+
+    assert dlq("redrive", "job-1")[:2] == (0, "1 put back\n")
+    assert (waiting(deployed, "chunking"), waiting(deployed, "chunking-dead")) == (1, 1)
+    (message,) = deployed.aws.sqs.receive_message(QueueUrl=queue("chunking"))["Messages"]
+    assert deployed.chunking(sqs_event(message["Body"]), deployed.context)["batchItemFailures"] == []
+    deployed.process_segments()
+    assert deployed.reassemble() == []
+    assert deployed.job().status == "completed"
+
+
+def test_redrive_wants_to_know_what(deployed: Stack, dlq: Command) -> None:
+    """Neither nothing, nor everything and something, nor what is not there."""
+    bury(deployed, "segments", {"job_id": "job-1"})
+    assert dlq("redrive")[0] == 2
+    assert dlq("redrive", "--all", "job-1")[0] == 2
+    assert "not in a dead-letter queue: job-9" in dlq("redrive", "job-9")[2]
+    assert waiting(deployed, "segments-dead") == 1
+    assert dlq("redrive", "--all")[:2] == (0, "1 put back\n")
+    assert (waiting(deployed, "segments"), waiting(deployed, "segments-dead")) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["chunking", "chunking-dead"])
+def test_a_queue_by_its_url(deployed: Stack, dlq: Command, name: str) -> None:
+    """Either of the two; without a stack there is no job's row to look at."""
+    bury(deployed, "chunking", {"job_id": "job-1"})
+    bury(deployed, "reassembly", {"job_id": "job-2"})
+    code, printed, _ = dlq("list", "--queue-url", queue(name))
+    assert code == 0
+    assert printed.endswith("job-1  unknown without the stack (--stack)\n")
+    assert printed.count("\n") == 1
+
+
+def test_a_queue_without_dead_letters(deployed: Stack, dlq: Command) -> None:
+    """A usage error, not an empty list."""
+    deployed.aws.sqs.create_queue(QueueName="lonely")
+    assert dlq("list", "--queue-url", queue("lonely"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "job_id"),
+    [
+        ('{"job_id": "a b"}', "a b"),
+        (json.dumps(s3_event("segments/a+b/00000_00002_sbs.mp4")), "a+b"),
+        (json.dumps(s3_event("input/ä/source.mp4")), "ä"),
+        (json.dumps(s3_event("elsewhere")), None),
+        ('{"job_id": "a/b"}', None),
+        ("[]", None),
+        ("{", None),
+    ],
+)
+def test_the_job_of_a_body(body: str, job_id: str | None) -> None:
+    """Of every kind of message that our queues carry."""
+    assert job_id_in(body) == job_id
