@@ -18,7 +18,7 @@ from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
 from media_worker.plan import describe_gaps
-from media_worker.storage import StoredObject, Target, describe, is_made_of, remove, remove_incomplete
+from media_worker.storage import StoredObject, Target, describe, is_made_of, let_expire, remove_incomplete
 from media_worker.telemetry import Steps, count, logger
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _make_final(aws: "Aws", job: Job, context: Context) -> Mapping[str, Any]:
     remove_incomplete(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
     if final is None:
         raise TransferFailed("the final was written and is not there")
-    with _removed_if_deleted(aws, job):
+    with _expiring_if_deleted(aws, job):
         with steps.step("verify"):
             check_final(aws, final)
         jobs.finish_reassembly(aws, job.job_id, steps.report)
@@ -78,15 +78,15 @@ def _make_final(aws: "Aws", job: Job, context: Context) -> Mapping[str, Any]:
 
 
 @contextmanager
-def _removed_if_deleted(aws: "Aws", job: Job) -> Iterator[None]:
-    """A job that was deleted while its final was written keeps none: nothing else would ever remove it."""
+def _expiring_if_deleted(aws: "Aws", job: Job) -> Iterator[None]:
+    """A job that was deleted while its final was written: nothing else would ever remove that."""
     try:
         yield
     except JobMoved:
         found = jobs.read_job(aws, job.job_id)
         if found is not None and found.status is JobStatus.DELETED:
-            remove(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
-            logger.info("the job was deleted: its final is removed")
+            let_expire(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
+            logger.info("the job was deleted: its final will expire")
         raise
 
 

@@ -21,6 +21,8 @@ from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import TagTypeDef
+
     from media_worker.aws import Aws
 
 
@@ -242,9 +244,13 @@ def remove_incomplete(aws: "Aws", bucket: str, prefix: str) -> None:
         _abort(aws, bucket, upload["Key"], upload["UploadId"])
 
 
-def remove(aws: "Aws", bucket: str, key: str) -> None:
-    """Delete an object of ours."""
-    aws.s3.delete_object(Bucket=bucket, Key=key)
+def let_expire(aws: "Aws", bucket: str, key: str) -> None:
+    """Have the output bucket's lifecycle rule remove an object, as it removes processed segments: by their tag.
+
+    The functions may delete nothing, so that no error of ours can cost a film.
+    """
+    tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
+    aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
 
 
 def part_size_bytes(size_bytes: int) -> int:

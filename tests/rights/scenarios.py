@@ -135,8 +135,8 @@ def remove_a_final_begun(stack: GuardedStack) -> None:
     assert stack.unfinished_uploads(OUTPUT) == 0
 
 
-def remove_the_final_of_a_deleted_job(stack: GuardedStack) -> None:
-    """A job that is deleted while its final is written keeps none."""
+def let_the_final_of_a_deleted_job_expire(stack: GuardedStack) -> None:
+    """A job that is deleted while its final is written keeps none: the lifecycle rule takes it."""
 
     def write_and_delete(aws: Aws, path: Path, target: storage.Target) -> bool:
         stack.set_job(JobStatus.DELETED)
@@ -146,7 +146,8 @@ def remove_the_final_of_a_deleted_job(stack: GuardedStack) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ffmpeg_engine, "write_once", write_and_delete)
         assert stack.deliver(COMPLETE)
-    assert storage.describe(stack.open.aws, OUTPUT, build_final_key("job-1")) is None
+    tags = stack.open.aws.s3.get_object_tagging(Bucket=OUTPUT, Key=build_final_key("job-1"))["TagSet"]
+    assert tags == [{"Key": "kind", "Value": "processed-segment"}]
 
 
 def wait_for_whoever_joins(stack: GuardedStack) -> None:
@@ -185,7 +186,7 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
         give_a_message_back,
         replace_a_message_that_only_waited,
         remove_a_final_begun,
-        remove_the_final_of_a_deleted_job,
+        let_the_final_of_a_deleted_job_expire,
         replace_a_final_of_another_source,
         wait_for_whoever_joins,
         miss_a_segment,

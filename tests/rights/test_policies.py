@@ -86,6 +86,7 @@ BOTH: list[tuple[str, str, dict[str, Any]]] = [
     ("s3", "delete_object", {"Bucket": INPUT, "Key": SOURCE}),
     ("s3", "delete_object", {"Bucket": INPUT, "Key": SEGMENT}),
     ("s3", "delete_object", {"Bucket": OUTPUT, "Key": PROCESSED}),
+    ("s3", "delete_object", {"Bucket": OUTPUT, "Key": FINAL}),
     ("s3", "delete_objects", {"Bucket": OUTPUT, "Delete": {"Objects": [{"Key": PROCESSED}, {"Key": FINAL}]}}),
     ("s3", "delete_bucket", {"Bucket": OUTPUT}),
     ("s3", "put_object_acl", {"Bucket": OUTPUT, "Key": FINAL, "ACL": "public-read"}),
@@ -109,7 +110,6 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("s3", "get_object", {"Bucket": OUTPUT, "Key": PROCESSED}),
         ("s3", "get_object", {"Bucket": OUTPUT, "Key": FINAL}),
         ("s3", "put_object", {"Bucket": OUTPUT, "Key": FINAL}),
-        ("s3", "delete_object", {"Bucket": OUTPUT, "Key": FINAL}),
         ("s3", "list_objects_v2", {"Bucket": OUTPUT}),
         ("sqs", "receive_message", {"QueueUrl": REASSEMBLY_URL}),
         ("sqs", "delete_message", {"QueueUrl": REASSEMBLY_URL, "ReceiptHandle": "receipt"}),
@@ -130,9 +130,7 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_what_is_refused(new_stack: NewStack, function: str) -> None:
-    """A function touches no other prefix, bucket, table or queue, and invents no job. It deletes nothing but what the
-    reassembly itself has written, a final.
-    """
+    """A function touches no other prefix, bucket, table or queue, and invents no job. It deletes nothing."""
     with new_stack(function, read_policy(function)) as stack:
         done = [
             (service, operation, params)

@@ -27,7 +27,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "ReassemblyQueue": CONSUME | {"sqs:SendMessage"},
         "OutputBucket": {"s3:ListBucket", "s3:ListBucketMultipartUploads"},
         "OutputBucket/jobs/*": {"s3:GetObject"},
-        "OutputBucket/jobs/*/final.mp4": {"s3:PutObject", "s3:AbortMultipartUpload", "s3:DeleteObject"},
+        "OutputBucket/jobs/*/final.mp4": {"s3:PutObject", "s3:AbortMultipartUpload", "s3:PutObjectTagging"},
         "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
         "SegmentCompletionsTable": {"dynamodb:Query"},
         "ReassemblyTriggeredTable": {"dynamodb:UpdateItem"},
