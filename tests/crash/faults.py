@@ -64,6 +64,8 @@ def kinds_for(call: Call) -> tuple[Kind, ...]:
     operation = call.operation
     if operation == "CompleteMultipartUpload":
         return (*EVERYWHERE, "error in a 200", "412", "409")
+    if operation == "UploadPartCopy":
+        return (*EVERYWHERE, "error in a 200", "412")
     return (*EVERYWHERE, "412", "409") if operation == "PutObject" else EVERYWHERE
 
 

@@ -38,6 +38,7 @@ class Shape:
     segments: int
     multipart_bytes: int | None = None
     fast_workers: bool = False
+    engine: str = "ffmpeg"
 
 
 SHAPES = (
@@ -45,6 +46,7 @@ SHAPES = (
     Shape("five segments", "crash_five", 5),
     Shape("in parts", "crash_parts", 2, PART_BYTES),
     Shape("fast workers", "crash_parts", 2, fast_workers=True),
+    Shape("copied by S3", "crash_long", 2, PART_BYTES, engine="copy"),
 )
 
 
@@ -95,7 +97,7 @@ class Lab:
 
     def world(self, shape: Shape) -> World:
         world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.multipart_bytes)
-        world.fast_workers = shape.fast_workers
+        world.fast_workers, world.engine = shape.fast_workers, shape.engine
         return world
 
     def source(self, shape: Shape) -> bytes:

@@ -14,8 +14,8 @@ from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Case, Lab
 from tests.crash.world import World
 
-ONE, FIVE, PARTS, FAST = SHAPES
-SAMPLE = 12
+ONE, FIVE, PARTS, FAST, COPIED = SHAPES
+SAMPLE = 8
 
 # Each was lost or doubled once.
 KNOWN = (
@@ -27,6 +27,8 @@ KNOWN = (
     Case(PARTS, "reassembly", Fault(Call("CompleteMultipartUpload", 1), "error in a 200")),
     Case(PARTS, "reassembly", Fault(Call("UploadPart", 2), "killed before")),
     Case(ONE, "worker", Fault(Call("SendMessage", 1), "killed before")),
+    Case(COPIED, "chunking", Fault(Call("UploadPartCopy", 1), "killed after")),
+    Case(COPIED, "reassembly", Fault(Call("CompleteMultipartUpload", 1), "hit and lost")),
     Case(ONE, "chunking", Fault(Call("GetObject", 1), "killed before"), every_try=True),
     Case(ONE, "reassembly", Fault(Call("GetObject", 1), "killed before"), every_try=True),
 )

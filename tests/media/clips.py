@@ -185,7 +185,13 @@ def _crash_parts(path: Path) -> None:
     ffmpeg(*_picture("10", 8), *_tone(seconds=8), *_h264(10), *_AAC, str(path))
 
 
+def _crash_long(path: Path) -> None:
+    """Two segments of a few hundred kilobytes."""
+    ffmpeg(*_picture("25", 8), *_tone(seconds=8), *_h264(25), *_AAC, str(path))
+
+
 _MAKERS = {
+    "crash_long": _crash_long,
     "crash_one": _crash_one,
     "crash_five": _crash_five,
     "crash_parts": _crash_parts,

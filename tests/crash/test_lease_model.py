@@ -1,0 +1,167 @@
+"""A model of one job under deliveries, deaths, expiries, redrives and deletions, against the real handler on moto."""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from media_worker import chunking, jobs
+from media_worker.errors import BadSource, TransferFailed
+from media_worker.jobs import Job, JobStatus
+from moto import mock_aws
+
+from tests.crash.clock import Clock
+from tests.crash.world import InvocationContext
+from tests.functional.stack import Stack, s3_event, sqs_event
+
+type Ending = Literal["done", "died", "error", "permanent"]
+
+
+class Died(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Messages are real handler calls; the work in the middle is the model's."""
+
+    @initialize()
+    def begin(self) -> None:
+        self._aws = mock_aws()
+        self._aws.start()
+        self._clock = Clock()
+        self._patches = self._clock.patches()
+        self._patches.__enter__()
+        self._stack = Stack.create(Path(tempfile.gettempdir()))
+        self._stack.add_job()
+        self._work = patch.multiple(chunking, _find_source=lambda *_: None, _split=self._split)
+        self._work.start()
+        self._event = s3_event("input/job-1/source.mp4")
+        # Receives and time of being visible, of each message that is in the queue.
+        self._queue: list[list[float]] = [[0, 0.0]]
+        self._dead_letters = 0
+        self._depth = 0
+        self._finished = 0
+        self._ending: Ending = "done"
+        self._intruders = 0
+        self._takes_s = 0.0
+        self._is_deleted = False
+
+    def teardown(self) -> None:
+        if hasattr(self, "_aws"):
+            self._work.stop()
+            self._patches.__exit__(None, None, None)
+            self._aws.stop()
+
+    def _split(self, aws: Any, job: Job, source: Any, context: Any) -> dict[str, Any]:
+        """The work: others try meanwhile; then it ends in one of four ways."""
+        assert self._depth == 0, "two at work at once"
+        self._depth += 1
+        try:
+            for _ in range(self._intruders):
+                failures = self._call(1)
+                status = self._stack.job().status
+                assert failures or status is not JobStatus.CHUNKING_IN_PROGRESS, "a message was deleted too early"
+            self._clock.ahead_s += self._takes_s
+            if self._ending == "died":
+                raise Died
+            if self._ending == "error":
+                raise TransferFailed("by lot")
+            if self._ending == "permanent":
+                raise BadSource("by lot")
+            jobs.record_plan(aws, job, 1, job.segment_duration_s or aws.settings.chunk_segment_duration_sec, "etag")
+            jobs.finish_chunking(aws, job.job_id, {})
+            self._finished += 1
+            return {}
+        finally:
+            self._depth -= 1
+
+    def _call(self, receives: int) -> list[str]:
+        """One invocation; the ids of what has to come back. Raises Died."""
+        event = sqs_event(self._event, receive_count=receives)
+        answer = self._stack.chunking(event, InvocationContext(self._clock))
+        return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+
+    @precondition(lambda self: self._queue)
+    @rule(
+        ending=st.sampled_from(["done", "died", "died", "error", "permanent"]),
+        intruders=st.integers(0, 2),
+        takes_s=st.sampled_from([1.0, 100.0, 899.0]),
+    )
+    def deliver(self, ending: Ending, intruders: int, takes_s: float) -> None:
+        """Receive a message: the redrive policy first, then the function."""
+        message = min(self._queue, key=lambda each: each[1])
+        self._clock.ahead_s += max(0.0, message[1] - self._clock.time())
+        if message[0] >= self._stack.aws.settings.max_receive_count:
+            self._queue.remove(message)
+            self._dead_letters += 1
+            return
+        message[0] += 1
+        message[1] = self._clock.time() + 960
+        self._ending, self._intruders, self._takes_s = ending, intruders, takes_s
+        try:
+            failures = self._call(int(message[0]))
+        except Died:
+            return
+        if failures:
+            message[1] = self._clock.time() + 5
+        else:
+            self._queue.remove(message)
+        self._receive_fresh()
+
+    @rule()
+    def duplicate(self) -> None:
+        """SQS, or S3, says it once more."""
+        if len(self._queue) < 4:
+            self._queue.append([0, self._clock.time()])
+
+    @rule(seconds=st.sampled_from([1, 300, 1000]))
+    def wait(self, seconds: int) -> None:
+        """Leases expire."""
+        self._clock.ahead_s += seconds
+
+    @precondition(lambda self: self._dead_letters)
+    @rule()
+    def redrive(self) -> None:
+        """Somebody puts a dead letter back."""
+        self._dead_letters -= 1
+        self._queue.append([0, self._clock.time()])
+
+    @rule()
+    def delete(self) -> None:
+        """The owner deletes the job."""
+        self._is_deleted = True
+        self._stack.add_job(status={"S": "deleted"})
+
+    def _receive_fresh(self) -> None:
+        sqs, url = self._stack.aws.sqs, self._stack.aws.settings.chunking_queue_url
+        self._clock.ahead_s += 901  # a fresh message may be delayed
+        for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+            self._queue.append([0, self._clock.time()])
+
+    @invariant()
+    def a_deleted_job_stays_deleted(self) -> None:
+        if hasattr(self, "_stack") and self._is_deleted:
+            assert self._stack.job().status is JobStatus.DELETED
+
+    @invariant()
+    def the_work_is_finished_once(self) -> None:
+        assert getattr(self, "_finished", 0) <= 1
+
+    @invariant()
+    def no_job_is_lost(self) -> None:
+        """An unfinished job has a message; one whose messages are all dead letters says why it failed."""
+        if not hasattr(self, "_stack") or self._queue:
+            return
+        job = self._stack.job()
+        assert job.status in {JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED, JobStatus.DELETED}
+        assert job.status is not JobStatus.FAILED or job.error
+
+
+LeaseMachine.TestCase.settings = settings(
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLease = LeaseMachine.TestCase
