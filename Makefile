@@ -41,7 +41,7 @@ test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/pytest -q tests/crash
+	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q tests/e2e
 
 # What looks at template.yaml is a project of its own: .ci/template-checks/pyproject.toml says why.

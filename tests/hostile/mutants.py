@@ -1,0 +1,217 @@
+"""Broken and hostile media files: `python -m tests.hostile.mutants` tries 2,000 of them, the tests a sample.
+
+Each goes through the chunking handler as the source of a job. It must end as `failed` with an error, or as a right
+result, within 20 s and 300 MB, and leave no process behind.
+"""
+
+import argparse
+import logging
+import os
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from media_worker import telemetry
+from media_worker.jobs import JobStatus
+from moto import mock_aws
+
+import tests.conftest  # noqa: F401  # no run may reach AWS
+from tests.crash.world import processes_in
+from tests.functional.stack import Stack
+from tests.media import clips
+
+MOST_S = 20
+MOST_BYTES = 300 * 1000 * 1000
+SIZES = (0, 1, 7, 8, 2**31 - 1, 2**31, 2**32 - 1)
+BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsc", b"stsz", b"stco", b"ctts", b"stss")
+BASES = ("plain", "two_audio", "hevc", "subtitles", "timecode", "matroska")
+
+type Mutation = Callable[[bytearray, random.Random], None]
+
+
+def _places(content: bytearray, names: tuple[bytes, ...] = (*BOXES, b"mdat", b"ftyp", b"elst")) -> list[int]:
+    """Offsets of box types."""
+    return [place for name in names if (place := content.find(name)) >= 4]
+
+
+def flip_bits(content: bytearray, lot: random.Random) -> None:
+    for _ in range(lot.randint(1, 64)):
+        content[lot.randrange(len(content))] ^= 1 << lot.randrange(8)
+
+
+def flip_bits_in_the_index(content: bytearray, lot: random.Random) -> None:
+    begin = max(0, content.find(b"moov"))
+    for _ in range(lot.randint(1, 16)):
+        content[lot.randrange(begin, min(len(content), begin + 8000))] ^= 1 << lot.randrange(8)
+
+
+def truncate(content: bytearray, lot: random.Random) -> None:
+    del content[lot.randrange(len(content)) :]
+
+
+def resize_a_box(content: bytearray, lot: random.Random) -> None:
+    if places := _places(content):
+        place = lot.choice(places)
+        content[place - 4 : place] = struct.pack(">I", lot.choice(SIZES))
+
+
+def resize_a_box_to_64_bits(content: bytearray, lot: random.Random) -> None:
+    if places := _places(content):
+        place = lot.choice(places)
+        content[place - 4 : place] = struct.pack(">I", 1)
+        content[place + 4 : place + 12] = struct.pack(">Q", lot.choice((0, 15, 16, 2**63 - 1, 2**63, 2**64 - 1)))
+
+
+def lengthen_a_table(content: bytearray, lot: random.Random) -> None:
+    if places := _places(content, (b"stts", b"stsc", b"stco", b"ctts", b"stss", b"elst")):
+        place = lot.choice(places)
+        content[place + 8 : place + 12] = struct.pack(">I", lot.choice((10**6, 2**24, 2**31 - 1, 2**32 - 1)))
+
+
+def repeat_one_sample(content: bytearray, lot: random.Random) -> None:
+    """A million samples of a constant size in a tiny file."""
+    for name, at in ((b"stsz", 8), (b"stts", 12)):
+        if (place := content.find(name)) >= 0:
+            content[place + at : place + at + 8] = struct.pack(">II", lot.choice((1, 1000, 10**6)), 10**6)
+
+
+def nest_deeply(content: bytearray, lot: random.Random) -> None:
+    nested = b""
+    for _ in range(lot.choice((100, 5000))):
+        nested = struct.pack(">I4s", min(2**32 - 1, len(nested) + 8), lot.choice((b"moov", b"trak", b"udta"))) + nested
+        if len(nested) > 100_000:
+            break
+    place = max(4, content.find(b"moov")) - 4
+    content[place:place] = nested
+
+
+def swap_boxes(content: bytearray, lot: random.Random) -> None:
+    if places := _places(content):
+        content[(place := lot.choice(places)) : place + 4] = lot.choice(BOXES)
+
+
+def cut_out(content: bytearray, lot: random.Random) -> None:
+    begin = lot.randrange(len(content))
+    del content[begin : begin + lot.randint(1, 5000)]
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *(flip_bits, flip_bits_in_the_index, truncate, resize_a_box, resize_a_box_to_64_bits, lengthen_a_table),
+    *(repeat_one_sample, nest_deeply, swap_boxes, cut_out),
+)
+
+
+def mutant(number: int, bases: list[bytes]) -> tuple[str, bytes]:
+    """The file of this number, always the same, and what was done to it."""
+    lot = random.Random(number)
+    mutation = MUTATIONS[number % len(MUTATIONS)]
+    content = bytearray(bases[number // len(MUTATIONS) % len(bases)])
+    mutation(content, lot)
+    return mutation.__name__, bytes(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    number: int
+    mutation: str
+    outcome: str
+    seconds: float
+    peak_bytes: int
+    complaint: str
+
+
+def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Result:
+    """One mutant through the handler, in a process of its own, so that its memory can be told."""
+    mutation, content = mutant(number, bases)
+    reading, writing = os.pipe()
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+            text = _chunk(content, temporary, engine)
+        except BaseException as error:  # noqa: BLE001  # to be told
+            text = f"!{type(error).__name__}: {error}"
+        peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        os.write(writing, f"{max(peaks) * 1024}\n{text[:2000]}".encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, errors="replace") as pipe:
+        peak, _, text = pipe.read().partition("\n")
+    os.waitpid(pid, 0)
+    seconds = time.monotonic() - began
+    return Result(
+        number,
+        mutation,
+        text.partition(":")[0],
+        seconds,
+        int(peak or 0),
+        "; ".join(_complaints(text, seconds, int(peak or 0), temporary)),
+    )
+
+
+def _chunk(content: bytes, temporary: Path, engine: str) -> str:
+    tempfile.tempdir = str(temporary)
+    with mock_aws():
+        stack = Stack.create(temporary)
+        stack.add_job(engine={"S": engine})
+        stack.upload(content)
+        if stack.chunk(receive_count=5):
+            return f"given back: {stack.job().status} {stack.job().error}"
+        job = stack.job()
+        if job.status is JobStatus.CHUNKING_COMPLETE and len(stack.segment_keys()) != job.total_segments:
+            return f"!{len(stack.segment_keys())} segments of {job.total_segments}"
+        return f"{job.status}: {job.error}"
+
+
+def _complaints(text: str, seconds: float, peak_bytes: int, temporary: Path) -> Iterator[str]:
+    if not text or text.startswith(("!", "given back")):
+        yield text or "the process died"
+    if text.startswith("failed") and len(text) < len("failed: reason"):
+        yield "failed without a reason"
+    if seconds > MOST_S:
+        yield f"took {seconds:.0f} s"
+    if peak_bytes > MOST_BYTES:
+        yield f"took {peak_bytes / 1e6:.0f} MB"
+    for pid, command in processes_in(temporary):
+        yield f"process {pid} is left: {command}"
+
+
+def make_bases(folder: Path) -> list[bytes]:
+    return [clips.make(name, folder / f"{name}.mp4").read_bytes() for name in BASES]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Try broken and hostile media files.")
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--engine", default="auto")
+    arguments = parser.parse_args()
+    telemetry.logger.setLevel(logging.CRITICAL)
+    outcomes: Counter[tuple[str, str]] = Counter()
+    complaints = 0
+    slowest = largest = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        bases = make_bases(Path(folder))
+        for number in range(arguments.count):
+            result = attempt(number, bases, Path(folder), arguments.engine)
+            outcomes[result.mutation, result.outcome] += 1
+            slowest, largest = max(slowest, result.seconds), max(largest, result.peak_bytes)
+            if result.complaint:
+                complaints += 1
+                print(f"{number} {result.mutation}: {result.complaint}", file=sys.stderr, flush=True)
+    print("| what was done | outcome | files |\n|---|---|--:|")
+    for (mutation, outcome), count in sorted(outcomes.items()):
+        print(f"| {mutation.replace('_', ' ')} | {outcome} | {count} |")
+    print(f"\n{arguments.count} files, {complaints} complaints; slowest {slowest:.1f} s, peak {largest / 1e6:.0f} MB")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
