@@ -170,7 +170,8 @@ def build_reassembly_handler(aws: "Aws") -> Handler:
 
 
 def _receive_count(record: SQSRecord) -> int:
-    return int(record.attributes.get("ApproximateReceiveCount") or 1)
+    count_text = record.attributes.get("ApproximateReceiveCount") or ""
+    return int(count_text) if count_text.isdecimal() else 1
 
 
 def _delay_s(error: Exception, receive_count: int) -> int:

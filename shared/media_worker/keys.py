@@ -10,6 +10,9 @@ MODES: tuple[Mode, ...] = get_args(Mode.__value__)
 # Five digits in every segment key.
 MAX_SEGMENTS = 99_999
 
+# S3's keys have 1,024 bytes at most; the longest of ours is a segment's.
+_MAX_JOB_ID_BYTES = 1024 - len("segments//00000_00000_anaglyph.mp4")
+
 # One path component; control characters and lone surrogates would only make trouble further on.
 _COMPONENT = r"[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 _JOB_ID = rf"(?P<job_id>{_COMPONENT})"
@@ -97,8 +100,9 @@ def build_final_key(job_id: str) -> str:
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a text is one non-empty path component that names nothing but itself."""
-    return text not in {".", ".."} and re.fullmatch(_COMPONENT, text) is not None
+    """Whether a text is one non-empty path component that names nothing but itself, and fits into every key of ours."""
+    is_component = text not in {".", ".."} and re.fullmatch(_COMPONENT, text) is not None
+    return is_component and len(text.encode()) <= _MAX_JOB_ID_BYTES
 
 
 def _checked(job_id: str) -> str:
