@@ -1,6 +1,10 @@
 """What all tests share: clips made by ffmpeg itself, and looking at media again."""
 
 import os
+import signal
+from collections.abc import Iterator
+
+import pytest
 
 # No test may reach AWS, whatever the developer's own environment holds.
 for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -12,3 +16,16 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
     POWERTOOLS_METRICS_NAMESPACE="MediaWorker",
 )
+
+
+@pytest.fixture(autouse=True)
+def _same_process_for_all() -> Iterator[None]:
+    """A command run in the process sets signal handlers and silences the log: not for the tests that follow."""
+    from media_worker.telemetry import logger  # noqa: PLC0415 (it reads the environment that is set above)
+
+    level = logger.log_level
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    logger.setLevel(level)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -8,6 +8,7 @@ from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key
 
 from tests.functional.conftest import ClipMaker
+from tests.functional.logs import Logs
 from tests.functional.stack import INPUT, OUTPUT, Stack
 from tests.media import clips, look
 
@@ -71,16 +72,15 @@ def test_the_copy_engine_lets_s3_copy_the_media(stack: Stack, large_clip: Path, 
 
 
 def test_what_the_copy_engine_does_not_take_goes_to_ffmpeg(
-    stack: Stack, clip: ClipMaker, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    stack: Stack, clip: ClipMaker, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The log says why, and which engine it was; a metric counts it."""
     stack.add_job(engine={"S": "auto"})
     stack.upload(clip("matroska"))
     assert stack.chunk() == []
 
-    said = {record.message: vars(record) for record in caplog.records}
-    assert said["the copy engine does not take this"]["reason"]
-    assert said["engine chosen"]["engine"] == "ffmpeg"
+    assert logs.the("the copy engine does not take this")["reason"]
+    assert logs.the("engine chosen")["engine"] == "ffmpeg"
     assert '"EngineFallbacks":[1.0]' in capsys.readouterr().out
 
 
