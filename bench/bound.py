@@ -1,5 +1,6 @@
 """The bound for an engine whose media passes through it: read it all, write it all, in parallel, no media work."""
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,9 +23,10 @@ def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     slices = [folder / str(index) for index in range(total)]
     _cut(path, slices)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for index, piece in enumerate(slices):
-            target = Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), source.etag)
-            pool.submit(write_once, aws, piece, target)
+        targets = [
+            Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), source.etag) for index in range(total)
+        ]
+        list(pool.map(lambda piece, target: write_once(aws, piece, target), slices, targets))
 
 
 def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
@@ -37,7 +39,8 @@ def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
             assert segment
             download(manager, segment, folder / str(index), Deadline(LocalContext("bound")))
         for index in range(total):
-            final.write((folder / str(index)).read_bytes())
+            with (folder / str(index)).open("rb") as segment_file:
+                shutil.copyfileobj(segment_file, final, 1 << 20)
     write_once(aws, whole, Target(bucket, build_final_key(job_id), "bound"))
 
 
