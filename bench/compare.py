@@ -108,8 +108,10 @@ def _in_process(way: str, step: str, environment: Mapping[str, str]) -> dict[str
             },
             stdout=subprocess.PIPE,
             text=True,
-            check=True,
+            check=False,
         )
+    if done.returncode:
+        raise RuntimeError(f"{way} {step} failed:\n{done.stdout}")
     cost: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return cost
 

@@ -25,7 +25,7 @@ from local.binaries import ffmpeg_path
 
 _JOB = "memory"
 _LIMIT_MB = 250
-_CLIP_S = 20
+_CLIP_S = 5
 
 
 def make_source(path: Path, size_bytes: int) -> int:
@@ -38,7 +38,7 @@ def make_source(path: Path, size_bytes: int) -> int:
         *("-c:v", "libx264", "-preset", "ultrafast", "-b:v", "40M", "-g", "60", "-pix_fmt", "yuv420p"),
         *("-c:a", "aac", str(clip)),
     )
-    loops = size_bytes // clip.stat().st_size
+    loops = round(size_bytes / clip.stat().st_size) - 1
     _run(*ffmpeg, "-stream_loop", str(loops), "-i", str(clip), "-c", "copy", str(path))
     return (loops + 1) * _CLIP_S
 

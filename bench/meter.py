@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from botocore.utils import determine_content_length
 from media_worker.aws import Aws
 
 _SAMPLE_S = 0.05
@@ -79,9 +80,9 @@ class Meter:
 
 
 def _body_bytes(request: Any) -> int:
-    """How much a request sends: a file says so in its headers, bytes have a length."""
+    """How much a request sends: its headers may say so already, else the body has a length."""
     stated = request.headers.get("X-Amz-Decoded-Content-Length") or request.headers.get("Content-Length")
-    return int(stated) if stated else len(request.data or b"")
+    return int(stated) if stated else determine_content_length(request.data or b"") or 0
 
 
 def peak_rss_mb() -> float:

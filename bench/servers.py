@@ -10,12 +10,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from moto.server import ThreadedMotoServer
 
 from local.binaries import ffmpeg_path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _START_LIMIT_S = 60
+_START_ATTEMPTS = 3
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
@@ -54,7 +56,7 @@ def stack(segment_seconds: str) -> Iterator[Mapping[str, str]]:
 @contextmanager
 def moto() -> Iterator[str]:
     """Tables and queues; where they answer."""
-    port = _free_port()
+    (port,) = _free_ports(1)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
@@ -70,48 +72,59 @@ def moto() -> Iterator[str]:
 def seaweedfs() -> Iterator[str]:
     """An S3-compatible server on this machine's disk; where it answers."""
     with tempfile.TemporaryDirectory(prefix="media-worker-bench-") as folder:
-        endpoint, command = _weed_command(Path(folder))
-        with (Path(folder) / "weed.log").open("w") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log)
+        server, endpoint = _start_weed(Path(folder))
         try:
-            _await_s3(endpoint)
             yield endpoint
         finally:
             server.send_signal(signal.SIGINT)
             server.wait()
 
 
+def _start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    """Start it and wait until it answers. Between our look for free ports and its use somebody may take one."""
+    log = folder / "weed.log"
+    for _ in range(_START_ATTEMPTS):
+        endpoint, command = _weed_command(folder)
+        with log.open("wb") as output:
+            server = subprocess.Popen(command, stdout=output, stderr=output)
+        give_up = time.monotonic() + _START_LIMIT_S
+        while server.poll() is None and time.monotonic() < give_up:
+            if _answers(endpoint):
+                return server, endpoint
+            time.sleep(0.2)
+        server.kill()
+        server.wait()
+    raise RuntimeError("SeaweedFS does not start: " + "\n".join(log.read_text().splitlines()[-5:]))
+
+
 def _weed_command(folder: Path) -> tuple[str, list[str]]:
-    ports = {name: _free_port() for name in ("master", "volume", "filer", "s3")}
-    grpc = {f"{name}.port.grpc": _free_port() for name in ports}
-    options = {f"{name}.port": port for name, port in ports.items()} | grpc
+    names = [f"{name}.port{kind}" for name in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+    options = dict(zip(names, _free_ports(len(names)), strict=True))
     command = [
         *(str(Path(sys.executable).with_name("weed")), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-dir={folder}", "-s3", "-filer", "-volume.max=0", "-master.volumeSizeLimitMB=1024"),
         *(f"-{name}={value}" for name, value in options.items()),
     ]
-    return f"http://127.0.0.1:{ports['s3']}", command
+    return f"http://127.0.0.1:{options['s3.port']}", command
 
 
 def s3_client(endpoint: str) -> "S3Client":
     """A client for the server's S3."""
     return boto3.client(
-        "s3", endpoint_url=endpoint, region_name="us-east-1", config=Config(s3={"addressing_style": "path"})
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
     )
 
 
-def _await_s3(endpoint: str) -> None:
-    give_up = time.monotonic() + _START_LIMIT_S
+def _answers(endpoint: str) -> bool:
     os.environ.update(_CREDENTIALS)
-    while True:
-        try:
-            s3_client(endpoint).create_bucket(Bucket="ready")
-        except Exception:
-            if time.monotonic() > give_up:
-                raise
-            time.sleep(0.5)
-        else:
-            return
+    try:
+        s3_client(endpoint).create_bucket(Bucket="ready")
+    except (ClientError, BotoCoreError):
+        return False
+    return True
 
 
 def _fill(environment: Mapping[str, str]) -> None:
@@ -137,7 +150,10 @@ def _fill(environment: Mapping[str, str]) -> None:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different: each is held until the last is found."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
