@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -76,7 +75,7 @@ def seaweedfs() -> Iterator[str]:
         try:
             yield endpoint
         finally:
-            server.send_signal(signal.SIGINT)
+            server.kill()  # what it holds is thrown away
             server.wait()
 
 
@@ -103,6 +102,8 @@ def _weed_command(folder: Path) -> tuple[str, list[str]]:
     command = [
         *(str(Path(sys.executable).with_name("weed")), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-dir={folder}", "-s3", "-filer", "-volume.max=0", "-master.volumeSizeLimitMB=1024"),
+        # Nothing that listens on a fixed port, and no word to its makers.
+        *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
         *(f"-{name}={value}" for name, value in options.items()),
     ]
     return f"http://127.0.0.1:{options['s3.port']}", command
