@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
 from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, PermanentError
-from media_worker.ffmpeg import Ffmpeg, Media, Process, concat_list, join_command, split_command
+from media_worker.ffmpeg import Ffmpeg, Process
+from media_worker.ffmpeg_commands import Media, concat_list, join_command, split_command
 from media_worker.final import announcing
 from media_worker.mp4.movie import read_movie
 from media_worker.mp4.summary import MovieSummary, summary_of

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_worker.errors import BadSource
-from media_worker.ffmpeg import (
+from media_worker.ffmpeg_commands import (
     Media,
     Track,
     concat_list,
