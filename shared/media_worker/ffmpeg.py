@@ -93,12 +93,13 @@ class Ffmpeg:
             process.close()
 
     def _mp4_holds(self, name: str, maps: Sequence[str]) -> bool:
+        trial_name = f"trial-{Path(name).name}.mp4"  # other files may be on trial at the same time
         try:
-            self.run(trial_command(self.path, name, maps))
+            self.run(trial_command(self.path, name, maps, trial_name))
         except FfmpegFailed:
             return False
         finally:
-            (self.directory / "trial.mp4").unlink(missing_ok=True)
+            (self.directory / trial_name).unlink(missing_ok=True)
         return True
 
     def _is_cover(self, name: str, track: Track) -> bool:
@@ -151,7 +152,7 @@ class Process:
 
     def _most_bytes(self) -> int:
         """No file that copies packets is larger than what is there to copy, unless its tables name bytes repeatedly."""
-        return 2 * sum(path.stat().st_size for path in self.directory.iterdir()) + _FILE_MARGIN_BYTES
+        return 2 * sum(map(_size_bytes, self.directory.iterdir())) + _FILE_MARGIN_BYTES
 
     def lines(self) -> Iterator[str]:
         """What it prints, line by line, as it comes."""
@@ -209,3 +210,10 @@ class Process:
     def _signal(self, number: signal.Signals) -> None:
         if self._popen.poll() is None:
             self._popen.send_signal(number)
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # the trial of another file, gone meanwhile
+        return 0

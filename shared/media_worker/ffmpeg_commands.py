@@ -61,9 +61,9 @@ def probe_command(ffmpeg: str, name: str) -> list[str]:
     return [*_input(ffmpeg, name), "-copy_unknown", "-map", "0", "-c", "copy", "-t", "0", "-f", "framecrc", "-"]
 
 
-def trial_command(ffmpeg: str, name: str, maps: Sequence[str]) -> list[str]:
+def trial_command(ffmpeg: str, name: str, maps: Sequence[str], trial_name: str) -> list[str]:
     """Write an MP4 header for some tracks and nothing else: fails when an MP4 cannot hold them."""
-    return [*_input(ffmpeg, name), *maps, "-c", "copy", "-t", "0", "-f", "mp4", "trial.mp4"]
+    return [*_input(ffmpeg, name), *maps, "-c", "copy", "-t", "0", "-f", "mp4", trial_name]
 
 
 def frames_command(ffmpeg: str, name: str) -> list[str]:

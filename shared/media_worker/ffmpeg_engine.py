@@ -60,7 +60,7 @@ class Split:
         with (
             self.steps.step("split", self.source.size_bytes),
             self.ffmpeg.running(command) as process,
-            _upload_pool() as pool,
+            _pool() as pool,
         ):
             pending: set[Future[None]] = set()
             for index in self._finished(process):
@@ -144,10 +144,10 @@ def make_final(aws: "Aws", segments: Sequence[StoredObject], target: Target, dea
         require_room(directory, 2 * size_bytes, f"joining {len(segments)} segments of {size_bytes / 1e6:,.0f} MB")
         ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
         with steps.step("download", size_bytes):
-            _download_all(aws, segments, names, ffmpeg)
+            found = _fetch_all(aws, segments, names, ffmpeg)
         with steps.step("check"):
-            media = _common_media(ffmpeg, names)
-            spans = [_span(ffmpeg, index, name) for index, name in enumerate(names)]
+            media = _common_media([media for media, _ in found])
+        spans = [span for _, span in found]
         with steps.step("join", size_bytes):
             _join(ffmpeg, names, media, spans)
         final = directory / _FINAL
@@ -182,23 +182,25 @@ def _summary(final: Path, spans: Sequence[Span]) -> MovieSummary:
     return summary
 
 
-def _download_all(aws: "Aws", segments: Sequence[StoredObject], names: Sequence[str], ffmpeg: Ffmpeg) -> None:
-    with downloads(aws) as manager, ThreadPoolExecutor(_WINDOW) as pool:
-        waiting = [
-            submit(pool, download, manager, segment, ffmpeg.directory / name, ffmpeg.deadline)
-            for segment, name in zip(segments, names, strict=True)
-        ]
-        for transfer in waiting:
-            transfer.result()
+def _fetch_all(
+    aws: "Aws", segments: Sequence[StoredObject], names: Sequence[str], ffmpeg: Ffmpeg
+) -> list[tuple[Media, Span]]:
+    """Download the segments, and look at each while the next ones come."""
+
+    def fetch(index: int) -> tuple[Media, Span]:
+        download(manager, segments[index], ffmpeg.directory / names[index], ffmpeg.deadline)
+        return _probe(ffmpeg, index, names[index]), _span(ffmpeg, index, names[index])
+
+    with downloads(aws) as manager, _pool() as pool:
+        return [each.result() for each in [submit(pool, fetch, index) for index in range(len(segments))]]
 
 
-def _common_media(ffmpeg: Ffmpeg, names: Sequence[str]) -> Media:
+def _common_media(found: Sequence[Media]) -> Media:
     """The track layout that all segments share.
 
     Raises:
         BadSegment: names the segments that differ from most, and how the first of them does.
     """
-    found = [_probe(ffmpeg, index, name) for index, name in enumerate(names)]
     usual = Counter(media.kept for media in found).most_common(1)[0][0]
     odd = [index for index, media in enumerate(found) if media.kept != usual]
     if odd:
@@ -240,8 +242,8 @@ def _tracks(tracks: Sequence[object]) -> str:
 
 
 @contextmanager
-def _upload_pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads for uploads; after an error those that have not begun are not begun."""
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for transfers; after an error those that have not begun are not begun."""
     pool = ThreadPoolExecutor(_WINDOW)
     try:
         yield pool

@@ -40,9 +40,9 @@ def test_the_probe_reads_no_media() -> None:
 
 def test_the_trial_writes_a_header_only() -> None:
     """Whether an MP4 holds some tracks is asked of ffmpeg's muxer."""
-    assert trial_command("ffmpeg", "source", ("-map", "0:2")) == [
+    assert trial_command("ffmpeg", "source", ("-map", "0:2"), "out.mp4") == [
         *(*BEGIN, *FILES_ONLY, "-i", "source", "-map", "0:2"),
-        *("-c", "copy", "-t", "0", "-f", "mp4", "trial.mp4"),
+        *("-c", "copy", "-t", "0", "-f", "mp4", "out.mp4"),
     ]
 
 
