@@ -28,7 +28,6 @@ from media_worker.main import LocalContext
 from media_worker.settings import Settings
 
 from bench import bound, plain, server_copy
-from bench.chart import draw
 from bench.memory import batch, make_source
 from bench.meter import Meter
 from bench.servers import s3_client, stack
@@ -162,8 +161,10 @@ def main() -> int:
     sys.stdout.write("|    GB | step  | way    | seconds | first  |   MB in |  MB out |   RSS |   /tmp | calls |\n")
     rows = measure(options.size_gb, options.ways)
     if options.out:
+        from bench.chart import draw  # noqa: PLC0415 (matplotlib takes a second, which is no process's that is measured)
+
         (options.out / "performance.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (options.out / "performance.svg").write_text(draw(rows))
+        draw(rows, options.out / "performance.svg")
     return 0
 
 
