@@ -1,13 +1,15 @@
 """What the two functions do in their lives, each way at least once. A scenario fails when a right is missing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from media_worker import ffmpeg_engine, storage
+from media_worker import ffmpeg_engine, parts, storage
 from media_worker.aws import Aws
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
+from moto.s3 import models as moto_s3
 
 from tests.functional.stack import INPUT, OUTPUT, s3_event
 from tests.rights.stack import GuardedStack
@@ -17,6 +19,18 @@ UPLOADED = s3_event(build_source_key("job-1"))
 COMPLETE = {"job_id": "job-1"}
 
 type Scenario = Callable[[GuardedStack], None]
+
+
+@contextmanager
+def _copying(stack: GuardedStack) -> Iterator[None]:
+    """Parts so small that S3 copies even a short clip's media; and it has to."""
+    copies = []
+    stack.aws.s3.meta.events.register("before-call.s3.UploadPartCopy", lambda **_: copies.append(1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moto_s3, "S3_UPLOAD_PART_MIN_SIZE", 1024)
+        patch.setattr(parts, "SMALLEST_PART_BYTES", 1024)
+        yield
+    assert copies
 
 
 def cut_and_ask_for_the_join(stack: GuardedStack) -> None:
@@ -29,6 +43,15 @@ def cut_and_ask_for_the_join(stack: GuardedStack) -> None:
     assert len(stack.open.segment_keys()) == SEGMENTS
     assert stack.open.reassembly_messages() == [COMPLETE]
     assert "sent_at" in stack.open.row("ReassemblyTriggered")
+
+
+def cut_by_copies(stack: GuardedStack) -> None:
+    """The copy engine: S3 copies the media with the function's rights to both ends."""
+    stack.open.add_job(engine={"S": "copy"})
+    stack.open.upload(stack.clip)
+    with _copying(stack):
+        assert stack.deliver(UPLOADED)
+        assert len(stack.open.segment_keys()) == SEGMENTS
 
 
 def cut_again_after_a_crash(stack: GuardedStack) -> None:
@@ -116,6 +139,17 @@ def join(stack: GuardedStack) -> None:
     assert stack.deliver(COMPLETE)
 
 
+def join_by_copies(stack: GuardedStack) -> None:
+    """The copy engine: from the processed segments into the final."""
+    _prepare_join(stack)
+    stack.set_job(
+        JobStatus.CHUNKING_COMPLETE, total_segments={"N": "2"}, source_etag={"S": "this"}, engine={"S": "copy"}
+    )
+    with _copying(stack):
+        assert stack.deliver(COMPLETE)
+        assert stack.open.job().status is JobStatus.COMPLETED
+
+
 def replace_a_final_of_another_source(stack: GuardedStack) -> None:
     """The upload that found it there is given up and leaves nothing, and a conditional one replaces it."""
     _prepare_join(stack)
@@ -179,6 +213,7 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
         find_the_join_asked_for,
         replace_a_segment_of_another_source,
         cut_again_after_a_crash,
+        cut_by_copies,
         refuse_a_text_file,
     ),
     "Reassembly": (
@@ -190,5 +225,6 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
         replace_a_final_of_another_source,
         wait_for_whoever_joins,
         miss_a_segment,
+        join_by_copies,
     ),
 }
