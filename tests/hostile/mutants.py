@@ -1,7 +1,8 @@
 """Broken and hostile media files: `python -m tests.hostile.mutants` tries 2,000 of them, the tests a sample.
 
-Each goes through the chunking handler as the source of a job. It must end as `failed` with an error, or as a right
-result, within 20 s and 300 MB, and leave no process behind.
+Each is the source of a job and goes through the chunking handler, and its segments, if it has any, through the
+reassembly's. The job must end as `failed` with an error, or as `completed` with a final that holds what was planned
+(the reassembly reads it back), within 20 s and 300 MB, and leave no process behind.
 """
 
 import argparse
@@ -14,7 +15,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -128,7 +130,7 @@ class Result:
 
 
 def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Result:
-    """One mutant through the handler, in a process of its own, so that its memory can be told."""
+    """One mutant through the handlers, in a process of its own, so that its memory can be told."""
     mutation, content = mutant(number, bases)
     reading, writing = os.pipe()
     began = time.monotonic()
@@ -136,7 +138,7 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
     if pid == 0:
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-            text = _chunk(content, temporary, engine)
+            text = _run_job(content, temporary, engine)
         except BaseException as error:  # noqa: BLE001  # to be told
             text = f"!{type(error).__name__}: {error}"
         peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -157,22 +159,27 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
     )
 
 
-def _chunk(content: bytes, temporary: Path, engine: str) -> str:
+def _run_job(content: bytes, temporary: Path, engine: str) -> str:
     tempfile.tempdir = str(temporary)
     with mock_aws():
         stack = Stack.create(temporary)
         stack.add_job(engine={"S": engine})
         stack.upload(content)
-        if stack.chunk(receive_count=5):
-            return f"given back: {stack.job().status} {stack.job().error}"
+        given_back = stack.chunk(receive_count=5)
         job = stack.job()
-        if job.status is JobStatus.CHUNKING_COMPLETE and len(stack.segment_keys()) != job.total_segments:
-            return f"!{len(stack.segment_keys())} segments of {job.total_segments}"
+        if job.status is JobStatus.CHUNKING_COMPLETE:
+            if len(stack.segment_keys()) != job.total_segments:
+                return f"!{len(stack.segment_keys())} segments of {job.total_segments}"
+            stack.process_segments()
+            given_back = stack.reassemble(receive_count=5)
+            job = stack.job()
+        if given_back or job.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
+            return f"!{job.status}, given back {len(given_back)}: {job.error}"
         return f"{job.status}: {job.error}"
 
 
 def _complaints(text: str, seconds: float, peak_bytes: int, temporary: Path) -> Iterator[str]:
-    if not text or text.startswith(("!", "given back")):
+    if not text or text.startswith("!"):
         yield text or "the process died"
     if text.startswith("failed") and len(text) < len("failed: reason"):
         yield "failed without a reason"
@@ -188,27 +195,48 @@ def make_bases(folder: Path) -> list[bytes]:
     return [clips.make(name, folder / f"{name}.mp4").read_bytes() for name in BASES]
 
 
+def _share(numbers: range, engine: str) -> list[Result]:
+    """One process's share of the files."""
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        bases = make_bases(Path(folder))
+        for number in numbers:
+            results.append(attempt(number, bases, Path(folder), engine))
+            if complaint := results[-1].complaint:
+                print(f"{number} {results[-1].mutation}: {complaint}", file=sys.stderr, flush=True)
+    return results
+
+
+def table(results: Sequence[Result]) -> str:
+    """What `make hostile` prints."""
+    counts = Counter((result.mutation, result.outcome) for result in results)
+    outcomes = sorted({result.outcome for result in results})
+    lines = [
+        f"| {' | '.join(('what was done', 'files', *outcomes))} |",
+        f"|---|{'--:|' * (1 + len(outcomes))}",
+    ]
+    for mutation in sorted({result.mutation for result in results}):
+        numbers = [counts[mutation, outcome] for outcome in outcomes]
+        lines.append(f"| {' | '.join((mutation.replace('_', ' '), *map(str, [sum(numbers), *numbers])))} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Try broken and hostile media files.")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--engine", default="auto")
+    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     telemetry.logger.setLevel(logging.CRITICAL)
-    outcomes: Counter[tuple[str, str]] = Counter()
-    complaints = 0
-    slowest = largest = 0.0
-    with tempfile.TemporaryDirectory() as folder:
-        bases = make_bases(Path(folder))
-        for number in range(arguments.count):
-            result = attempt(number, bases, Path(folder), arguments.engine)
-            outcomes[result.mutation, result.outcome] += 1
-            slowest, largest = max(slowest, result.seconds), max(largest, result.peak_bytes)
-            if result.complaint:
-                complaints += 1
-                print(f"{number} {result.mutation}: {result.complaint}", file=sys.stderr, flush=True)
-    print("| what was done | outcome | files |\n|---|---|--:|")
-    for (mutation, outcome), count in sorted(outcomes.items()):
-        print(f"| {mutation.replace('_', ' ')} | {outcome} | {count} |")
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        shares = [
+            pool.submit(_share, range(first, arguments.count, arguments.processes), arguments.engine)
+            for first in range(arguments.processes)
+        ]
+        results = [result for share in shares for result in share.result()]
+    print(table(results))
+    complaints = sum(bool(result.complaint) for result in results)
+    slowest, largest = max(result.seconds for result in results), max(result.peak_bytes for result in results)
     print(f"\n{arguments.count} files, {complaints} complaints; slowest {slowest:.1f} s, peak {largest / 1e6:.0f} MB")
     return 1 if complaints else 0
 
