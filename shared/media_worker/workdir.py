@@ -57,7 +57,7 @@ def _remove_leftovers(root: Path) -> None:
         try:
             lock = _open(path)
         except OSError:
-            continue  # just removed by its owner
+            continue  # just removed by its owner, or none of ours: a file, a link
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -90,5 +90,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    """A directory, to be locked; programs that we start do not inherit it."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A directory, not a link to one, to be locked; programs that we start do not inherit it."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

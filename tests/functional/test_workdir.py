@@ -126,6 +126,29 @@ def test_what_is_no_directory_is_left_alone(temporary: Path) -> None:
     assert (root / "note").exists()
 
 
+def test_a_link_is_not_followed(temporary: Path) -> None:
+    """Whoever shares /tmp with us cannot make us end a process, or empty a directory, that is not ours."""
+    elsewhere = temporary / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "canary").write_text("x")
+    root = temporary / "media-worker"
+    root.mkdir()
+    (root / "link").symlink_to(elsewhere)
+    with subprocess.Popen(["/bin/sleep", "60"], cwd=elsewhere) as bystander:
+        with work_directory():
+            pass
+        assert bystander.poll() is None
+        bystander.kill()
+    assert (elsewhere / "canary").exists()
+
+
+def test_a_root_that_is_a_link_stops_the_work(temporary: Path) -> None:
+    """Media does not go where somebody else points."""
+    (temporary / "media-worker").symlink_to(temporary)
+    with pytest.raises(NotADirectoryError, match="media-worker"), work_directory():
+        pytest.fail("it followed the link")
+
+
 def test_programs_do_not_inherit_the_lock(temporary: Path) -> None:
     """An ffmpeg that outlives us would keep our leftovers locked."""
     with work_directory() as path:
