@@ -22,8 +22,9 @@ from media_worker.jobs import JobStatus
 import tests.conftest  # noqa: F401  # no run may reach AWS
 from tests.crash import server
 from tests.crash.faults import KILLS, Call, Fault, kinds_for
+from tests.crash.process import processes_in
 from tests.crash.server import PART_BYTES
-from tests.crash.world import Actor, Cloud, World, processes_in, remove
+from tests.crash.world import Actor, Cloud, World, remove
 from tests.media import clips
 
 ACTORS: tuple[Actor, ...] = ("chunking", "worker", "reassembly")

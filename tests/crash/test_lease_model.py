@@ -14,7 +14,7 @@ from media_worker.jobs import Job, JobStatus
 from moto import mock_aws
 
 from tests.crash.clock import Clock
-from tests.crash.world import InvocationContext
+from tests.crash.process import InvocationContext
 from tests.functional.stack import Stack, s3_event, sqs_event
 
 type Ending = Literal["done", "died", "error", "permanent"]

@@ -8,7 +8,8 @@ from media_worker.keys import build_final_key, build_source_key
 
 from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Lab, Shape
-from tests.crash.world import VISIBILITY_S, WORK_S, World
+from tests.crash.process import WORK_S
+from tests.crash.world import VISIBILITY_S, World
 from tests.functional.stack import INPUT, OUTPUT, s3_event
 
 ONE, FIVE, PARTS, FAST, _ = SHAPES

@@ -7,19 +7,15 @@ the redrive policy moves it to the dead-letter queue. Time is a model too: waiti
 """
 
 import json
-import os
 import shutil
-import signal
 import tempfile
-import traceback
 import urllib.request
 import uuid
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from media_worker import parts, storage
@@ -33,12 +29,12 @@ from media_worker.workdir import work_directory
 
 from tests.crash.clock import Clock
 from tests.crash.faults import Call, Fault, Injector
+from tests.crash.process import WORK_S, Child, Delivery, InvocationContext, Report, fork, processes_in
 from tests.crash.server import PART_BYTES
 from tests.functional.stack import ENVIRONMENT, INPUT, OUTPUT, create_table, s3_event, sqs_event
 
 type Actor = Literal["chunking", "reassembly", "worker"]
 
-WORK_S = 900
 VISIBILITY_S = 960
 # The worker's own queue is the harness's.
 WORKER_RECEIVES = 10
@@ -55,20 +51,6 @@ class Message:
     receives: int = 0
     # moto's receipt, so that ChangeMessageVisibility is answered as it would be.
     receipt: str = "receipt"
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """How one process ended."""
-
-    died: bool
-    failures: tuple[int, ...]
-    hidden_s: Mapping[str, int]
-    calls: tuple[Call, ...]
-    fired: bool
-    error: str
-    ahead_s: float
-    worked: tuple[str, ...] = ()
 
 
 @dataclass
@@ -200,9 +182,9 @@ class World:
         self.deliveries.append((actor, delivery))
         return delivery
 
-    def start(self, *messages: Message, fault: Fault | None = None) -> "Child":
+    def start(self, *messages: Message, fault: Fault | None = None) -> Child:
         """A process that is not waited for."""
-        return _fork(lambda report: self._child(messages, fault, report), self.clock)
+        return fork(lambda report: self._child(messages, fault, report), self.clock)
 
     def at_call(self, call: Call, action: Callable[[], None]) -> None:
         """For a sabotage: do something just before a call of the handler is sent."""
@@ -210,7 +192,7 @@ class World:
         injector.act = lambda *_: action()
         injector.watch(self.handlers_aws.s3, self.handlers_aws.sqs, self.handlers_aws.dynamodb)
 
-    def _child(self, messages: Sequence[Message], fault: Fault | None, report: "Report") -> None:
+    def _child(self, messages: Sequence[Message], fault: Fault | None, report: Report) -> None:
         tempfile.tempdir = str(self.temporary)
         if self.multipart_bytes:
             storage.MULTIPART_THRESHOLD_BYTES = self.multipart_bytes
@@ -238,7 +220,7 @@ class World:
             report.failures = [int(name.removeprefix("message-")) for name in failed]
         report.calls = injector.calls
 
-    def _work_at_once(self, aws: Aws, report: "Report") -> None:
+    def _work_at_once(self, aws: Aws, report: Report) -> None:
         def written(params: dict[str, Any], http_response: Any, **_: Any) -> None:
             if http_response.status_code == 200:
                 self._process(self.workers_aws, unquote(params["key"]))
@@ -324,120 +306,6 @@ class World:
         ).get("Messages", [])
 
 
-@dataclass
-class InvocationContext:
-    """Lambda's context object on the test's clock."""
-
-    clock: Clock
-    function_name: str = "test"
-    memory_limit_in_mb: int = 2048
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:123456789012:function:test"
-    aws_request_id: str = "request"
-    work_s: float = WORK_S
-    end: float = 0
-
-    def __post_init__(self) -> None:
-        self.end = self.clock.monotonic() + self.work_s
-
-    def get_remaining_time_in_millis(self) -> int:
-        return max(0, int((self.end - self.clock.monotonic()) * 1000))
-
-
-class Report:
-    """What a delivery tells the harness, written as it happens: a killed process tells nothing afterwards."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.failures: list[int] = []
-        self.calls: list[Call] = []
-
-    def tell(self, **what: Any) -> None:
-        os.write(self._descriptor, json.dumps(what).encode() + b"\n")
-
-    def fire(self) -> None:
-        self.tell(fired=True)
-
-    def watch_visibility(self, aws: Aws) -> None:
-        def changed(parsed: Any, http_response: Any, **_: Any) -> None:
-            # moto does not know the receipts of messages that the harness made.
-            is_ours = "ReceiptHandleIsInvalid" in str(parsed.get("Error", {}).get("Code", ""))
-            if http_response.status_code == 200 or is_ours:
-                self.tell(hidden=[asked["ReceiptHandle"], asked["VisibilityTimeout"]])
-
-        asked: dict[str, Any] = {}
-        events = aws.sqs.meta.events
-        events.register_first(
-            "provide-client-params.sqs.ChangeMessageVisibility", lambda params, **_: asked.update(params)
-        )
-        events.register_last("after-call.sqs.ChangeMessageVisibility", changed)
-
-
-@dataclass
-class Child:
-    """A running delivery."""
-
-    pid: int
-    pipe: IO[str]
-    clock: Clock
-    told: list[Any] = field(default_factory=list)
-
-    def wait_until_held(self) -> None:
-        """Until the fault "held" has stopped it in the middle of its work."""
-        while not any("fired" in line for line in self.told):
-            self.told.append(json.loads(self.pipe.readline()))
-
-    def kill(self) -> Delivery:
-        os.kill(self.pid, signal.SIGKILL)
-        return self.finish()
-
-    def finish(self) -> Delivery:
-        with self.pipe:
-            self.told += [json.loads(line) for line in self.pipe]
-        _, status = os.waitpid(self.pid, 0)
-        told, last = self.told, next((line for line in reversed(self.told) if "calls" in line), None)
-        return Delivery(
-            died=os.WIFSIGNALED(status),
-            failures=tuple(last["failures"]) if last else (),
-            hidden_s=dict(line["hidden"] for line in told if "hidden" in line),
-            calls=tuple(Call(*call) for call in last["calls"]) if last else (),
-            fired=any("fired" in line for line in told),
-            error=next((line["error"] for line in told if "error" in line), ""),
-            ahead_s=last["ahead_s"] if last else self.clock.ahead_s,
-            worked=tuple(line["worked"] for line in told if "worked" in line),
-        )
-
-
-def _fork(body: Callable[[Report], None], clock: Clock) -> Child:
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        # The child only ever touches what it makes itself.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        _run_child(body, clock, writing)
-    os.close(writing)
-    return Child(pid, os.fdopen(reading), clock)
-
-
-def _run_child(body: Callable[[Report], None], clock: Clock, writing: int) -> None:
-    """Never returns."""
-    report = Report(writing)
-    try:
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 1)
-        if not os.environ.get("CRASH_DEBUG"):
-            os.dup2(null, 2)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with clock.patches():
-            body(report)
-    except BaseException:  # noqa: BLE001  # a worker's own error; handlers raise none
-        report.tell(error=traceback.format_exc())
-        report.failures = [0]
-    calls = [[call.operation, call.number] for call in report.calls]
-    report.tell(failures=report.failures, calls=calls, ahead_s=clock.ahead_s)
-    os._exit(0)
-
-
 class _temporary:  # noqa: N801
     def __init__(self, path: Path) -> None:
         self._path, self._before = path, tempfile.tempdir
@@ -447,18 +315,6 @@ class _temporary:  # noqa: N801
 
     def __exit__(self, *_: object) -> None:
         tempfile.tempdir = self._before
-
-
-def processes_in(directory: Path) -> Iterator[tuple[int, str]]:
-    """Live processes that work below a directory, which may have been removed under them."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            cwd = str((path / "cwd").readlink())
-            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if cwd.startswith(str(directory)):
-            yield int(path.name), command
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from media_worker.jobs import JobStatus
 from moto import mock_aws
 
 import tests.conftest  # noqa: F401  # no run may reach AWS
-from tests.crash.world import processes_in
+from tests.crash.process import processes_in
 from tests.functional.stack import Stack
 from tests.media import clips
 
