@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import unquote_plus
 
 from media_worker.aws import Aws
-from media_worker.completions import record_segment
+from media_worker.completions import is_processed, record_segment
 from media_worker.keys import SegmentKey, build_output_segment_key, build_segment_key, parse_segment_key
 from media_worker.settings import Settings
 
@@ -45,18 +45,18 @@ def segments_in(body: str) -> list[SegmentKey]:
 
 
 def work_on(aws: Aws, segment: SegmentKey, process: Process) -> None:
-    """Download, process, upload, and say so; after the last one that asks for the reassembly."""
-    with TemporaryDirectory(prefix="segment-") as directory:
-        source, processed = Path(directory, "segment.mp4"), Path(directory, "processed.mp4")
-        key = build_segment_key(segment.job_id, segment.segment_index, segment.total_segments, segment.mode)
-        described = aws.s3.head_object(Bucket=segment.bucket, Key=key)
-        aws.s3.download_file(segment.bucket, key, str(source))
-        process(segment, source, processed)
-        bucket, key = aws.settings.output_bucket_name, build_output_segment_key(segment.job_id, segment.segment_index)
-        aws.s3.upload_file(str(processed), bucket, key)
-    uri, etag = f"s3://{bucket}/{key}", described["Metadata"].get("source-etag")
-    index = segment.segment_index
-    record_segment(aws, job_id=segment.job_id, segment_index=index, output_s3_uri=uri, source_etag=etag)
+    """Process a segment unless that is done, and say so; after the last one that asks for the reassembly."""
+    job_id, index = segment.job_id, segment.segment_index
+    source_key = build_segment_key(job_id, index, segment.total_segments, segment.mode)
+    bucket, key = aws.settings.output_bucket_name, build_output_segment_key(job_id, index)
+    etag = aws.s3.head_object(Bucket=segment.bucket, Key=source_key)["Metadata"].get("source-etag")
+    if not is_processed(aws, job_id=job_id, segment_index=index, source_etag=etag):  # S3 and SQS may say it twice
+        with TemporaryDirectory(prefix="segment-") as directory:
+            source, processed = Path(directory, "segment.mp4"), Path(directory, "processed.mp4")
+            aws.s3.download_file(segment.bucket, source_key, str(source))
+            process(segment, source, processed)
+            aws.s3.upload_file(str(processed), bucket, key)
+    record_segment(aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{bucket}/{key}", source_etag=etag)
 
 
 def run_command(_segment: SegmentKey, source: Path, processed: Path) -> None:

@@ -83,6 +83,19 @@ def current_completions(aws: "Aws", job: Job) -> list[Completion]:
     return [completion for completion in read_completions(aws, job.job_id) if completion.is_of_source(job)]
 
 
+def is_processed(aws: "Aws", *, job_id: str, segment_index: int, source_etag: str | None) -> bool:
+    """Whether a segment of this very source has its completion: a worker whose message came twice need not work twice.
+
+    Whoever wants it processed again all the same removes its row of SegmentCompletions.
+    """
+    item = aws.dynamodb.get_item(
+        TableName=aws.settings.segment_completions_table_name,
+        Key={"job_id": {"S": job_id}, "segment_index": {"N": str(segment_index)}},
+        ConsistentRead=True,
+    ).get("Item", {})
+    return source_etag is not None and item.get("source_etag", {}).get("S") == source_etag
+
+
 def record_segment(
     aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str, source_etag: str | None = None
 ) -> None:
