@@ -1,7 +1,9 @@
 """The product's own engines, as they are deployed: a source through both handlers, on a stack in moto."""
 
+import io
 import logging
 import tempfile
+from contextlib import redirect_stdout
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ def through_handlers(engine: str, source: Path, folder: Path, segment_duration_s
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     logging.disable(logging.CRITICAL)
     try:
-        with mock_aws():
+        with mock_aws(), redirect_stdout(io.StringIO()):  # the functions print their metrics
             return _run(Stack.create(folder), engine, source, folder, segment_duration_s)
     finally:
         tempfile.tempdir = before
