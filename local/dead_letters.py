@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # While we look at them, nobody else does; afterwards they are visible again at once.
 _LOOK_S = 60
+# Any wait makes SQS ask all of its machines, not a few.
+_WAIT_S = 1
 _MOST_AT_ONCE = 10
 
 
@@ -102,7 +104,7 @@ def _receive_all(sqs: "SQSClient", url: str) -> Iterator["MessageTypeDef"]:
         QueueUrl=url,
         MaxNumberOfMessages=_MOST_AT_ONCE,
         VisibilityTimeout=_LOOK_S,
-        WaitTimeSeconds=1,  # asks all of SQS's machines, not a few
+        WaitTimeSeconds=_WAIT_S,
         MessageSystemAttributeNames=["SentTimestamp"],
     ).get("Messages"):
         yield from messages

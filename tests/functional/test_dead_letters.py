@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
-from local import cli, commands
+from local import cli, commands, dead_letters
 from local.dead_letters import job_id_in
 from local.stack import Stack as Deployed
 from tests.functional.conftest import ClipMaker
@@ -33,6 +33,7 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]
             )
         environment = {"SEGMENT_QUEUE_URL": queue("segments")}
         found = Deployed("test", stack.aws, environment)
+        monkeypatch.setattr(dead_letters, "_WAIT_S", 0)  # moto has one machine
         monkeypatch.setattr(commands, "find_stack", lambda *_: found)
         monkeypatch.setattr(commands, "_local_stack", lambda: found)
         yield stack
