@@ -85,7 +85,7 @@ def test_a_source_that_is_no_video(cloud: CommandLine, tmp_path: Path) -> None:
 
 def test_a_segment_command_that_fails(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
     """The run ends, names the segment, and shows what the command said last."""
-    command = f"{sys.executable} -c \"import sys; print('{{input}}{{output}}', flush=True); sys.exit('no more pixels')\""
+    command = f"{sys.executable} -uc \"import sys; print('{{input}}{{output}}'); sys.exit('no more pixels')\""
     ended = cloud("run", clip, "--out", tmp_path / "final.mp4", "--segment-seconds", "20", "--segment-command", command)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.splitlines()[-2:] == [
