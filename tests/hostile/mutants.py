@@ -25,12 +25,15 @@ from media_worker.jobs import JobStatus
 from moto import mock_aws
 
 import tests.conftest  # noqa: F401  # no run may reach AWS
+from bench.meter import peak_rss_mb
 from tests.crash.process import processes_in
 from tests.functional.stack import Stack
 from tests.media import clips
 
 MOST_S = 20
 MOST_BYTES = 300 * 1000 * 1000
+# The interpreter, our modules and the clients, before the first message.
+_IDLE_BYTES = 100 * 1000 * 1000
 SIZES = (0, 1, 7, 8, 2**31 - 1, 2**31, 2**32 - 1)
 BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsc", b"stsz", b"stco", b"ctts", b"stss")
 BASES = ("plain", "two_audio", "hevc", "subtitles", "timecode", "matroska")
@@ -136,13 +139,13 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
     began = time.monotonic()
     pid = os.fork()
     if pid == 0:
+        begin_bytes = _own_peak_bytes()
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             text = _run_job(content, temporary, engine)
         except BaseException as error:  # noqa: BLE001  # to be told
             text = f"!{type(error).__name__}: {error}"
-        peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        os.write(writing, f"{max(peaks) * 1024}\n{text[:2000]}".encode())
+        os.write(writing, f"{_peak_bytes(begin_bytes)}\n{text[:2000]}".encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, errors="replace") as pipe:
@@ -157,6 +160,21 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
         int(peak or 0),
         "; ".join(_complaints(text, seconds, int(peak or 0), temporary)),
     )
+
+
+def _own_peak_bytes() -> int:
+    return int(peak_rss_mb() * 1e6)
+
+
+def _peak_bytes(begin_bytes: int) -> int:
+    """The most memory that a function would have had, or its ffmpeg.
+
+    This process began with all that the tests had, a function begins with `_IDLE_BYTES`. A program's figure begins
+    with that of whoever started it, so it says something when it is above.
+    """
+    own = _own_peak_bytes()
+    programs = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return max(own - begin_bytes + _IDLE_BYTES, programs if programs > own else 0)
 
 
 def _run_job(content: bytes, temporary: Path, engine: str) -> str:
