@@ -37,9 +37,10 @@ include bench/coldstart.mk
 include tests/crash/crash.mk
 
 .PHONY: test
+# Three processes on two cores: these tests wait for ffmpeg and for clocks as much as they compute.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
+	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q tests/e2e
