@@ -5,7 +5,7 @@ from pathlib import Path
 from media_worker.aws import Aws
 from media_worker.composition import compose_once
 from media_worker.keys import build_final_key, build_output_segment_key, build_segment_key, build_source_key
-from media_worker.parts import Range
+from media_worker.parts import Range, plan_parts
 from media_worker.storage import Target, describe
 
 
@@ -17,7 +17,7 @@ def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     for index in range(total):
         begin, end = source.size_bytes * index // total, source.size_bytes * (index + 1) // total
         target = Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), source.etag)
-        compose_once(aws, [source], [Range(0, begin, end - begin)], target)
+        compose_once(aws, [source], plan_parts([Range(0, begin, end - begin)]), target)
 
 
 def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
@@ -27,4 +27,4 @@ def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     found = [describe(aws, bucket, build_output_segment_key(job_id, index)) for index in range(total)]
     segments = [segment for segment in found if segment]
     pieces = [Range(index, 0, segment.size_bytes) for index, segment in enumerate(segments)]
-    compose_once(aws, segments, pieces, Target(bucket, build_final_key(job_id), "server"))
+    compose_once(aws, segments, plan_parts(pieces), Target(bucket, build_final_key(job_id), "server"))

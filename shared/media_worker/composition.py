@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from media_worker.errors import SourceChanged, TransferFailed
-from media_worker.parts import Copied, Fetched, Literal, Piece, Range, plan_parts
+from media_worker.parts import Copied, Fetched, Literal, Part, Range
 from media_worker.storage import (
     Condition,
     StoredObject,
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
     from media_worker.aws import Aws
 
 
-def compose_once(aws: "Aws", sources: Sequence[StoredObject], pieces: Sequence[Piece], target: Target) -> bool:
-    """Write an object made of these pieces, once (see `storage.once`). Says whether it was written.
+def compose_once(aws: "Aws", sources: Sequence[StoredObject], parts: Sequence[Part], target: Target) -> bool:
+    """Write an object made of these parts, once (see `storage.once`). Says whether it was written.
 
     Raises:
         SourceChanged: a source is another object now than when it was described.
     """
-    parts = plan_parts(pieces)
 
     def put(condition: Condition) -> None:
         if len(parts) == 1 and isinstance(parts[0], Fetched):

@@ -18,7 +18,7 @@ from media_worker.mp4.errors import Unsupported
 from media_worker.mp4.join import FinalLayout, plan_join
 from media_worker.mp4.movie import Movie, read_movie
 from media_worker.mp4.split import SegmentLayout, lay_out, plan_split
-from media_worker.parts import Literal, Range
+from media_worker.parts import Literal, Part, Range, plan_parts
 from media_worker.segments import AT_ONCE, write_segment
 from media_worker.storage import StoredObject, Target
 from media_worker.telemetry import Steps, submit
@@ -39,14 +39,15 @@ class Split:
 
     aws: "Aws"
     source: StoredObject
-    layouts: tuple[SegmentLayout, ...]
+    # Of each segment.
+    parts: tuple[Sequence[Part], ...]
     deadline: Deadline
     steps: Steps
 
     @property
     def total_segments(self) -> int:
         """How many segments there will be."""
-        return len(self.layouts)
+        return len(self.parts)
 
     def write_segments(self, job: "Job") -> None:
         """Write a header for each segment and let S3 copy the media behind it. What an earlier try wrote is kept."""
@@ -64,9 +65,7 @@ class Split:
         write_segment(self.aws, job, self.source, (index, self.total_segments), partial(self._compose, index))
 
     def _compose(self, index: int, target: Target) -> bool:
-        layout = self.layouts[index]
-        media = (Range(0, piece.offset, piece.length) for piece in layout.ranges)
-        return compose_once(self.aws, [self.source], [Literal(layout.header), *media], target)
+        return compose_once(self.aws, [self.source], self.parts[index], target)
 
 
 def prepare_split(
@@ -83,8 +82,8 @@ def prepare_split(
         if not any(track.is_video and track.table.count for track in movie.tracks):
             raise Unsupported("there is no video track")
         plan = plan_split(movie, segment_duration_s)
-        layouts = tuple(lay_out(movie, plan, index) for index in range(plan.total_segments))
-    return Split(aws, source, layouts, deadline, steps)
+        parts = tuple(_segment_parts(lay_out(movie, plan, index)) for index in range(plan.total_segments))
+    return Split(aws, source, parts, deadline, steps)
 
 
 def make_final(aws: "Aws", segments: Sequence[StoredObject], target: Target, deadline: Deadline, steps: Steps) -> None:
@@ -97,9 +96,10 @@ def make_final(aws: "Aws", segments: Sequence[StoredObject], target: Target, dea
     """
     with steps.step("check"):
         layout = plan_join(_read_movies(aws, segments))
+        parts = _final_parts(layout)
     deadline.require(_SECONDS_FOR_A_SEGMENT, "write the final")
     with steps.step("join", layout.size_bytes):
-        compose_once(aws, segments, _pieces(layout), announcing(target, layout.summary))
+        compose_once(aws, segments, parts, announcing(target, layout.summary))
 
 
 def _read_movies(aws: "Aws", segments: Sequence[StoredObject]) -> list[Movie]:
@@ -110,6 +110,11 @@ def _read_movies(aws: "Aws", segments: Sequence[StoredObject]) -> list[Movie]:
         return list(pool.map(read, segments))
 
 
-def _pieces(layout: FinalLayout) -> list[Literal | Range]:
-    ranges = (Range(piece.segment_index, piece.offset, piece.length) for piece in layout.ranges)
-    return [Literal(layout.header), *ranges]
+def _segment_parts(layout: SegmentLayout) -> list[Part]:
+    media = (Range(0, piece.offset, piece.length) for piece in layout.ranges)
+    return plan_parts([Literal(layout.header), *media])
+
+
+def _final_parts(layout: FinalLayout) -> list[Part]:
+    media = (Range(piece.segment_index, piece.offset, piece.length) for piece in layout.ranges)
+    return plan_parts([Literal(layout.header), *media])

@@ -8,6 +8,8 @@ range as a small part lacks, is fetched and sent; all else is copied, and never 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from media_worker.mp4.errors import Unsupported
+
 _MIB = 1024 * 1024
 SMALLEST_PART_BYTES = 5 * _MIB
 MAX_PARTS = 10_000
@@ -95,7 +97,11 @@ class _Fetch:
 
 
 def plan_parts(pieces: Iterable[Piece], copy_bytes: int = COPY_BYTES) -> list[Part]:
-    """The parts of an object, in order: together exactly the pieces, each but the last 5 MiB or more."""
+    """The parts of an object, in order: together exactly the pieces, each but the last 5 MiB or more.
+
+    Raises:
+        Unsupported: it would take more parts than S3 does.
+    """
     parts: list[Part] = []
     fetch = _Fetch()
     for piece in pieces:
@@ -112,6 +118,8 @@ def plan_parts(pieces: Iterable[Piece], copy_bytes: int = COPY_BYTES) -> list[Pa
         if fetch.length >= _FETCH_BYTES:
             parts += fetch.take()
     parts += fetch.take()
+    if len(parts) > MAX_PARTS:
+        raise Unsupported(f"it would take {len(parts)} parts, and S3 takes {MAX_PARTS}: longer segments are fewer")
     return parts
 
 

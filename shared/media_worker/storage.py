@@ -18,6 +18,7 @@ from s3transfer.utils import OSUtils
 
 from media_worker.deadline import Deadline
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
+from media_worker.parts import MAX_PARTS
 from media_worker.telemetry import logger, submit
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ _MIB = 1024 * 1024
 _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
 MULTIPART_THRESHOLD_BYTES = 16 * _MIB
 _PART_BYTES = 16 * _MIB
-_MAX_PARTS = 10_000
 _PART_UPLOADS = 4
 # CompleteMultipartUpload on a key that somebody else is writing answers 409: begin the upload anew.
 _ATTEMPTS = 3
@@ -257,7 +257,7 @@ def part_size_bytes(size_bytes: int) -> int:
     """The part size for an object: 16 MiB, or what 10,000 parts need
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html).
     """
-    return max(_PART_BYTES, -(-size_bytes // _MAX_PARTS))
+    return max(_PART_BYTES, -(-size_bytes // MAX_PARTS))
 
 
 def is_changed(error: ClientError) -> bool:

@@ -2,9 +2,21 @@
 
 from itertools import groupby
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_worker.parts import SMALLEST_PART_BYTES, Copied, Fetched, Literal, Part, Piece, Range, plan_parts
+from media_worker.mp4.errors import Unsupported
+from media_worker.parts import (
+    MAX_PARTS,
+    SMALLEST_PART_BYTES,
+    Copied,
+    Fetched,
+    Literal,
+    Part,
+    Piece,
+    Range,
+    plan_parts,
+)
 
 MIB = 1024 * 1024
 pieces_strategy = st.lists(
@@ -79,3 +91,11 @@ def test_small_ranges_are_fetched_together() -> None:
 def test_a_film_of_a_hundred_gigabytes_has_few_parts() -> None:
     """Far from S3's ten thousand."""
     assert len(plan_parts([Literal(b"moov"), *(Range(n, 0, 500 * 10**6) for n in range(200))])) == 201
+
+
+def test_more_parts_than_s3_takes_are_noticed_before_the_first_is_sent() -> None:
+    """Each of so many segments is a copy of its own."""
+    segments = [Range(number, 0, SMALLEST_PART_BYTES) for number in range(MAX_PARTS)]
+    assert len(plan_parts(segments)) == MAX_PARTS
+    with pytest.raises(Unsupported, match="10001 parts"):
+        plan_parts([*segments, Range(MAX_PARTS, 0, SMALLEST_PART_BYTES)])
