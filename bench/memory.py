@@ -1,4 +1,5 @@
-"""Peak memory of each handler, for a source of some GB: `make bench-memory`.
+"""Peak memory of each handler, for a source of some GB: `make bench-memory`. The engine is the one whose media passes
+through the function.
 
 Each handler runs in a process of its own, as in Lambda; its peak resident set is the kernel's figure.
 """
@@ -76,9 +77,8 @@ def measure(size_gb: float) -> int:
         make_source(source, int(size_gb * 1e9))
         aws = Aws.connect(Settings.from_environment(environment))
         aws.s3.upload_file(str(source), "bench-input", build_source_key(_JOB))
-        aws.dynamodb.put_item(
-            TableName="Jobs", Item={"job_id": {"S": _JOB}, "status": {"S": "created"}, "mode": {"S": "sbs"}}
-        )
+        row = {"job_id": _JOB, "status": "created", "mode": "sbs", "engine": "ffmpeg"}
+        aws.dynamodb.put_item(TableName="Jobs", Item={name: {"S": value} for name, value in row.items()})
         size_mb = source.stat().st_size / 1e6
         source.unlink()
         event = {
