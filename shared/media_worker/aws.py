@@ -1,4 +1,4 @@
-"""The AWS clients that everything is given: made once, outside the handlers."""
+"""The AWS clients: made once, outside the handlers, and passed to everything that calls AWS."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
@@ -19,7 +19,7 @@ CONNECTIONS = 32
 
 @dataclass(frozen=True, slots=True)
 class Aws:
-    """The stack's names and the clients to reach it."""
+    """The stack's settings and the clients to reach it."""
 
     settings: Settings
     s3: "S3Client"
@@ -28,8 +28,8 @@ class Aws:
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
-        """Make the clients. Makes no network call."""
-        # Emulators answer on one host name, so the bucket has to be in the path; AWS picks for itself.
+        """Create the clients. Makes no network call."""
+        # Emulators answer on one host name, so the bucket must be in the path; on AWS, boto3 chooses.
         endpoint = settings.aws_endpoint_url
         s3_endpoint = settings.aws_endpoint_url_s3 or endpoint
         addressing: Literal["path", "auto"] = "path" if s3_endpoint else "auto"

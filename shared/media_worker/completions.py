@@ -1,6 +1,8 @@
-"""SegmentCompletions and ReassemblyTriggered: which processed segments are there, and asking for the join once."""
+"""SegmentCompletions and ReassemblyTriggered: which processed segments exist, and requesting the join once."""
 
 import time
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,26 +12,26 @@ from media_worker.jobs import Job, JobStatus, now_s, read_job
 from media_worker.keys import OutputSegmentKey, parse_output_segment_key
 from media_worker.lease import TRIGGER_TTL_S
 from media_worker.messages import build_reassembly_body
-from media_worker.plan import describe_gaps
 from media_worker.telemetry import logger
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
 
 
-# How long we wait for another sender to mark its message as sent, before we take it for dead and send ourselves.
+# How long to wait for another sender to mark its message as sent, before it is presumed dead and we send ourselves.
 _SENDER_GRACE_S = 5.0
 _SENDER_POLL_S = 0.25
+_RUNS_LISTED = 10
 
-# Where the last completion makes the job ready to be joined. Before that the chunking itself looks, when it ends. A
-# failed job is joined too: its segments were all written and processed, whatever kept it from saying so, and a
-# message that this run has sent already is not sent again.
+# The statuses in which the last completion makes the job ready to be joined. Before them, the chunking itself looks
+# when it ends. A failed job is joined too: all its segments were written and processed, and a message that this run
+# has sent already is not sent again.
 _TRIGGERED_FROM = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A row of SegmentCompletions: one processed segment, and where it lies."""
+    """A row of SegmentCompletions: one processed segment and its location."""
 
     segment_index: int
     output_s3_uri: str
@@ -37,7 +39,7 @@ class Completion:
     source_etag: str | None = None
 
     def is_of_source(self, job: Job) -> bool:
-        """Whether it is made of the job's present source. One that does not say so is, unless it is older."""
+        """Whether it was made from the job's present source. One that does not say so was, unless it is older."""
         if self.source_etag is not None:
             return self.source_etag == job.source_etag
         return job.source_since is None or self.completed_at >= job.source_since
@@ -46,7 +48,7 @@ class Completion:
         """Bucket and key of the processed segment.
 
         Raises:
-            BadSegment: the row names another place than the contract's.
+            BadSegment: the row names another location than the contract's.
         """
         bucket, _, key = self.output_s3_uri.removeprefix("s3://").partition("/")
         if parse_output_segment_key(bucket, key) != OutputSegmentKey(output_bucket, job_id, self.segment_index):
@@ -84,9 +86,9 @@ def current_completions(aws: "Aws", job: Job) -> list[Completion]:
 
 
 def is_processed(aws: "Aws", *, job_id: str, segment_index: int, source_etag: str | None) -> bool:
-    """Whether a segment of this very source has its completion: a worker whose message came twice need not work twice.
+    """Whether a segment of exactly this source has a completion, so that a duplicate message need not be worked on.
 
-    Whoever wants it processed again all the same removes its row of SegmentCompletions.
+    To have a segment processed again, remove its row from SegmentCompletions.
     """
     item = aws.dynamodb.get_item(
         TableName=aws.settings.segment_completions_table_name,
@@ -99,12 +101,12 @@ def is_processed(aws: "Aws", *, job_id: str, segment_index: int, source_etag: st
 def record_segment(
     aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str, source_etag: str | None = None
 ) -> None:
-    """Say that a segment is processed; ask for the reassembly when it was the last one.
+    """Record that a segment is processed, and request the reassembly when it was the last one.
 
     `source_etag` is the metadata `source-etag` of the segment that was worked on. With it, a worker that is still busy
-    with a source that was replaced does no harm.
+    with a replaced source does no harm.
 
-    Safe to repeat, and right when two last segments finish at the same moment or before the chunking has ended.
+    Safe to repeat, and correct when two last segments finish at the same moment or before the chunking has ended.
     Call it after the processed segment was uploaded.
     """
     job = read_job(aws, job_id)
@@ -123,10 +125,10 @@ def record_segment(
 
 
 def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
-    """Ask for the reassembly if the chunking has ended and every completion is there. Says whether it was sent now.
+    """Request the reassembly if the chunking has ended and every completion is there. Says whether it was sent now.
 
-    Whoever writes the last of the two (the status `chunking_complete`, the last completion) sees the other one,
-    because both write first and read, consistently, after that.
+    Two writers race here: one writes the status `chunking_complete`, the other the last completion. Both write first
+    and then read consistently, so the later one sees both.
     """
     job = read_job(aws, job_id)
     if job is None or job.status not in _TRIGGERED_FROM or job.total_segments is None:
@@ -138,12 +140,12 @@ def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
         return False
     aws.sqs.send_message(QueueUrl=aws.settings.reassembly_queue_url, MessageBody=build_reassembly_body(job_id))
     _mark_sent(aws, job_id)
-    logger.info("asked for the reassembly", job_id=job_id, total_segments=job.total_segments)
+    logger.info("Reassembly requested", event="reassembly_requested", job_id=job_id, total_segments=job.total_segments)
     return True
 
 
 def _create_trigger(aws: "Aws", job: Job) -> bool:
-    """Create the job's row, or replace one that an earlier run of the job left. Says whether it is ours."""
+    """Create the job's row, or replace the one of an earlier run. Says whether this call wrote it."""
     now = now_s()
     try:
         aws.dynamodb.put_item(
@@ -154,7 +156,7 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
                 "ttl": {"N": str(now + TRIGGER_TTL_S)},
                 "run_started_at": {"N": str(job.run_started_at or 0)},
             },
-            # A row that another tracker made does not say of which run it is; its time does, unless in the same second.
+            # A row written by another tracker does not name its run; its time tells, except within the same second.
             ConditionExpression="attribute_not_exists(job_id) OR run_started_at <> :run AND "
             "(attribute_exists(run_started_at) OR triggered_at < :run)",
             ExpressionAttributeValues={":run": {"N": str(job.run_started_at or 0)}},
@@ -165,8 +167,8 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
 
 
 def _sender_is_lost(aws: "Aws", job_id: str) -> bool:
-    """Whether the row's creator died before it sent: while we waited, nothing was marked as sent, and no join began."""
-    give_up = time.monotonic() + _SENDER_GRACE_S
+    """Whether the row's creator died before it sent: during the wait nothing was marked as sent and no join began."""
+    deadline = time.monotonic() + _SENDER_GRACE_S
     while True:
         row = aws.dynamodb.get_item(
             TableName=aws.settings.reassembly_triggered_table_name,
@@ -175,8 +177,8 @@ def _sender_is_lost(aws: "Aws", job_id: str) -> bool:
         ).get("Item", {})
         if "sent_at" in row or "reassembly_started_at" in row:
             return False
-        if time.monotonic() >= give_up:
-            logger.warning("a reassembly was triggered but never sent: sending it again", job_id=job_id)
+        if time.monotonic() >= deadline:
+            logger.warning("Reassembly triggered but never sent: sending it", event="reassembly_resent", job_id=job_id)
             return True
         time.sleep(_SENDER_POLL_S)
 
@@ -188,3 +190,30 @@ def _mark_sent(aws: "Aws", job_id: str) -> None:
         UpdateExpression="SET sent_at = :now",
         ExpressionAttributeValues={":now": {"N": str(now_s())}},
     )
+
+
+def describe_gaps(indexes: Collection[int], total_segments: int) -> str | None:
+    """How a set of segment indexes differs from 0..total-1, in words; None when it does not."""
+    expected = range(total_segments)
+    missing = sorted(set(expected) - set(indexes))
+    unexpected = sorted(index for index in set(indexes) if index not in expected)
+    twice = sorted(index for index, count in Counter(indexes).items() if count > 1)
+    parts = [
+        f"{label} {_ranges(numbers)}"
+        for label, numbers in (("missing", missing), ("unexpected", unexpected), ("twice", twice))
+        if numbers
+    ]
+    return f"of {total_segments} segments: " + "; ".join(parts) if parts else None
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Sorted numbers for a person: `3, 7-9`, and no more than a few runs of them."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    more = len(runs) - _RUNS_LISTED
+    listed = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:_RUNS_LISTED]]
+    return ", ".join(listed) + (f" and {more} more runs" if more > 0 else "")

@@ -1,14 +1,14 @@
-"""How much time an invocation has left. A Lambda timeout answers nothing, so no step begins that cannot end."""
+"""How much time an invocation has left. A timeout cannot be caught, so do not start what cannot finish."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from media_worker.errors import NotEnoughTime
 
-# What is kept back to answer: to kill ffmpeg, abort an upload, write the job's row, return the batch response.
+# Kept back for the end: to kill ffmpeg, abort an upload, write the job's row, return the batch response.
 RESERVE_S = 15.0
 # A record is not begun with less than this.
-LEAST_FOR_A_RECORD_S = 60.0
+MIN_FOR_A_RECORD_S = 60.0
 
 
 class Context(Protocol):
@@ -20,7 +20,7 @@ class Context(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """The end of an invocation, with the reserve taken off."""
+    """The end of an invocation, less the reserve."""
 
     context: Context
 
@@ -29,7 +29,7 @@ class Deadline:
         return max(0.0, self.context.get_remaining_time_in_millis() / 1000 - RESERVE_S)
 
     def require(self, seconds: float, step: str) -> None:
-        """Stop before a step that would not end in time.
+        """Stop before a step that would not finish in time.
 
         Raises:
             NotEnoughTime: names the step.

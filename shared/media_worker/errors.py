@@ -3,23 +3,23 @@
 MediaWorkerError
 ├── SettingsError             the environment is wrong: stops at start
 ├── MessageError              the message cannot be understood: ends in the dead-letter queue
-├── NothingToDo               the message asks for nothing (any more): acknowledged
-│   └── JobMoved              the job left the status that this step needs (deleted, completed, ...)
-├── PermanentError            doing it again would give the same: the job becomes `failed`
-│   ├── BadSource             the source is not a video that can be cut
+├── NothingToDo               the message asks for nothing that is left to do: acknowledged
+│   └── JobMoved              the job has left the status that this step needs (deleted, completed, ...)
+├── PermanentError            a retry would end the same way: the job becomes `failed`
+│   ├── BadSource             the source is not a video that can be split
 │   ├── BadSegment            a processed segment does not fit the others
 │   ├── BadFinal              the final does not hold what was planned
 │   ├── NoRoom                the media is larger than /tmp
-│   └── FfmpegFailed          ffmpeg gave up on its input
-└── RetryableError            the message comes back later
-    ├── LeaseHeld             somebody else works on this job right now
-    ├── GivenUp               the message has used up its tries: it goes to the dead-letter queue
-    ├── ReceivesUsedUp        the message has used up its receives by waiting: it needs a fresh one
+│   └── FfmpegFailed          ffmpeg refused its input
+└── RetryableError            the message is returned to its queue
+    ├── LeaseHeld             somebody else is working on this job
+    ├── FailureRecorded       all attempts were used: the message goes to the dead-letter queue
+    ├── ReceivesUsedUp        the receives were used up by waiting: the message is re-enqueued
     ├── NotEnoughTime         the invocation would end before the work does
     ├── SourceChanged         the source was replaced while it was being read
     ├── NotReady              completions are missing
-    ├── TransferFailed        S3 did not take or give the bytes
-    └── FfmpegStopped         ffmpeg was killed, hung, or had no room
+    ├── TransferFailed        S3 broke off a transfer
+    └── FfmpegStopped         ffmpeg was killed, hung, or had no disk space
 """
 
 import re
@@ -39,27 +39,27 @@ class MessageError(MediaWorkerError):
 
 
 class NothingToDo(MediaWorkerError):
-    """The message is fine and asks for nothing: the job is unknown, deleted or further on."""
+    """The message is valid, but nothing is left to do: the job is unknown, deleted or further on."""
 
 
 class JobMoved(NothingToDo):
-    """A conditional write found the job in a status from which the step is not allowed."""
+    """A conditional write found the job in a status that does not allow the step."""
 
 
 class PermanentError(MediaWorkerError):
-    """Trying again would end the same way; the text becomes the job's `error`, for a person to read."""
+    """A retry would end the same way; the text becomes the job's `error`, for a person to read."""
 
 
 class BadSource(PermanentError):
-    """The source is not a video that can be cut into MP4 segments."""
+    """The source is not a video that can be split into MP4 segments."""
 
 
 class BadSegment(PermanentError):
-    """A processed segment is not what the others are; the message names it and the difference."""
+    """A processed segment does not fit the others; the message names it and the difference."""
 
 
 class BadFinal(PermanentError):
-    """The final was written, and what is read back is not what was planned."""
+    """The final was written, but what is read back is not what was planned."""
 
 
 class NoRoom(PermanentError):
@@ -67,35 +67,35 @@ class NoRoom(PermanentError):
 
 
 class FfmpegFailed(PermanentError):
-    """ffmpeg ended with an error of its own; `reason` is what it said, for a person."""
+    """ffmpeg exited with an error; `reason` is its message, for a person."""
 
     def __init__(self, argv: Sequence[str], code: int, stderr_tail: str) -> None:
-        self.reason = _said(stderr_tail) or f"exit code {code}"
-        super().__init__(f"ffmpeg ended with {code}: {stderr_tail.strip() or '(no message)'} [{' '.join(argv)}]")
+        self.reason = _summarise(stderr_tail) or f"exit code {code}"
+        super().__init__(f"ffmpeg exited with {code}: {stderr_tail.strip() or '(no message)'} [{' '.join(argv)}]")
 
 
 class RetryableError(MediaWorkerError):
-    """It may work later: the message goes back to its queue after `retry_after_s` (None: the usual back-off)."""
+    """A retry may succeed: the message is returned to its queue for `retry_after_s` (None: the usual back-off)."""
 
     retry_after_s: int | None = None
 
 
 class LeaseHeld(RetryableError):
-    """Another invocation holds the job's lease; come back when that has expired."""
+    """Another invocation holds the job's lease; retry when that has expired."""
 
     def __init__(self, job_id: str, retry_after_s: int) -> None:
-        super().__init__(f"job {job_id} is being worked on elsewhere; its lease ends in {retry_after_s} s")
+        super().__init__(f"job {job_id} is being worked on elsewhere; its lease expires in {retry_after_s} s")
         self.retry_after_s = retry_after_s
 
 
-class GivenUp(RetryableError):
-    """The job is `failed`, or somebody else's to fail; SQS moves the message at its next receive."""
+class FailureRecorded(RetryableError):
+    """The job is `failed`; SQS moves the message to the dead-letter queue at its next receive."""
 
     retry_after_s = 0
 
 
 class ReceivesUsedUp(RetryableError):
-    """The last receive has come, and the work was hardly tried: the others were spent on waiting."""
+    """The receives were used up by waiting, not by attempts: the message is re-enqueued to reset its receive count."""
 
     def __init__(self, text: str, retry_after_s: int | None = 0) -> None:
         super().__init__(text)
@@ -103,7 +103,7 @@ class ReceivesUsedUp(RetryableError):
 
 
 class NotEnoughTime(RetryableError):
-    """The time that is left does not allow the next step; another invocation starts afresh."""
+    """The remaining time does not allow the next step; another invocation has its full time."""
 
     retry_after_s = 0
 
@@ -113,7 +113,7 @@ class SourceChanged(RetryableError):
 
 
 class NotReady(RetryableError):
-    """The job cannot be joined yet; the message says what is missing."""
+    """The job cannot be joined yet; the text says what is missing."""
 
 
 class TransferFailed(RetryableError):
@@ -121,15 +121,15 @@ class TransferFailed(RetryableError):
 
 
 class FfmpegStopped(RetryableError):
-    """ffmpeg did not end by itself: a signal, the clock, or a full disk."""
+    """ffmpeg was stopped by a signal, by its deadline, or by a full disk."""
 
 
-# Lines that only tell how ffmpeg unwinds.
-_SAYS_NOTHING = ("Error opening input file", "Last message", "Task finished with", "Terminating thread with")
+# Lines that only report how ffmpeg unwinds.
+_UNINFORMATIVE = ("Error opening input file", "Last message", "Task finished with", "Terminating thread with")
 
 
-def _said(stderr_tail: str) -> str:
-    """Ffmpeg's lines without the addresses in front, each once, and without the repeated name of the file."""
+def _summarise(stderr_tail: str) -> str:
+    """ffmpeg's lines without the addresses in front, each once, and without the repeated file name."""
     lines = (re.sub(r"^(\[[^\]]*\] *)+", "", line.strip()) for line in stderr_tail.splitlines())
-    told = dict.fromkeys(line for line in lines if line and not line.startswith(_SAYS_NOTHING))
-    return "; ".join(told)[:500]
+    informative = dict.fromkeys(line for line in lines if line and not line.startswith(_UNINFORMATIVE))
+    return "; ".join(informative)[:500]

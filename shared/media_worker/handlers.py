@@ -1,29 +1,22 @@
-"""The two Lambda handlers: a batch of SQS records, each on its own.
+"""The two Lambda handlers: each SQS record of a batch is handled on its own.
 
-What becomes of a record:
-
-    done, nothing to do     acknowledged
-    PermanentError          the job is `failed`; acknowledged
-    MessageError            given back at once, until the redrive policy moves it to the dead-letter queue
-    LeaseHeld               given back, invisible until the holder's lease has expired
-    anything else           given back after a back-off; on the last try the job becomes `failed`
-    waited too often        replaced by a fresh message: waiting must not end in the dead-letter queue
+What becomes of a record and its job after an error is data: `DISPOSITIONS` says it for each error class, and
+`disposition_of` adjusts it to the number of receives that are left.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from media_worker.chunking import chunk
-from media_worker.deadline import LEAST_FOR_A_RECORD_S, Context, Deadline
+from media_worker.deadline import MIN_FOR_A_RECORD_S, Context, Deadline
 from media_worker.errors import (
-    GivenUp,
+    FailureRecorded,
     LeaseHeld,
     MessageError,
     NotEnoughTime,
@@ -32,8 +25,8 @@ from media_worker.errors import (
     ReceivesUsedUp,
     RetryableError,
 )
-from media_worker.giving_up import CHUNKING, REASSEMBLY, Stage, last_try
-from media_worker.jobs import JobStatus, fail_job
+from media_worker.final_delivery import last_attempt
+from media_worker.jobs import CHUNKING_STATUSES, REASSEMBLY_STATUSES, JobStatus, fail_job
 from media_worker.messages import ChunkRequest, Ignored, ReassemblyRequest, parse_chunking_body, parse_reassembly_body
 from media_worker.reassembly import reassemble
 from media_worker.telemetry import Handler, count, instrumented, log_keys, logger
@@ -44,144 +37,199 @@ if TYPE_CHECKING:
 type Request = ChunkRequest | ReassemblyRequest | Ignored
 
 _FIRST_BACK_OFF_S = 5
-_LONGEST_BACK_OFF_S = 300
-_LONGEST_SQS_DELAY_S = 900
-# A chunking that cannot ask for the reassembly ends in chunking_complete; one of a redriven message in failed.
-_AFTER_CHUNKING = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
+_MAX_BACK_OFF_S = 300
+_MAX_SQS_DELAY_S = 900
+# A last attempt may also leave a job in `chunking_complete` without its reassembly requested, or `failed` by an
+# earlier run.
+_AFTER_LAST_ATTEMPT = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Disposition:
+    """What becomes of a record, and of its job, after an error."""
+
+    record: Literal["acknowledged", "returned", "reenqueued"]
+    delay_s: int = 0
+    # Whether the handler marks the job `failed`. A PermanentError has done that under the lease already.
+    fails_job: bool = False
+    metric: str | None = None
+
+
+_ACKNOWLEDGED = Disposition("acknowledged")
+_RETURNED = Disposition("returned", metric="RecordsReturned")
+_REENQUEUED = Disposition("reenqueued", metric="RecordsReenqueued")
+
+# The first class that the error is an instance of counts.
+DISPOSITIONS: Sequence[tuple[type[Exception], Disposition]] = (
+    (NothingToDo, Disposition("acknowledged", metric="NothingToDo")),
+    (PermanentError, Disposition("acknowledged", metric="JobsFailed")),
+    (ReceivesUsedUp, _REENQUEUED),
+    (MessageError, _RETURNED),  # at once, until the redrive policy moves it to the dead-letter queue
+    (FailureRecorded, _RETURNED),
+    (Exception, _RETURNED),  # after a back-off; the last attempt makes the job `failed`
+)
+# Errors that do not use up an attempt: on the last receive the record is re-enqueued.
+_WAITS = (LeaseHeld, NotEnoughTime)
+_NEVER_FAIL_THE_JOB = (NothingToDo, PermanentError, MessageError, FailureRecorded, ReceivesUsedUp, LeaseHeld)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How far a record's receives have gone. Of `max_receive_count` receives, the final one is not an attempt."""
+
+    receive_count: int
+    max_receive_count: int
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether no attempt is left after this one."""
+        return self.receive_count >= last_attempt(self.max_receive_count)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether SQS moves the record to the dead-letter queue instead of delivering it again."""
+        return self.receive_count > last_attempt(self.max_receive_count)
+
+
+def disposition_of(error: Exception, delivery: Delivery) -> Disposition:
+    """What becomes of a record and its job after this error. Pure."""
+    usual = next(disposition for kind, disposition in DISPOSITIONS if isinstance(error, kind))
+    if delivery.is_final and isinstance(error, _WAITS):
+        usual = _REENQUEUED
+    delay_s = min(_delay_s(error, delivery.receive_count), _MAX_SQS_DELAY_S if usual is _REENQUEUED else _MAX_DELAY_S)
+    fails_job = delivery.is_last_attempt and not isinstance(error, _NEVER_FAIL_THE_JOB)
+    return replace(usual, delay_s=delay_s, fails_job=fails_job)
+
+
+# The longest visibility timeout that SQS accepts.
+_MAX_DELAY_S = 12 * 3600
+
+
+def _delay_s(error: Exception, receive_count: int) -> int:
+    """Seconds until a returned record is delivered again: what the error asks for, or 5, 10, 20, ... up to 300."""
+    if isinstance(error, MessageError | NothingToDo | PermanentError):
+        return 0
+    if isinstance(error, RetryableError) and error.retry_after_s is not None:
+        return error.retry_after_s
+    return min(_MAX_BACK_OFF_S, _FIRST_BACK_OFF_S << min(receive_count - 1, 10))
+
+
+class _Returned(Exception):  # noqa: N818
+    """Tells Powertools' batch processor that a record is returned to the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One of our queues: how its messages are read and what is done with them."""
+    """One of our queues: how its messages are parsed, and what is done for each request."""
 
     aws: "Aws"
     url: str
     parse: Callable[[str], Sequence[Request]]
     # `chunk` or `reassemble`.
     work: Callable[..., None]
-    stage: Stage
+    # Jobs in these statuses belong to this stage, which may mark them `failed`.
+    statuses: frozenset[JobStatus]
 
     def handle(self, event: dict[str, Any], context: Context) -> Mapping[str, Any]:
-        """Handle a batch; the answer names the records that have to come back."""
+        """Handle a batch; the answer names the records that are returned to the queue."""
         count("Records", len(event["Records"]))
         processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
         answer = process_partial_response(
-            event, lambda record: self._handle_record(record, context), processor, cast("Any", context)
+            event, partial(self._handle_record, context=context), processor, cast("Any", context)
         )
         return cast("Mapping[str, Any]", answer)
 
     def _handle_record(self, record: SQSRecord, context: Context) -> None:
-        with log_keys(message_id=record.message_id, receive_count=_receive_count(record)):
-            requests: Sequence[Request] = ()
-            with self._given_back_on_error(record):
-                self._require_time(record, context)
+        """Handle a record's requests, each on its own, then settle the record by the worst outcome.
+
+        Raises:
+            _Returned: the record is returned to the queue.
+        """
+        delivery = Delivery(_receive_count(record), self.aws.settings.max_receive_count)
+        with log_keys(message_id=record.message_id, receive_count=delivery.receive_count):
+            try:
+                Deadline(context).require(MIN_FOR_A_RECORD_S, "begin a record")
                 requests = self.parse(record.body)
-            failures = [self._try_request(request, record, context) for request in requests]
-            for failure in filter(None, failures):
-                raise failure
+            except Exception as error:  # noqa: BLE001  # DISPOSITIONS covers every class
+                outcomes = [_report(error, disposition_of(error, delivery))]
+            else:
+                outcomes = [self._handle_request(request, delivery, context) for request in requests]
+            self._settle_record(record, outcomes)
 
-    def _try_request(self, request: Request, record: SQSRecord, context: Context) -> Exception | None:
-        """Handle one of a record's requests. Its error is for the end: it must not keep the others from their turn."""
+    def _handle_request(self, request: Request, delivery: Delivery, context: Context) -> Disposition:
         if isinstance(request, Ignored):
-            logger.info("ignored", reason=request.reason)
-            return None
-        try:
-            with log_keys(job_id=request.job_id), self._given_back_on_error(record):
-                self._handle_request(request, record, context)
-        except Exception as error:  # noqa: BLE001  # raised again by the caller
-            return error
-        return None
+            logger.info("Record ignored", event="record_ignored", reason=request.reason)
+            return _ACKNOWLEDGED
+        with log_keys(job_id=request.job_id):
+            try:
+                self.work(self.aws, request, context, is_final_delivery=delivery.is_final)
+            except Exception as error:  # noqa: BLE001  # DISPOSITIONS covers every class
+                disposition = _report(error, disposition_of(error, delivery))
+                if disposition.fails_job:
+                    self._fail_job(request.job_id, error, delivery)
+                return disposition
+        return _ACKNOWLEDGED
 
-    def _require_time(self, record: SQSRecord, context: Context) -> None:
-        """A record that is not begun is not tried either, so that must not use up its receives."""
-        try:
-            Deadline(context).require(LEAST_FOR_A_RECORD_S, "begin a record")
-        except NotEnoughTime as error:
-            raise (ReceivesUsedUp(str(error)) if self._is_last_receive(record) else error) from error
-
-    def _is_last_receive(self, record: SQSRecord) -> bool:
-        return _receive_count(record) > last_try(self.aws.settings.max_receive_count)
-
-    def _handle_request(self, request: ChunkRequest | ReassemblyRequest, record: SQSRecord, context: Context) -> None:
-        try:
-            self.work(self.aws, request, context, is_last_receive=self._is_last_receive(record))
-        except NothingToDo as error:
-            count("NothingToDo")
-            logger.info("nothing to do", reason=str(error))
-        except PermanentError as error:
+    def _fail_job(self, job_id: str, error: Exception, delivery: Delivery) -> None:
+        text = f"failed after {delivery.receive_count} attempts: {_describe(error)}"
+        if fail_job(self.aws, job_id, text, self.statuses | _AFTER_LAST_ATTEMPT):
             count("JobsFailed")
-            logger.exception("job failed", failure=type(error).__name__, reason=str(error))
-        except LeaseHeld as error:
-            if self._is_last_receive(record):
-                raise ReceivesUsedUp(str(error), error.retry_after_s) from error
-            raise
-        except (GivenUp, ReceivesUsedUp):
-            raise
-        except Exception as error:
-            tries = _receive_count(record)
-            if tries >= last_try(self.aws.settings.max_receive_count):
-                text = f"gave up after {tries} tries: {_in_words(error)}"
-                if fail_job(self.aws, request.job_id, text, self.stage.statuses | _AFTER_CHUNKING):
-                    count("JobsFailed")
-            raise
+            logger.error("Job failed", event="job_failed", failure=type(error).__name__, reason=text)
 
-    @contextmanager
-    def _given_back_on_error(self, record: SQSRecord) -> Iterator[None]:
-        """Say why a record comes back, and let it come back when that makes sense: not a visibility timeout later."""
-        try:
-            yield
-        except ReceivesUsedUp as error:
-            self._replace(record, error)
-        except Exception as error:
-            delay_s = _delay_s(error, _receive_count(record))
-            count("RecordsGivenBack")
-            log = logger.warning if isinstance(error, RetryableError | MessageError) else logger.exception
-            log("the message comes back", failure=type(error).__name__, reason=str(error), delay_s=delay_s)
-            self._hide(record, delay_s)
-            raise
+    def _settle_record(self, record: SQSRecord, outcomes: Sequence[Disposition]) -> None:
+        """Return the record if a request needs another delivery, else re-enqueue it if one needs a new message."""
+        for outcome in outcomes:
+            if outcome.record == "returned":
+                self._set_visibility(record, outcome.delay_s)
+                raise _Returned
+        for outcome in outcomes:
+            if outcome.record == "reenqueued":
+                # A crash between this and the acknowledgement leaves both messages, which does no harm.
+                self.aws.sqs.send_message(QueueUrl=self.url, MessageBody=record.body, DelaySeconds=outcome.delay_s)
+                return
 
-    def _replace(self, record: SQSRecord, error: ReceivesUsedUp) -> None:
-        """Send the same message afresh, then let this one be acknowledged. A crash between the two leaves both."""
-        count("RecordsReplaced")
-        delay_s = min(_LONGEST_SQS_DELAY_S, error.retry_after_s or 0)
-        self.aws.sqs.send_message(QueueUrl=self.url, MessageBody=record.body, DelaySeconds=delay_s)
-        logger.warning("a fresh message takes this one's place", reason=str(error), delay_s=delay_s)
-
-    def _hide(self, record: SQSRecord, delay_s: int) -> None:
+    def _set_visibility(self, record: SQSRecord, delay_s: int) -> None:
+        """Best effort: the receipt may be stale. The record is delivered again all the same, only later."""
         try:
             self.aws.sqs.change_message_visibility(
                 QueueUrl=self.url, ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay_s
             )
-        except ClientError as error:
-            # The receipt may be stale. The message comes back all the same, only later.
-            logger.warning("the message's visibility could not be changed", reason=_in_words(error))
+        except (BotoCoreError, ClientError) as error:
+            logger.warning("Visibility timeout not changed", event="visibility_not_changed", reason=_describe(error))
 
 
 def build_chunking_handler(aws: "Aws") -> Handler:
     """The handler of the chunking queue."""
     parse = partial(parse_chunking_body, input_bucket=aws.settings.input_bucket_name)
-    return instrumented(Queue(aws, aws.settings.chunking_queue_url, parse, chunk, CHUNKING).handle)
+    return instrumented(Queue(aws, aws.settings.chunking_queue_url, parse, chunk, CHUNKING_STATUSES).handle)
 
 
 def build_reassembly_handler(aws: "Aws") -> Handler:
     """The handler of the reassembly queue."""
-    queue = Queue(aws, aws.settings.reassembly_queue_url, parse_reassembly_body, reassemble, REASSEMBLY)
-    return instrumented(queue.handle)
+    url = aws.settings.reassembly_queue_url
+    return instrumented(Queue(aws, url, parse_reassembly_body, reassemble, REASSEMBLY_STATUSES).handle)
+
+
+def _report(error: Exception, disposition: Disposition) -> Disposition:
+    """Log and count an error; its disposition."""
+    if disposition.metric:
+        count(disposition.metric)
+    fields = {"failure": type(error).__name__, "reason": str(error)}
+    if isinstance(error, NothingToDo):
+        logger.info("Nothing to do", event="nothing_to_do", **fields)
+    elif isinstance(error, PermanentError):
+        logger.exception("Job failed", event="job_failed", **fields)
+    else:
+        log = logger.warning if isinstance(error, RetryableError | MessageError) else logger.exception
+        event = f"record_{disposition.record}"
+        log(f"Record {disposition.record}", event=event, delay_s=disposition.delay_s, **fields)
+    return disposition
 
 
 def _receive_count(record: SQSRecord) -> int:
-    count_text = record.attributes.get("ApproximateReceiveCount") or ""
-    return int(count_text) if count_text.isdecimal() else 1
+    text = record.attributes.get("ApproximateReceiveCount") or ""
+    return int(text) if text.isdecimal() else 1
 
 
-def _delay_s(error: Exception, receive_count: int) -> int:
-    """Seconds until a record comes back: 5, 10, 20, ... up to 300, or what the error asks for."""
-    if isinstance(error, MessageError):
-        return 0
-    if isinstance(error, RetryableError) and error.retry_after_s is not None:
-        return error.retry_after_s
-    return min(_LONGEST_BACK_OFF_S, _FIRST_BACK_OFF_S << min(receive_count - 1, 10))
-
-
-def _in_words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""The Jobs table: what a job is, and which way its status may go."""
+"""The Jobs table: what a job is, and which transitions its status allows."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -33,15 +33,15 @@ class JobStatus(StrEnum):
     DELETED = "deleted"
 
 
-# To which status from which. Nothing leads out of `completed` and `deleted`. A status that follows itself is a
-# step taken over after a crash; one that follows `failed` is a message that was redriven.
+# From which statuses each status can be reached. Nothing leads out of `completed` and `deleted`. A status that follows
+# itself is a step resumed after a crash; one that follows `failed` is a message that was redriven.
 TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     JobStatus.CHUNKING_IN_PROGRESS: frozenset(
         {JobStatus.CREATED, JobStatus.INGESTING, JobStatus.CHUNKING_IN_PROGRESS, JobStatus.FAILED}
     ),
     JobStatus.CHUNKING_COMPLETE: frozenset({JobStatus.CHUNKING_IN_PROGRESS}),
-    # From chunking_in_progress too: every completion being there proves that every segment was written, even when
-    # the chunking died before it could say so.
+    # From chunking_in_progress too: if every completion is there, every segment was written, even when the chunking
+    # died before it could say so.
     JobStatus.REASSEMBLING: frozenset(
         {JobStatus.CHUNKING_IN_PROGRESS, JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMBLING, JobStatus.FAILED}
     ),
@@ -58,8 +58,13 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     ),
 }
 
-# What marks a held chunking lease, in the job's row.
+# The chunking lease lives in the job's row; this attribute is present while the lease is held.
 CHUNKING_STARTED_AT = "chunking_started_at"
+_CHUNKING_LEASE = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at", "lease_attempts")
+
+# Which jobs each stage may mark `failed`: a job that has moved on belongs to the next stage.
+CHUNKING_STATUSES = frozenset({JobStatus.CREATED, JobStatus.INGESTING, JobStatus.CHUNKING_IN_PROGRESS})
+REASSEMBLY_STATUSES = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMBLING})
 
 # DynamoDB allows 400 KB a row; nobody reads an error longer than this.
 _MAX_ERROR = 2_000
@@ -79,9 +84,9 @@ class Job:
     segment_duration_s: Fraction | None = None
     engine: Engine | None = None
     source_etag: str | None = None
-    # Unix seconds at which another source took the place of the one before.
+    # Unix seconds at which the source was replaced by another one.
     source_since: int | None = None
-    # Unix seconds at which the present run of the job began: a redriven job begins anew.
+    # Unix seconds at which the present run of the job began: a redriven job starts a new run.
     run_started_at: int | None = None
     error: str | None = None
 
@@ -90,7 +95,7 @@ class Job:
         """Read a row, in DynamoDB's typed form.
 
         Raises:
-            PermanentError: an attribute that we need is missing or not what the contract says.
+            PermanentError: an attribute that we need is missing or does not meet the contract.
         """
         row = {name: _deserialize(value) for name, value in item.items()}
         try:
@@ -119,22 +124,23 @@ def read_job(aws: "Aws", job_id: str) -> Job | None:
 
 
 def begin_chunking(aws: "Aws", job: Job) -> None:
-    """Set `chunking_in_progress`. A run that begins afresh notes when; one that is taken over keeps that.
+    """Set `chunking_in_progress`. A new run records its start; a resumed one keeps it.
 
     Raises:
-        JobMoved: the job is not where chunking may begin.
+        JobMoved: the job's status does not allow chunking.
     """
-    fresh = job.status is not JobStatus.CHUNKING_IN_PROGRESS
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, {"run_started_at": now_s()} if fresh else {}, ("error",))
+    new_run = job.status is not JobStatus.CHUNKING_IN_PROGRESS
+    started = {"run_started_at": now_s()} if new_run else {}
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, started, ("error",))
 
 
 def record_plan(aws: "Aws", job: Job, total_segments: int, segment_duration_s: Fraction, source_etag: str) -> None:
     """Write what every segment's key depends on, before the first segment is uploaded.
 
-    When the source is another one than an earlier try planned, say since when: completions from before are the old
-    one's, and must not be joined with the new one's.
+    If an earlier attempt planned another source, record when it was replaced: completions from before belong to the
+    old source and must not be joined with the new one's.
 
-    A retry reads the duration back, so that it cuts where the first try did even when the default has changed.
+    A retry reads the duration back, so that it cuts where the first attempt did even when the default has changed.
     """
     attributes: dict[str, Any] = {
         "total_segments": total_segments,
@@ -147,9 +153,8 @@ def record_plan(aws: "Aws", job: Job, total_segments: int, segment_duration_s: F
 
 
 def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
-    """Set `chunking_complete`, with the seconds and bytes of each step. The lease ends with it, in one write."""
-    lease = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at", "lease_tries")
-    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, lease)
+    """Set `chunking_complete`, with the seconds and bytes of each step. The same write ends the lease."""
+    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, _CHUNKING_LEASE)
 
 
 def begin_reassembly(aws: "Aws", job_id: str) -> None:
@@ -163,9 +168,9 @@ def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None
 
 
 def fail_job(aws: "Aws", job_id: str, error: str, statuses: frozenset[JobStatus] | None = None) -> bool:
-    """Set `failed` and why, unless the job is absent, completed or deleted. Says whether it was set.
+    """Set `failed` and the reason, unless the job is absent, completed or deleted. Says whether it was set.
 
-    With `statuses`, only from these: a stage must not fail a job that is another stage's by now.
+    With `statuses`, only from these: a stage must not fail a job that has moved on to the next stage.
     """
     try:
         _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]}, only_from=statuses)
@@ -176,7 +181,7 @@ def fail_job(aws: "Aws", job_id: str, error: str, statuses: frozenset[JobStatus]
 
 @contextmanager
 def failing_job(aws: "Aws", job_id: str) -> Iterator[None]:
-    """Set the job `failed` when the body raises a PermanentError, and let that go on."""
+    """Set the job `failed` when the body raises a PermanentError, which is raised again."""
     try:
         yield
     except PermanentError as error:
@@ -223,7 +228,7 @@ def _move(
     except aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
         found = _status_found(error)
         if found == to.value:
-            return  # by us: the SDK repeats a call whose answer was lost
+            return  # our own write: the SDK repeats a call whose answer was lost
         raise JobMoved(f"job {job_id} is {found}: it cannot become {to.value}") from error
 
 
@@ -237,14 +242,14 @@ def _one_of[T](choices: tuple[T, ...], value: Any) -> T:
     for choice in choices:
         if choice == value:
             return choice
-    raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+    raise ValueError(f"{value!r} is not one of {', '.join(map(str, choices))}")
 
 
 def _integer(value: Any) -> int | None:
     if value is None:
         return None
     if value != int(value):
-        raise ValueError(f"{value} is no whole number")
+        raise ValueError(f"{value} is not a whole number")
     return int(value)
 
 
@@ -254,7 +259,7 @@ def _positive(value: Any) -> Fraction | None:
         return None
     seconds = Fraction(value)
     if seconds <= 0:
-        raise ValueError(f"segment_duration_sec is {value}: want more than 0")
+        raise ValueError(f"segment_duration_sec is {value}: it must be more than 0")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""S3 keys and the parts they are made of (DESIGN: the contract)."""
+"""S3 keys: building and parsing them. The key layout is a contract with other software; it never changes."""
 
 import re
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ MODES: tuple[Mode, ...] = get_args(Mode.__value__)
 # Five digits in every segment key.
 MAX_SEGMENTS = 99_999
 
-# S3's keys have 1,024 bytes at most; the longest of ours is a segment's.
+# S3 keys have at most 1,024 bytes; the longest of ours is a segment's.
 _MAX_JOB_ID_BYTES = 1024 - len("segments//00000_00000_anaglyph.mp4")
 
-# One path component; control characters and lone surrogates would only make trouble further on.
+# One path component, without control characters and lone surrogates.
 _COMPONENT = r"[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 _JOB_ID = rf"(?P<job_id>{_COMPONENT})"
 _INPUT = re.compile(rf"input/{_JOB_ID}/source\.mp4")
@@ -23,7 +23,7 @@ _OUTPUT_SEGMENT = re.compile(rf"jobs/{_JOB_ID}/segments/(?P<index>0|[1-9][0-9]{{
 
 @dataclass(frozen=True, slots=True)
 class SegmentKey:
-    """Where a segment lies and what its key says of it."""
+    """The parts of a segment's key."""
 
     bucket: str
     job_id: str
@@ -34,7 +34,7 @@ class SegmentKey:
 
 @dataclass(frozen=True, slots=True)
 class OutputSegmentKey:
-    """Where a processed segment lies and what its key says of it."""
+    """The parts of a processed segment's key."""
 
     bucket: str
     job_id: str
@@ -47,7 +47,7 @@ def build_source_key(job_id: str) -> str:
 
 
 def parse_input_key(key: str) -> str | None:
-    """The job id in a source's key, or None when the key is not a source's."""
+    """The job id in a source's key; None when the key is not a source's."""
     match = _INPUT.fullmatch(key)
     return match["job_id"] if match and is_job_id(match["job_id"]) else None
 
@@ -56,22 +56,22 @@ def build_segment_key(job_id: str, segment_index: int, total_segments: int, mode
     """The key of one segment.
 
     Raises:
-        ValueError: the job id is no single path component, the mode is unknown, or the index is not below the total.
+        ValueError: the job id is not a single path component, the mode is unknown, or the index is not below the total.
     """
     if not 0 <= segment_index < total_segments <= MAX_SEGMENTS:
-        raise ValueError(f"segment {segment_index} of {total_segments}: want 0 <= index < total <= {MAX_SEGMENTS}")
+        raise ValueError(f"segment {segment_index} of {total_segments}: expected 0 <= index < total <= {MAX_SEGMENTS}")
     if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
+        raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}")
     return f"segments/{_checked(job_id)}/{segment_index:05d}_{total_segments:05d}_{mode}.mp4"
 
 
 def build_segment_prefix(job_id: str) -> str:
-    """What the keys of all segments of a job begin with."""
+    """The common prefix of the keys of a job's segments."""
     return f"segments/{_checked(job_id)}/"
 
 
 def parse_segment_key(bucket: str, key: str) -> SegmentKey | None:
-    """The parts of a segment's key, or None when the key is not a segment's."""
+    """Parse a segment's key; None when the key is not a segment's."""
     match = _SEGMENT.fullmatch(key)
     if not match or not is_job_id(match["job_id"]) or int(match["index"]) >= int(match["total"]):
         return None
@@ -87,7 +87,7 @@ def build_output_segment_key(job_id: str, segment_index: int) -> str:
 
 
 def parse_output_segment_key(bucket: str, key: str) -> OutputSegmentKey | None:
-    """The parts of a processed segment's key, or None when the key is not one's."""
+    """Parse a processed segment's key; None when the key is not a processed segment's."""
     match = _OUTPUT_SEGMENT.fullmatch(key)
     if not match or not is_job_id(match["job_id"]) or int(match["index"]) >= MAX_SEGMENTS:
         return None
@@ -100,7 +100,7 @@ def build_final_key(job_id: str) -> str:
 
 
 def is_job_id(text: str) -> bool:
-    """Whether a text is one non-empty path component that names nothing but itself, and fits into every key of ours."""
+    """Whether a text can be a job id: one path component, not `.` or `..`, short enough for every key."""
     is_component = text not in {".", ".."} and re.fullmatch(_COMPONENT, text) is not None
     return is_component and len(text.encode()) <= _MAX_JOB_ID_BYTES
 

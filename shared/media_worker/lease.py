@@ -1,20 +1,23 @@
-"""The lock that survives a crash: a lease on a job, kept in the row the job has anyway.
+"""The lock that survives a crash: a lease on a job, kept in a row that the job has anyway.
 
-Powertools' idempotency drives it (in progress, completed, released after an error), over a persistence layer of
-our own (https://docs.powertools.aws.dev/lambda/python/latest/utilities/idempotency/#bring-your-own-persistent-store):
+Powertools' idempotency drives it, with a persistence store of our own
+(https://docs.powertools.aws.dev/lambda/python/latest/utilities/idempotency/#bring-your-own-persistent-store).
+These parts of Powertools' contract are used:
 
-    put      the lease is free or has expired -> we are the holder until the invocation's end
-    delete   the work raised                  -> the lease is free
-    update   the work is done                 -> what remains says so
-    (killed)                                  -> the lease expires, and the next delivery takes over
+    _put_record       before the work: take the lease if it is free or has expired
+    _get_record       the lease was refused: whose is it, and until when
+    _delete_record    the work raised: release the lease
+    _update_record    the work is done: the row says so
+    (process killed)  no call: the lease expires, and the next delivery takes it
 
-Only the holder writes: one that was overtaken cannot release or complete its successor's lease.
+Powertools' cache, payload validation, response replay and record expiry are not used. Only the holder writes: a
+holder whose lease was taken over can neither release nor complete its successor's.
 """
 
 import math
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools.utilities.idempotency import IdempotencyConfig, idempotent_function
@@ -40,168 +43,162 @@ TRIGGER_TTL_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class LeasePlace:
-    """In which row a lease lives, and what is left there when the work is done."""
+class Lease:
+    """A lease on one job: the row that it lives in, and what that row says during the work and after it."""
 
     table_name: str
+    job_id: str
+    # Present from the start of the work until its end.
     started_attribute: str
-    # The Jobs row's status says that the work is done; the trigger's row has to say it itself.
-    forget_when_done: bool
-    # Attributes a row must have, written when the lease has to create it.
-    defaults: Mapping[str, int]
-    must_exist: bool
+    # Written when the work is done. None: the job's status says so.
+    completed_attribute: str | None = None
+    # Attributes that a row needs, for a lease that may have to create it. None: the row must exist.
+    created_with: Mapping[str, int] | None = None
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Table and key as request parameters."""
+        return {"TableName": self.table_name, "Key": {"job_id": {"S": self.job_id}}}
 
 
-def chunking_lease(aws: "Aws") -> LeasePlace:
+def chunking_lease(aws: "Aws", job_id: str) -> Lease:
     """The lease of a chunking, in the job's own row."""
-    return LeasePlace(
-        aws.settings.jobs_table_name, CHUNKING_STARTED_AT, forget_when_done=True, defaults={}, must_exist=True
-    )
+    return Lease(aws.settings.jobs_table_name, job_id, CHUNKING_STARTED_AT)
 
 
-def reassembly_lease(aws: "Aws") -> LeasePlace:
-    """The lease of a reassembly, in the table made for it. A message sent by hand finds no row there yet."""
+def reassembly_lease(aws: "Aws", job_id: str) -> Lease:
+    """The lease of a reassembly, in ReassemblyTriggered. A message sent by hand finds no row there yet."""
     now = now_s()
-    defaults = {"triggered_at": now, "ttl": now + TRIGGER_TTL_S}
-    return LeasePlace(
+    return Lease(
         aws.settings.reassembly_triggered_table_name,
+        job_id,
         "reassembly_started_at",
-        forget_when_done=False,
-        defaults=defaults,
-        must_exist=False,
+        completed_attribute="reassembly_completed_at",
+        created_with={"triggered_at": now, "ttl": now + TRIGGER_TTL_S},
     )
 
 
-def run_under_lease(
-    aws: "Aws",
-    place: LeasePlace,
-    job_id: str,
-    context: "Context",
-    work: Callable[[], Mapping[str, Any] | None],
-    on_taken: Callable[[int], None] = lambda _tries: None,
-) -> None:
-    """Do the work while holding the job's lease; do nothing when it was completed before.
-
-    `on_taken` hears how often the lease was taken since the work was last done: how often it was tried.
+def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable[[], None]) -> None:
+    """Do the work while holding the lease; do nothing when it is completed already.
 
     Raises:
-        LeaseHeld: somebody else holds it; says when it will have expired.
+        LeaseHeld: somebody else holds the lease; says when it expires.
     """
-    layer = LeaseLayer(aws, place, job_id)
+    store = LeaseStore(aws, lease)
     config = IdempotencyConfig(lambda_context=context)  # type: ignore[arg-type]  # our Protocol is the part it uses
 
-    def leased(*, job_id: str) -> Mapping[str, Any] | None:
-        del job_id  # what Powertools makes its key of; the work knows it
-        on_taken(layer.tries)
-        return work()
+    @idempotent_function(data_keyword_argument="job_id", persistence_store=store, config=config)
+    def leased(*, job_id: str) -> None:  # noqa: ARG001  # Powertools makes its key from it
+        work()
 
     try:
-        idempotent_function(leased, data_keyword_argument="job_id", persistence_store=layer, config=config)(
-            job_id=job_id
-        )
+        leased(job_id=lease.job_id)
     except IdempotencyAlreadyInProgressError as error:
-        raise LeaseHeld(job_id, max(1, layer.held_until_s - now_s() + 1)) from error
+        raise LeaseHeld(lease.job_id, max(1, store.held_until_s - now_s() + 1)) from error
 
 
-class LeaseLayer(BasePersistenceLayer):
+def attempts_made(aws: "Aws", lease: Lease) -> int:
+    """How often the lease was taken since the work was last done."""
+    row = aws.dynamodb.get_item(**lease.key, ConsistentRead=True).get("Item", {})
+    return int(row.get("lease_attempts", {}).get("N", "0"))
+
+
+@dataclass
+class LeaseStore(BasePersistenceLayer):
     """Powertools' persistence layer on one job's row."""
 
-    def __init__(self, aws: "Aws", place: LeasePlace, job_id: str) -> None:
+    aws: "Aws"
+    lease: Lease
+    held_until_s: int = field(default=0, init=False)
+    _holder: str = field(default_factory=lambda: str(uuid.uuid4()), init=False)
+
+    def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._dynamodb = aws.dynamodb
-        self._place = place
-        self._job_id = job_id
-        self._holder = str(uuid.uuid4())
-        self.held_until_s = 0
-        self.tries = 0
 
     def _put_record(self, data_record: DataRecord) -> None:
-        """Take the lease when it is free or has expired."""
+        """Take the lease if it is free or has expired."""
         if data_record.in_progress_expiry_timestamp is None:
             raise ValueError("a lease needs an end: the Lambda context is not registered")
-        started = self._place.started_attribute
-        sets = {started: now_s(), "lease_expires_at": math.ceil(data_record.in_progress_expiry_timestamp / 1000)}
+        lease = self.lease
+        sets = {
+            lease.started_attribute: now_s(),
+            "lease_expires_at": math.ceil(data_record.in_progress_expiry_timestamp / 1000),
+        }
+        created_with = lease.created_with or {}
         assignments = [f"{name} = :{name}" for name in sets]
-        assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in self._place.defaults]
-        # Our own holder: the SDK repeats a call whose answer was lost, and must not find us kept out by ourselves.
-        condition = f"(attribute_not_exists({started}) OR lease_expires_at <= :now OR lease_holder = :holder)"
-        if self._place.must_exist:
+        assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in created_with]
+        # The same holder may take it again: the SDK repeats a call whose answer was lost.
+        condition = f"(attribute_not_exists({lease.started_attribute}) OR lease_expires_at <= :now"
+        condition += " OR lease_holder = :holder)"
+        if lease.created_with is None:
             condition += " AND attribute_exists(job_id)"
-        numbers = {**sets, **self._place.defaults, "now": now_s(), "one": 1}
-        names = {"ExpressionAttributeNames": {f"#{name}": name for name in self._place.defaults}}
+        numbers = {**sets, **created_with, "now": now_s(), "one": 1}
+        names = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
         try:
-            taken = self._dynamodb.update_item(
-                TableName=self._place.table_name,
-                Key={"job_id": {"S": self._job_id}},
-                UpdateExpression="SET lease_holder = :holder, " + ", ".join(assignments) + " ADD lease_tries :one",
+            self.aws.dynamodb.update_item(
+                **lease.key,
+                UpdateExpression="SET lease_holder = :holder, " + ", ".join(assignments) + " ADD lease_attempts :one",
                 ConditionExpression=condition,
                 ExpressionAttributeValues={
                     ":holder": {"S": self._holder},
                     **{f":{name}": {"N": str(number)} for name, number in numbers.items()},
                 },
-                ReturnValues="UPDATED_NEW",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                **(names if self._place.defaults else {}),  # type: ignore[arg-type]
+                **(names if created_with else {}),
             )
-        except self._dynamodb.exceptions.ConditionalCheckFailedException as error:
+        except self.aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             raise IdempotencyItemAlreadyExistsError(old_data_record=self._record(item) if item else None) from error
-        self.tries = int(taken["Attributes"]["lease_tries"]["N"])
 
-    def _get_record(self, idempotency_key: str) -> DataRecord:
-        """Read the lease that kept us out."""
-        del idempotency_key
-        item = self._dynamodb.get_item(
-            TableName=self._place.table_name, Key={"job_id": {"S": self._job_id}}, ConsistentRead=True
-        ).get("Item", {})
-        if self._place.started_attribute not in item:
+    def _get_record(self, idempotency_key: str) -> DataRecord:  # noqa: ARG002  # the row's key is the job's id
+        """Read the lease that was refused."""
+        item = self.aws.dynamodb.get_item(**self.lease.key, ConsistentRead=True).get("Item", {})
+        if self.lease.started_attribute not in item:
             raise IdempotencyItemNotFoundError
         return self._record(item)
 
-    def _update_record(self, data_record: DataRecord) -> None:
-        """The work is done."""
-        del data_record
-        if self._place.forget_when_done:
-            # Mostly gone already, with the status that said so. What is left is left by work that was none.
-            self._write_as_holder(f"REMOVE lease_holder, lease_expires_at, {self._place.started_attribute}")
+    def _update_record(self, data_record: DataRecord) -> None:  # noqa: ARG002  # the response is not kept
+        """The work is done: the row says so, and the lease ends."""
+        if completed := self.lease.completed_attribute:
+            self._write_as_holder(f"SET {completed} = :now REMOVE lease_holder, lease_expires_at, lease_attempts")
         else:
-            self._write_as_holder(
-                "SET reassembly_completed_at = :now REMOVE lease_holder, lease_expires_at, lease_tries"
-            )
+            # The write of the job's status has usually removed it; work that found nothing to do wrote no status.
+            self._release()
 
-    def _delete_record(self, data_record: DataRecord) -> None:
-        """The work raised: whoever comes next may begin at once. Why it raised matters more than a failed release."""
-        del data_record
+    def _delete_record(self, data_record: DataRecord) -> None:  # noqa: ARG002
+        """The work raised: the next delivery may begin at once."""
         try:
-            self._write_as_holder(f"REMOVE lease_holder, lease_expires_at, {self._place.started_attribute}")
-        except Exception:  # noqa: BLE001  # of the client's; Powertools would raise it instead of the work's own
-            logger.exception("the lease was not released; it will expire", lease_holder=self._holder)
+            self._release()
+        except Exception:  # noqa: BLE001  # Powertools would raise it in place of the work's own error
+            logger.exception("Lease not released: it will expire", event="lease_not_released")
+
+    def _release(self) -> None:
+        self._write_as_holder(f"REMOVE lease_holder, lease_expires_at, {self.lease.started_attribute}")
 
     def _write_as_holder(self, update: str) -> None:
         values = {":holder": {"S": self._holder}}
         if ":now" in update:
             values[":now"] = {"N": str(now_s())}
         try:
-            self._dynamodb.update_item(
-                TableName=self._place.table_name,
-                Key={"job_id": {"S": self._job_id}},
+            self.aws.dynamodb.update_item(
+                **self.lease.key,
                 UpdateExpression=update,
                 ConditionExpression="lease_holder = :holder",
                 ExpressionAttributeValues=values,
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
-        except self._dynamodb.exceptions.ConditionalCheckFailedException as error:
+        except self.aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             if "lease_holder" in item:
-                logger.warning("the lease had expired and is somebody else's now", lease_holder=self._holder)
+                logger.warning("Lease had expired and was taken over", event="lease_lost", lease_holder=self._holder)
 
     def _record(self, item: Mapping[str, Any]) -> DataRecord:
-        """A row as Powertools sees it: in progress while there is an expiry, completed without one."""
+        """A row as Powertools sees it: in progress while it has an expiry, completed without one."""
         if "lease_expires_at" not in item:
-            return DataRecord(idempotency_key=self._job_id, status=STATUS_CONSTANTS["COMPLETED"])
+            return DataRecord(idempotency_key=self.lease.job_id, status=STATUS_CONSTANTS["COMPLETED"])
         self.held_until_s = int(item["lease_expires_at"]["N"])
         return DataRecord(
-            idempotency_key=self._job_id,
+            idempotency_key=self.lease.job_id,
             status=STATUS_CONSTANTS["INPROGRESS"],
             in_progress_expiry_timestamp=self.held_until_s * 1000,
         )

@@ -1,6 +1,6 @@
 """`python -m media_worker.main`: the two functions as one long-running process, for a container or a machine.
 
-It polls both queues and calls the very same handlers; a signal lets the message in hand finish.
+It polls both queues and calls the same handlers. On a signal it finishes the current message and stops.
 """
 
 import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 
-# A message is worked on for as long as a Lambda would; its visibility lasts a little longer.
+# A message may take as long as in Lambda; its visibility timeout is a little longer.
 _WORK_S = 900
 _VISIBILITY_S = 960
 # Also how long an idle process takes to stop.
@@ -42,12 +42,12 @@ class LocalContext:
     end: float = field(default_factory=lambda: time.monotonic() + _WORK_S)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the message would be somebody else's."""
+        """Milliseconds until the message may be delivered to somebody else."""
         return max(0, int((self.end - time.monotonic()) * 1000))
 
 
 def serve(aws: Aws, stop: threading.Event) -> None:
-    """Poll both queues, one thread each, until `stop` is set and the messages in hand are finished."""
+    """Poll both queues, one thread each, until `stop` is set and the current messages are finished."""
     settings = aws.settings
     queues = {
         "chunking": (settings.chunking_queue_url, build_chunking_handler(aws)),
@@ -64,17 +64,17 @@ def serve(aws: Aws, stop: threading.Event) -> None:
 
 
 def _poll(aws: Aws, name: str, url: str, handler: Handler, stop: threading.Event) -> None:
-    logger.info("polling", queue=url)
+    logger.info("Polling", event="polling_started", queue=url)
     while not stop.is_set():
         try:
             _poll_once(aws, name, url, handler)
-        except Exception:  # noqa: BLE001  # a poller that ends is a queue that stands still
-            logger.exception("polling failed; going on", queue=url)
+        except Exception:  # noqa: BLE001  # a poller that ends leaves its queue unattended
+            logger.exception("Polling failed: retrying", event="polling_failed", queue=url)
             stop.wait(_PAUSE_AFTER_ERROR_S)
 
 
 def _poll_once(aws: Aws, name: str, url: str, handler: Handler) -> None:
-    """Receive at most one message, handle it, and delete it unless it has to come back."""
+    """Receive at most one message, handle it, and delete it unless the handler returned it to the queue."""
     messages = aws.sqs.receive_message(
         QueueUrl=url,
         MaxNumberOfMessages=1,
@@ -90,7 +90,7 @@ def _poll_once(aws: Aws, name: str, url: str, handler: Handler) -> None:
 
 
 def build_event(message: "MessageTypeDef", queue_url: str) -> dict[str, Any]:
-    """The event that Lambda's event source mapping makes of a message
+    """The event that Lambda's event source mapping builds from a message
     (https://docs.aws.amazon.com/lambda/latest/dg/with-sqs.html).
     """
     return {

@@ -13,7 +13,7 @@ _EXCERPT_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class ChunkRequest:
-    """A source was uploaded: cut it."""
+    """A source was uploaded: split it."""
 
     job_id: str
     bucket: str
@@ -29,19 +29,19 @@ class ReassemblyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A record that asks for nothing, and why."""
+    """A record without a request, and why."""
 
     reason: str
 
 
 def parse_chunking_body(body: str, input_bucket: str) -> list[ChunkRequest | Ignored]:
-    """What an S3 event notification asks for, one entry a record.
+    """The requests of an S3 event notification, one for each record.
 
     S3 URL-encodes keys in events, a space as `+`
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
 
     Raises:
-        MessageError: the body is no S3 event.
+        MessageError: the body is not an S3 event.
     """
     event = _json_object(body)
     if event.get("Event") == "s3:TestEvent":
@@ -53,19 +53,19 @@ def parse_chunking_body(body: str, input_bucket: str) -> list[ChunkRequest | Ign
 
 
 def parse_reassembly_body(body: str) -> list[ReassemblyRequest]:
-    """The job that a reassembly message names, as the one entry of a list.
+    """The job that a reassembly message names, as a list of one.
 
     Raises:
         MessageError: the body is not `{"job_id": "..."}`.
     """
     job_id = _json_object(body).get("job_id")
     if not isinstance(job_id, str) or not is_job_id(job_id):
-        raise MessageError(f"the message names no job: want {{'job_id': '...'}} ({_excerpt(body)})")
+        raise MessageError(f"the message names no job: expected {{"job_id": "..."}} ({_excerpt(body)})")
     return [ReassemblyRequest(job_id)]
 
 
 def build_reassembly_body(job_id: str) -> str:
-    """The message that asks for a job's reassembly."""
+    """The message that requests a job's reassembly."""
     return json.dumps({"job_id": job_id})
 
 

@@ -39,7 +39,8 @@ def _engine(value: str) -> Engine:
 
 
 def _program(value: str) -> str:
-    """A path. A Linux program there must be of this machine: better no start than a failed job that says Exec format.
+    """A path. A Linux program there must be built for this architecture: failing at start is better than failing each job
+    with "Exec format error".
 
     Bytes 18 and 19 of an ELF file name the machine (https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html).
     """
@@ -51,7 +52,7 @@ def _program(value: str) -> str:
     machine = _ELF_MACHINES.get(int.from_bytes(head[18:20], "little"))
     if head.startswith(b"\x7fELF") and machine != os.uname().machine:
         raise ValueError(
-            f"it is built for {machine or 'another machine'}, and this is {os.uname().machine}; "
+            f"it is built for {machine or 'another architecture'}, and this machine is {os.uname().machine}: "
             "`sam build` and `sam deploy` need the same Architecture"
         )
     return value
@@ -69,7 +70,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the functions know of the stack they run in. Each field is the environment variable of the same name."""
+    """The stack that the functions run in. Each field is the environment variable of the same name."""
 
     input_bucket_name: str
     output_bucket_name: str
@@ -80,12 +81,12 @@ class Settings:
     reassembly_queue_url: str
     aws_region: str = "us-east-1"
     aws_endpoint_url: str | None = None
-    # S3 alone may be elsewhere: any S3-compatible server.
+    # For S3 alone: any S3-compatible server.
     aws_endpoint_url_s3: str | None = None
     chunk_segment_duration_sec: Fraction = Fraction(300)
     engine: Engine = "auto"
     ffmpeg_path: str = "/opt/bin/ffmpeg"
-    # The queues' maxReceiveCount. The last receive is no try: see giving_up.py.
+    # The queues' maxReceiveCount. The last receive is not an attempt: see final_delivery.py.
     max_receive_count: int = 6
 
     @classmethod

@@ -1,7 +1,8 @@
-"""What an operator sees: one logger, one set of metrics an invocation, and the clock of each step.
+"""What an operator sees: one logger, one set of metrics for each invocation, and the duration of each step.
 
-Keys and metrics live in context variables: the long-running worker has two queues in two threads, and uploads log
-from threads of their own.
+Every log line carries `event`, a stable machine-readable name; the message is prose and may change. Log keys and
+metrics live in context variables: the long-running process has two queues in two threads, and uploads log from threads
+of their own.
 """
 
 import os
@@ -28,8 +29,8 @@ _metrics: ContextVar[AmazonCloudWatchEMFProvider | None] = ContextVar("metrics",
 
 
 def instrumented(handler: Handler) -> Handler:
-    """A handler whose log lines carry the request id and whose metrics are printed at its end, in CloudWatch's
-    embedded metric format.
+    """A handler whose log lines carry the request id, and whose metrics are printed at the end in CloudWatch's embedded
+    metric format.
     """
 
     def run(event: dict[str, Any], context: Any) -> Mapping[str, Any]:
@@ -58,7 +59,7 @@ def log_keys(**keys: object) -> Iterator[None]:
 
 
 def submit[**P, R](pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-    """`pool.submit` for a task that keeps the log keys of whoever starts it."""
+    """`pool.submit` for a task that keeps the log keys of its caller."""
     context = copy_context()
     return pool.submit(lambda: context.run(function, *args, **kwargs))
 
@@ -81,17 +82,18 @@ class Steps:
 
     @contextmanager
     def step(self, name: str, size_bytes: int = 0) -> Iterator[None]:
-        """Time the body as a step. Every line that it logs names the step, also the one that says why it ended."""
+        """Time the body as a step. Every line logged in it names the step."""
         begin = time.monotonic()
         with log_keys(step=name):
-            logger.info("step begins", bytes=size_bytes)
+            logger.info("Step started", event="step_started", bytes=size_bytes)
             try:
                 yield
             except Exception as error:
-                logger.warning("step ended early", seconds=time.monotonic() - begin, failure=type(error).__name__)
+                seconds = round(time.monotonic() - begin, 3)
+                logger.warning("Step failed", event="step_failed", seconds=seconds, failure=type(error).__name__)
                 raise
             seconds = time.monotonic() - begin
-            logger.info("step done", seconds=round(seconds, 3), bytes=size_bytes)
+            logger.info("Step done", event="step_done", seconds=round(seconds, 3), bytes=size_bytes)
         self._done[name] = {"seconds": Decimal(f"{seconds:.3f}"), "bytes": size_bytes}
         _measure(f"{name.capitalize()}Seconds", MetricUnit.Seconds, seconds)
         if size_bytes:

@@ -1,4 +1,4 @@
-"""Private work directories under /tmp, removed whatever happens."""
+"""Private work directories under /tmp, removed at the end and after a crash."""
 
 import fcntl
 import os
@@ -18,14 +18,14 @@ _MARGIN_BYTES = 64 * 1024 * 1024
 
 @contextmanager
 def work_directory() -> Iterator[Path]:
-    """A new directory that only this process uses. Removes what killed invocations left, first.
+    """A new directory that only this process uses. Directories of killed invocations are removed first.
 
-    A directory belongs to a live process as long as that holds a lock on it; the kernel lets go of the lock when the
-    process dies, however it dies, even while it removes the directory.
+    A process holds a lock on its directory. The kernel releases the lock when the process dies, so a directory
+    without a lock has no owner.
     """
     root = Path(tempfile.gettempdir()) / "media-worker"
     root.mkdir(mode=0o700, exist_ok=True)
-    with _locked(root):  # nobody takes a directory for a leftover before its maker has locked it
+    with _locked(root):  # so that a new directory is never taken for a leftover before it is locked
         _remove_leftovers(root)
         path = Path(tempfile.mkdtemp(dir=root))
         lock = _open(path)
@@ -57,13 +57,13 @@ def _remove_leftovers(root: Path) -> None:
         try:
             lock = _open(path)
         except OSError:
-            continue  # just removed by its owner, or none of ours: a file, a link
+            continue  # just removed by its owner, or not a directory: a file, a link
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue  # in use
         else:
-            logger.info("removing what a killed invocation left", work_directory=str(path))
+            logger.info("Removing a leftover work directory", event="leftover_removed", work_directory=str(path))
             _kill_those_in(path)
             shutil.rmtree(path, ignore_errors=True)
         finally:
@@ -71,9 +71,9 @@ def _remove_leftovers(root: Path) -> None:
 
 
 def _kill_those_in(directory: Path) -> None:
-    """A Lambda's processes end with it; on a machine, an ffmpeg outlives the worker that was killed beside it."""
+    """Kill processes that still run in the directory: on a machine, ffmpeg outlives a killed worker."""
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is somebody else's
+        with suppress(OSError):  # it has ended, or belongs to another user
             if (process / "cwd").readlink() == directory.resolve():
                 os.kill(int(process.name), signal.SIGKILL)
 
@@ -90,5 +90,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    """A directory, not a link to one, to be locked; programs that we start do not inherit it."""
+    """Open a directory, not a link to one, to lock it; child processes do not inherit it."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -13,16 +13,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from media_worker.byte_ranges import ByteRange
 from media_worker.deadline import Deadline
+from media_worker.engines.copy import SEGMENTS_AT_ONCE, write_segment
 from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, PermanentError
-from media_worker.ffmpeg import Ffmpeg, Process
-from media_worker.ffmpeg_commands import Media, concat_list, join_command, split_command
+from media_worker.engines.ffmpeg import Ffmpeg, Process
+from media_worker.engines.commands import Media, concat_list, join_command, split_command
 from media_worker.final import announcing
-from media_worker.mp4.movie import read_movie
+from media_worker.mp4.reader import read_movie
 from media_worker.mp4.summary import MovieSummary, summary_of
-from media_worker.plan import Plan, Span, measure_span, offset_of_next, plan_cuts
-from media_worker.segments import AT_ONCE, write_segment
-from media_worker.storage import StoredObject, Target, download, downloads, write_once
+from media_worker.engines.cuts import Plan, Span, measure_span, offset_of_next, plan_cuts
+from media_worker.s3 import StoredObject, Target, download, downloads, write_once
 from media_worker.telemetry import Steps, logger, submit
 from media_worker.workdir import require_room, work_directory
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 # Finished segments that may wait for their upload, beside the last one, which waits for the next; beyond that ffmpeg
 # is held still, so that /tmp never holds the media twice.
-_WINDOW = AT_ONCE
+_WINDOW = SEGMENTS_AT_ONCE
 _SOURCE = "source"
 _FINAL = "final.mp4"
 
@@ -90,8 +91,8 @@ class Split:
     def _upload(self, job: "Job", index: int) -> None:
         """Put one segment where workers find it, and forget the file."""
         path = self.ffmpeg.directory / _segment_name(index)
-        place = (index, self.plan.total_segments)
-        write_segment(self.aws, job, self.source, place, lambda target: write_once(self.aws, path, target))
+        whole = [ByteRange(0, 0, path.stat().st_size)]
+        write_segment(self.aws, job, self.source, (index, self.plan.total_segments), whole, path)
         path.unlink()
 
 
@@ -152,7 +153,9 @@ def make_final(aws: "Aws", segments: Sequence[StoredObject], target: Target, dea
             _join(ffmpeg, names, media, spans)
         final = directory / _FINAL
         with steps.step("upload", final.stat().st_size):
-            write_once(aws, final, announcing(target, _summary(final, spans)))
+            write_once(
+                aws, announcing(target, _summary(final, spans)), [ByteRange(0, 0, final.stat().st_size)], [final]
+            )
 
 
 def _join(ffmpeg: Ffmpeg, names: Sequence[str], media: Media, spans: Sequence[Span]) -> None:

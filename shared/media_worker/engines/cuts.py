@@ -1,14 +1,11 @@
-"""Where to cut, and whether everything is there. Pure arithmetic on exact times."""
+"""Where ffmpeg cuts a source. Pure arithmetic on exact times."""
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from media_worker.errors import BadSource
 from media_worker.keys import MAX_SEGMENTS
-
-_RUNS_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,30 +126,3 @@ def offset_of_next(span: Span, following: Span) -> Fraction:
     if span.has_constant_rate:
         return span.presentation_ends_s - following.presentation_starts_s
     return span.decoding_ends_s - following.decoding_starts_s
-
-
-def describe_gaps(indexes: Collection[int], total_segments: int) -> str | None:
-    """What keeps a set of segment indexes from being exactly 0..total-1, in words; None when nothing does."""
-    expected = range(total_segments)
-    missing = sorted(set(expected) - set(indexes))
-    surplus = sorted(index for index in set(indexes) if index not in expected)
-    twice = sorted(index for index, count in Counter(indexes).items() if count > 1)
-    parts = [
-        f"{label} {_ranges(numbers)}"
-        for label, numbers in (("missing", missing), ("unexpected", surplus), ("twice", twice))
-        if numbers
-    ]
-    return f"of {total_segments} segments: " + "; ".join(parts) if parts else None
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Sorted numbers for a person: `3, 7-9`, and no more than a few runs of them."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    more = len(runs) - _RUNS_SHOWN
-    shown = [str(first) if first == last else f"{first}-{last}" for first, last in runs[:_RUNS_SHOWN]]
-    return ", ".join(shown) + (f" and {more} more runs" if more > 0 else "")

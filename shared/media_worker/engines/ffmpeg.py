@@ -1,7 +1,7 @@
 """ffmpeg, run on hostile input.
 
-It gets an empty environment (no credentials), no stdin, a wall clock limit, and limits of address space, CPU time and
-file size; what it may open is in its command lines.
+It gets an empty environment (no credentials), no stdin, a deadline, and limits on address space, CPU time and file
+size. Its command lines limit what it may open.
 """
 
 import errno
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from media_worker.deadline import Deadline
 from media_worker.errors import FfmpegFailed, FfmpegStopped
-from media_worker.ffmpeg_commands import (
+from media_worker.engines.commands import (
     NO_COVERS,
     PICTURE_CODECS,
     Media,
@@ -30,10 +30,9 @@ from media_worker.ffmpeg_commands import (
     probe_command,
     trial_command,
 )
-from media_worker.plan import Frame
+from media_worker.engines.cuts import Frame
 
-# Copying takes 64 MiB; an index of a day's film takes a few hundred. A static ffmpeg maps little beside, on either
-# architecture.
+# Copying takes 64 MiB; the index of a day-long video takes a few hundred. A static ffmpeg maps little else.
 _MEMORY_BYTES = 1024 * 1024 * 1024
 _FILE_MARGIN_BYTES = 64 * 1024 * 1024
 _STDERR_LINES = 20
@@ -54,7 +53,7 @@ class Ffmpeg:
         """The tracks of a file, and which of them an MP4 cannot hold.
 
         Raises:
-            FfmpegFailed: this is no media file of a container that we take.
+            FfmpegFailed: this is not a media file of a supported container.
         """
         tracks = parse_tracks(self.run(probe_command(self.path, name)))
         if self._mp4_holds(name, ("-map", "0", *NO_COVERS)):
@@ -73,17 +72,17 @@ class Ffmpeg:
             yield from parse_frames(process.lines())
 
     def run(self, argv: Sequence[str]) -> str:
-        """Run a command to its end; what it printed."""
+        """Run a command to its end and return its output."""
         with self.running(argv) as process:
             return "\n".join(process.lines())
 
     @contextmanager
     def running(self, argv: Sequence[str]) -> Iterator["Process"]:
-        """Run a command beside the body; at the end of the body it is waited for, after an error it is killed.
+        """Run a command while the body runs; then wait for it, or kill it after an error.
 
         Raises:
-            FfmpegFailed: it ended with an exit code.
-            FfmpegStopped: a signal, the clock or a full disk ended it.
+            FfmpegFailed: it exited with an error code.
+            FfmpegStopped: a signal, its deadline or a full disk ended it.
         """
         process = Process(argv, self.directory, self.deadline.remaining_s())
         try:
@@ -93,7 +92,7 @@ class Ffmpeg:
             process.close()
 
     def _mp4_holds(self, name: str, maps: Sequence[str]) -> bool:
-        trial_name = f"trial-{Path(name).name}.mp4"  # other files may be on trial at the same time
+        trial_name = f"trial-{Path(name).name}.mp4"  # other files may be tested at the same time
         try:
             self.run(trial_command(self.path, name, maps, trial_name))
         except FfmpegFailed:
@@ -138,8 +137,8 @@ class Process:
         self._clock.start()
 
     def _limit(self) -> None:
-        """Set what it may use. After its start, not in `preexec_fn`: that is not safe beside threads."""
-        cpu_s = math.ceil(self.limit_s) * (os.cpu_count() or 1)  # ends it also when we are not there any more
+        """Set resource limits. After the start, not in `preexec_fn`, which is not safe with threads."""
+        cpu_s = math.ceil(self.limit_s) * (os.cpu_count() or 1)  # this limit holds even after this process has died
         limits = {
             resource.RLIMIT_AS: _MEMORY_BYTES,
             resource.RLIMIT_CPU: max(1, cpu_s),
@@ -151,18 +150,18 @@ class Process:
                 resource.prlimit(self._popen.pid, kind, (most, most))
 
     def _most_bytes(self) -> int:
-        """No file that copies packets is larger than what is there to copy, unless its tables name bytes repeatedly."""
+        """Copied packets take no more than their source, unless its tables name bytes repeatedly."""
         return 2 * sum(map(_size_bytes, self.directory.iterdir())) + _FILE_MARGIN_BYTES
 
     def lines(self) -> Iterator[str]:
-        """What it prints, line by line, as it comes."""
+        """Its output, line by line, as it is printed."""
         assert self._popen.stdout
         for line in self._popen.stdout:
             yield line.rstrip("\n")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Hold it still while the body runs, so that it does not fill the disk."""
+        """Stop it while the body runs, so that it does not fill the disk."""
         self._signal(signal.SIGSTOP)
         try:
             yield
@@ -170,18 +169,18 @@ class Process:
             self._signal(signal.SIGCONT)
 
     def finish(self) -> None:
-        """Wait for its end, and raise what went wrong."""
+        """Wait for its end and raise its error, if any."""
         code = self._popen.wait()
         self._reader.join()
         tail = "\n".join(self._stderr)
         if self._timed_out:
             raise FfmpegStopped(f"ffmpeg did not end within {self.limit_s:.0f} s and was killed: {tail}")
         if -code == signal.SIGXFSZ:
-            raise FfmpegFailed(self.argv, code, "it would write far more than the media holds")
+            raise FfmpegFailed(self.argv, code, "its output would be far larger than its input")
         if code < 0:
             raise FfmpegStopped(f"ffmpeg was killed by {signal.Signals(-code).name}: {tail}")
         if code == _NO_SPACE:
-            raise FfmpegStopped(f"ffmpeg had no room to write: {tail}")
+            raise FfmpegStopped(f"ffmpeg ran out of disk space: {tail}")
         if code > 0:
             raise FfmpegFailed(self.argv, code, tail)
 
@@ -198,7 +197,7 @@ class Process:
 
     def _read_stderr(self) -> None:
         assert self._popen.stderr
-        # readline with a limit: a line of a hostile file's making may be endless.
+        # readline with a limit: a hostile file can cause an endless line.
         while line := self._popen.stderr.readline(_STDERR_LINE_CHARS):
             if text := line.strip():
                 self._stderr.append(text)
@@ -215,5 +214,5 @@ class Process:
 def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # the trial of another file, gone meanwhile
+    except FileNotFoundError:  # a test file, removed in the meantime
         return 0

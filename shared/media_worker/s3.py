@@ -1,0 +1,327 @@
+"""S3: describing objects, ranged reads, parallel downloads, and writing each of our objects exactly once.
+
+An object is written from data: `write_once(aws, target, contents, sources)`. Contents are bytes at hand and byte
+ranges of the sources; ranges of other objects are copied by S3, ranges of local files are uploaded.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError, TransferNotDoneError
+from s3transfer.manager import TransferManager
+from s3transfer.subscribers import BaseSubscriber
+
+from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, plan_parts
+from media_worker.deadline import Deadline
+from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
+from media_worker.telemetry import logger, submit
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import TagTypeDef
+
+    from media_worker.aws import Aws
+
+
+_MIB = 1024 * 1024
+# Ranges of 16 MiB on 8 connections fill a Lambda's network. The queue of blocks that wait for the disk is kept
+# short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
+# ETag: only ranged requests carry it.
+_DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
+_PARTS_AT_ONCE = 4
+# CompleteMultipartUpload on a key that somebody else is writing answers 409: begin that upload again
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
+_ATTEMPTS = 3
+
+_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+_CHANGED = frozenset({"412", "PreconditionFailed"})
+_CONFLICT = frozenset({"409", "ConditionalRequestConflict"})
+
+# Metadata of every object that we write: the ETag of the source it was made from.
+SOURCE_ETAG = "source-etag"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as HEAD describes it. The ETag is without its quotes."""
+
+    bucket: str
+    key: str
+    size_bytes: int
+    etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/key`."""
+        return f"s3://{self.bucket}/{self.key}"
+
+
+# Where the byte ranges of a new object come from.
+type Source = StoredObject | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a new object goes, and the ETag of the source it is made from."""
+
+    bucket: str
+    key: str
+    source_etag: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """Bucket and key as request parameters."""
+        return {"Bucket": self.bucket, "Key": self.key}
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """Content type and metadata as request parameters."""
+        return {"ContentType": "video/mp4", "Metadata": {SOURCE_ETAG: self.source_etag, **self.metadata}}
+
+
+def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
+    """What S3 knows about an object, or None when it is absent."""
+    try:
+        head = aws.s3.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            return None
+        raise
+    return StoredObject(bucket, key, head["ContentLength"], head["ETag"].strip('"'), head["Metadata"])
+
+
+def is_made_from(stored: StoredObject, source_etag: str) -> bool:
+    """Whether one of our objects was made from the source with this ETag."""
+    return stored.metadata.get(SOURCE_ETAG) == source_etag
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def read_range(aws: "Aws", source: StoredObject, offset: int, length: int) -> bytes:
+    """Some bytes of an object, of exactly the version that was described.
+
+    Raises:
+        SourceChanged: the object was replaced or removed.
+        TransferFailed: S3 broke off the transfer, or the object ends earlier.
+    """
+    try:
+        answer = aws.s3.get_object(
+            Bucket=source.bucket,
+            Key=source.key,
+            Range=f"bytes={offset}-{offset + length - 1}",
+            IfMatch=f'"{source.etag}"',
+        )
+        content = answer["Body"].read()
+    except ClientError as error:
+        if _is_changed(error):
+            raise SourceChanged(f"{source.uri} was replaced or removed while it was being read") from error
+        raise
+    except BotoCoreError as error:
+        raise TransferFailed(f"{source.uri} could not be read: {error}") from error
+    if len(content) != length:
+        raise TransferFailed(f"{source.uri} returned {len(content)} of {length} bytes from offset {offset}")
+    return content
+
+
+@contextmanager
+def downloads(aws: "Aws") -> Iterator[TransferManager]:
+    """The threads that `download` uses."""
+    with TransferManager(aws.s3, _DOWNLOAD) as manager:
+        yield manager
+
+
+def download(manager: TransferManager, stored: StoredObject, path: Path, deadline: Deadline) -> None:
+    """Download an object to a file in parallel ranges, of exactly the version that was described.
+
+    Raises:
+        SourceChanged: the object was replaced or removed.
+        NotEnoughTime: the invocation's time ran out; the transfer was cancelled.
+        TransferFailed: S3 broke off the transfer.
+    """
+    finished = _Finished(stored)
+    future = manager.download(stored.bucket, stored.key, str(path), subscribers=[finished])
+    if not finished.event.wait(deadline.remaining_s()):
+        future.cancel()
+        raise NotEnoughTime(f"the time ran out while {stored.uri} was being downloaded")
+    try:
+        future.result()
+    except S3DownloadFailedError as error:  # s3transfer raises this for 412
+        raise SourceChanged(f"{stored.uri} was replaced while it was being read") from error
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            raise SourceChanged(f"{stored.uri} was removed while it was being read") from error
+        raise
+    except (BotoCoreError, RetriesExceededError, S3ValidationError, TransferNotDoneError) as error:
+        raise TransferFailed(f"{stored.uri} could not be downloaded: {error}") from error
+
+
+class _Finished(BaseSubscriber):
+    """Tells s3transfer the size and ETag, so that it need not ask S3, and sets an event at the end."""
+
+    def __init__(self, stored: StoredObject) -> None:
+        self._stored = stored
+        self.event = threading.Event()
+
+    def on_queued(self, future: Any, **_: Any) -> None:
+        future.meta.provide_transfer_size(self._stored.size_bytes)
+        future.meta.provide_object_etag(f'"{self._stored.etag}"')
+
+    def on_done(self, future: Any, **_: Any) -> None:
+        del future
+        self.event.set()
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def write_once(
+    aws: "Aws",
+    target: Target,
+    contents: Sequence[Content],
+    sources: Sequence[Source] = (),
+    *,
+    look_first: bool = False,
+) -> bool:
+    """Write an object unless the one made from the same source exists already. Says whether it was written.
+
+    Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object made from another
+    source is replaced, unless somebody else replaces it at the same time.
+
+    Raises:
+        SourceChanged: a source object was replaced or removed.
+        TransferFailed: somebody else is writing the same object.
+        TooManyParts: S3 does not allow that many parts.
+    """
+    if look_first and (existing := describe(aws, target.bucket, target.key)):
+        if is_made_from(existing, target.source_etag):
+            return False
+    parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
+    condition = {"IfNoneMatch": "*"}
+    for _ in range(_ATTEMPTS):
+        try:
+            _write(aws, target, parts, sources, condition)
+        except ClientError as error:
+            if _code(error) in _CONFLICT | _ABSENT:  # absent: the object to be replaced was removed
+                condition = {"IfNoneMatch": "*"}
+                continue
+            if _code(error) not in _CHANGED:
+                raise
+            existing = describe(aws, target.bucket, target.key)
+            if existing and is_made_from(existing, target.source_etag):
+                return False
+            condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
+            logger.info("Replacing an object made from another source", event="object_replaced", key=target.key)
+        else:
+            return True
+    raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
+
+
+def _write(
+    aws: "Aws", target: Target, parts: Sequence[Part], sources: Sequence[Source], condition: Mapping[str, str]
+) -> None:
+    """One conditional write: a single PUT when one uploaded part is all there is, else a multipart upload."""
+    if len(parts) == 1 and isinstance(parts[0], UploadedPart):
+        body = _assemble(aws, parts[0], sources)
+        aws.s3.put_object(**target.address, Body=body, **{**target.headers, **condition})
+        return
+    upload: dict[str, Any] = {
+        **target.address,
+        "UploadId": aws.s3.create_multipart_upload(**target.address, **target.headers)["UploadId"],
+    }
+    pool = ThreadPoolExecutor(_PARTS_AT_ONCE)
+    try:
+        sent = [
+            submit(pool, _send_part, aws, part, sources, {**upload, "PartNumber": number})
+            for number, part in enumerate(parts, start=1)
+        ]
+        etags = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
+        aws.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": etags}, **condition)
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        _abort(aws, target.bucket, target.key, upload["UploadId"])
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _send_part(aws: "Aws", part: Part, sources: Sequence[Source], address: dict[str, Any]) -> str:
+    """Upload one part, or have S3 copy it. Returns its ETag."""
+    if isinstance(part, UploadedPart):
+        return aws.s3.upload_part(**address, Body=_assemble(aws, part, sources))["ETag"]
+    source = sources[part.range.source]
+    assert isinstance(source, StoredObject)  # ranges of local files are never copied parts
+    try:
+        copied = aws.s3.upload_part_copy(
+            **address,
+            CopySource={"Bucket": source.bucket, "Key": source.key},
+            CopySourceRange=f"bytes={part.range.offset}-{part.range.end - 1}",
+            CopySourceIfMatch=f'"{source.etag}"',
+        )
+    except ClientError as error:
+        # Not the condition on the target: here it is the source that has changed.
+        if _is_changed(error):
+            raise SourceChanged(f"{source.uri} was replaced or removed while it was being copied") from error
+        raise
+    return copied["CopyPartResult"]["ETag"]
+
+
+def _assemble(aws: "Aws", part: UploadedPart, sources: Sequence[Source]) -> bytes:
+    return b"".join(
+        content if isinstance(content, bytes) else _read(aws, sources[content.source], content)
+        for content in part.contents
+    )
+
+
+def _read(aws: "Aws", source: Source, wanted: ByteRange) -> bytes:
+    if isinstance(source, StoredObject):
+        return read_range(aws, source, wanted.offset, wanted.length)
+    with source.open("rb") as file:
+        file.seek(wanted.offset)
+        return file.read(wanted.length)
+
+
+def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
+    """Abort an upload, best effort: it may be gone already, and a lifecycle rule removes what stays."""
+    try:
+        aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+    except (BotoCoreError, ClientError) as error:
+        logger.warning("Incomplete upload not aborted", event="upload_not_aborted", key=key, reason=str(error))
+
+
+def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str) -> None:
+    """Abort the uploads below a prefix that nobody will complete.
+
+    A process that died leaves its own; so does a lost answer to CreateMultipartUpload, because the SDK asks again.
+    Only the holder of the job's lease may call this: then no upload below the prefix is alive.
+    """
+    pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+        logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
+        _abort(aws, bucket, upload["Key"], upload["UploadId"])
+
+
+def let_expire(aws: "Aws", bucket: str, key: str) -> None:
+    """Tag an object so that the output bucket's lifecycle rule removes it, as it removes processed segments.
+
+    The functions have no right to delete, so that no bug can delete a video.
+    """
+    tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
+    aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
+
+
+def _is_changed(error: ClientError) -> bool:
+    return _code(error) in _CHANGED | _ABSENT
+
+
+def _code(error: ClientError) -> str:
+    return error.response["Error"]["Code"]
