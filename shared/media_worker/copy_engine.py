@@ -14,10 +14,7 @@ from typing import TYPE_CHECKING
 from media_worker.composition import compose_once, read_range
 from media_worker.deadline import Deadline
 from media_worker.final import announcing
-from media_worker.mp4.errors import Unsupported
-from media_worker.mp4.join import FinalLayout, plan_join
-from media_worker.mp4.movie import Movie, read_movie
-from media_worker.mp4.split import SegmentLayout, lay_out, plan_split
+from media_worker.mp4 import Layout, Movie, Unsupported, lay_out, plan_join, plan_split, read_movie
 from media_worker.parts import Literal, Part, Range, plan_parts
 from media_worker.segments import AT_ONCE, write_segment
 from media_worker.storage import StoredObject, Target
@@ -82,7 +79,7 @@ def prepare_split(
         if not any(track.is_video and track.table.count for track in movie.tracks):
             raise Unsupported("there is no video track")
         plan = plan_split(movie, segment_duration_s)
-        parts = tuple(_segment_parts(lay_out(movie, plan, index)) for index in range(plan.total_segments))
+        parts = tuple(_parts(lay_out(movie, plan, index)) for index in range(plan.total_segments))
     return Split(aws, source, parts, deadline, steps)
 
 
@@ -96,7 +93,7 @@ def make_final(aws: "Aws", segments: Sequence[StoredObject], target: Target, dea
     """
     with steps.step("check"):
         layout = plan_join(_read_movies(aws, segments))
-        parts = _final_parts(layout)
+        parts = _parts(layout)
     deadline.require(_SECONDS_FOR_A_SEGMENT, "write the final")
     with steps.step("join", layout.size_bytes):
         compose_once(aws, segments, parts, announcing(target, layout.summary))
@@ -110,11 +107,6 @@ def _read_movies(aws: "Aws", segments: Sequence[StoredObject]) -> list[Movie]:
         return list(pool.map(read, segments))
 
 
-def _segment_parts(layout: SegmentLayout) -> list[Part]:
-    media = (Range(0, piece.offset, piece.length) for piece in layout.ranges)
-    return plan_parts([Literal(layout.header), *media])
-
-
-def _final_parts(layout: FinalLayout) -> list[Part]:
-    media = (Range(piece.segment_index, piece.offset, piece.length) for piece in layout.ranges)
+def _parts(layout: Layout) -> list[Part]:
+    media = (Range(each.source, each.offset, each.length) for each in layout.ranges)
     return plan_parts([Literal(layout.header), *media])

@@ -18,7 +18,7 @@ from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, P
 from media_worker.ffmpeg import Ffmpeg, Process
 from media_worker.ffmpeg_commands import Media, concat_list, join_command, split_command
 from media_worker.final import announcing
-from media_worker.mp4.movie import read_movie
+from media_worker.mp4.reader import read_movie
 from media_worker.mp4.summary import MovieSummary, summary_of
 from media_worker.plan import Plan, Span, measure_span, offset_of_next, plan_cuts
 from media_worker.segments import AT_ONCE, write_segment

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from media_worker.composition import read_range
 from media_worker.errors import BadFinal
 from media_worker.mp4.errors import Mp4Error
-from media_worker.mp4.movie import read_movie
+from media_worker.mp4.reader import read_movie
 from media_worker.mp4.summary import MovieSummary, summary_of
 from media_worker.storage import StoredObject, Target
 from media_worker.telemetry import logger
