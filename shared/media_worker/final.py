@@ -6,9 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from media_worker.errors import BadFinal
-from media_worker.mp4.errors import Mp4Error
-from media_worker.mp4.reader import read_movie
-from media_worker.mp4.summary import MovieSummary, summary_of
+from media_worker.mp4 import MovieSummary, Mp4Error, read_movie, summary_of
 from media_worker.s3 import StoredObject, Target, read_range
 from media_worker.telemetry import logger
 

@@ -9,7 +9,7 @@ from media_worker.byte_ranges import TooManyParts
 from media_worker.deadline import Deadline
 from media_worker.engines import copy, segmenting
 from media_worker.errors import BadSegment, BadSource
-from media_worker.mp4.errors import Mp4Error
+from media_worker.mp4 import Mp4Error
 from media_worker.s3 import StoredObject, Target
 from media_worker.telemetry import Steps, count, logger
 

@@ -20,8 +20,7 @@ from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, P
 from media_worker.engines.ffmpeg import Ffmpeg, Process
 from media_worker.engines.commands import Media, concat_list, join_command, split_command
 from media_worker.final import announcing
-from media_worker.mp4.reader import read_movie
-from media_worker.mp4.summary import MovieSummary, summary_of
+from media_worker.mp4 import MovieSummary, read_movie, summary_of
 from media_worker.engines.cuts import Plan, Span, measure_span, offset_of_next, plan_cuts
 from media_worker.s3 import StoredObject, Target, download, downloads, write_once
 from media_worker.telemetry import Steps, logger, submit
