@@ -8,6 +8,7 @@ MediaWorkerError
 ├── PermanentError            a retry would end the same way: the job becomes `failed`
 │   ├── BadSource             the source is not a video that can be split
 │   ├── BadSegment            a processed segment does not fit the others
+│   ├── BadPlan               the stored plan cannot be carried out
 │   ├── BadFinal              the final does not hold what was planned
 │   ├── NoRoom                the media is larger than /tmp
 │   └── FfmpegFailed          ffmpeg refused its input
@@ -56,6 +57,10 @@ class BadSource(PermanentError):
 
 class BadSegment(PermanentError):
     """A processed segment does not fit the others; the message names it and the difference."""
+
+
+class BadPlan(PermanentError):
+    """The stored plan cannot be read or carried out."""
 
 
 class BadFinal(PermanentError):
