@@ -10,9 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from media_worker.errors import BadPlan
+from media_worker.keys import build_plan_key
+from media_worker.s3 import StoredObject, put_document, read_object
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+    from media_worker.jobs import Job
 
 # A reader refuses other versions; a change of meaning needs a new one.
 VERSION = 1
@@ -176,3 +182,47 @@ def _check(plan: Plan) -> None:
             raise BadPlan(f"segment {index} has {segment.frames} frames and lasts {segment.duration_s} s")
         frame += segment.frames
         start_s += segment.duration_s
+
+
+# Storing --------------------------------------------------------------------------------------------------------------
+
+
+def read_plan(aws: "Aws", job: "Job") -> Plan:
+    """The plan that a job's segments were made from.
+
+    Raises:
+        BadPlan: it is missing, or is not the one that the job row names.
+    """
+    key = build_plan_key(job.job_id)
+    found = read_object(aws, aws.settings.input_bucket_name, key)
+    if found is None:
+        raise BadPlan(f"the plan s3://{aws.settings.input_bucket_name}/{key} does not exist: upload the source again")
+    if digest_of(found[0]) != job.plan:
+        raise BadPlan(f"the plan {key} is {digest_of(found[0])}, but the job was split by {job.plan}")
+    return parse_plan(found[0])
+
+
+def find_plan(aws: "Aws", job: "Job", source: StoredObject) -> Plan | None:
+    """The plan that a retry has to carry out, or None when this source must be planned.
+
+    A job row without `plan` has not been planned, or an explicit retry with other settings has removed it.
+    """
+    if job.plan is None:
+        return None
+    found = read_object(aws, aws.settings.input_bucket_name, build_plan_key(job.job_id))
+    if found is None or digest_of(found[0]) != job.plan:
+        return None
+    plan = parse_plan(found[0])
+    return plan if plan.source == PlannedSource(source.key, source.etag, source.size_bytes) else None
+
+
+def store_plan(aws: "Aws", job_id: str, plan: Plan) -> None:
+    """Write a job's plan, in place of the one it may have had. Only the holder of the chunking lease calls this.
+
+    Raises:
+        TransferFailed: somebody else wrote it at the same time.
+    """
+    bucket, key, body = aws.settings.input_bucket_name, build_plan_key(job_id), plan.to_json()
+    found = read_object(aws, bucket, key)
+    if found is None or found[0] != body:
+        put_document(aws, bucket, key, body, found[1] if found else None)
