@@ -62,6 +62,7 @@ check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
+	@$(BIN)/codespell
 	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
 	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules -- template.yaml
 	@$(TEMPLATE_CHECKS)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
