@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from media_worker_cli import dead_letters, main
+from media_worker_cli.dead_letters import job_id_in
+from media_worker_cli.stack import Stack as Deployed
 from moto import mock_aws
 
-from local import cli, commands, dead_letters
-from local.dead_letters import job_id_in
-from local.stack import Stack as Deployed
 from tests.functional.conftest import ClipMaker
 from tests.functional.stack import Stack, s3_event, sqs_event
 
@@ -34,8 +34,7 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]
         environment = {"SEGMENT_QUEUE_URL": queue("segments")}
         found = Deployed("test", stack.aws, environment)
         monkeypatch.setattr(dead_letters, "_WAIT_S", 0)  # moto has one machine
-        monkeypatch.setattr(commands, "find_stack", lambda *_: found)
-        monkeypatch.setattr(commands, "_local_stack", lambda: found)
+        monkeypatch.setattr(dead_letters, "choose_stack", lambda _: found)
         yield stack
 
 
@@ -45,7 +44,7 @@ def dlq(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
 
     def run(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = cli.main(["dlq", *words])
+        code = main.main(["dlq", *words])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -118,7 +117,7 @@ def test_a_repaired_job_that_is_put_back_completes(
     bury(deployed, "chunking", "rubbish")
     deployed.upload(clip("plain"))
 
-    assert dlq("redrive", "job-1")[:2] == (0, "1 put back\n")
+    assert dlq("redrive", "job-1")[:2] == (0, "1 redriven\n")
     assert (waiting(deployed, "chunking"), waiting(deployed, "chunking-dead")) == (1, 1)
     (message,) = deployed.aws.sqs.receive_message(QueueUrl=queue("chunking"))["Messages"]
     assert deployed.chunking(sqs_event(message["Body"]), deployed.context)["batchItemFailures"] == []
@@ -134,7 +133,7 @@ def test_redrive_wants_to_know_what(deployed: Stack, dlq: Command) -> None:
     assert dlq("redrive", "--all", "job-1")[0] == 2
     assert "not in a dead-letter queue: job-9" in dlq("redrive", "job-9")[2]
     assert waiting(deployed, "segments-dead") == 1
-    assert dlq("redrive", "--all")[:2] == (0, "1 put back\n")
+    assert dlq("redrive", "--all")[:2] == (0, "1 redriven\n")
     assert (waiting(deployed, "segments"), waiting(deployed, "segments-dead")) == (1, 0)
 
 
