@@ -38,18 +38,18 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def sam_deploy(resources: ExistingResources, stack: str) -> None:
+def sam_deploy(existing: ExistingResources, stack: str) -> None:
     argv = [program("sam"), "deploy", "--template-file", ".local/build/template.yaml", "--stack-name", stack]
-    argv += ["--config-file", SAM_CONFIG, "--parameter-overrides", *resources.parameters]
+    argv += ["--config-file", SAM_CONFIG, "--parameter-overrides", *existing.parameters]
     argv += [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
-    environment = resources.environment | {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
+    environment = existing.environment | {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
     done = subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def run_job(resources: ExistingResources, clip: Path, final: Path) -> None:
+def run_job(existing: ExistingResources, clip: Path, final: Path) -> None:
     """Submit, process the segments, watch and fetch, as a user does. The final must equal the source."""
-    environment = resources.environment | resources.settings
+    environment = existing.environment | existing.settings
     aws = Aws.connect(Settings.from_environment(environment))
     submission = Submission(new_job_id(clip), clip, segment_duration_s=Decimal(4))
     with process(sys.executable, "examples/segment_worker.py", *COPY, environment=environment):
@@ -64,36 +64,36 @@ def test_a_stack_that_uses_existing_resources(cloud: CommandLine, clip: Path, tm
     """A stack that is given every bucket, table and queue creates none. Jobs complete once the owner has done what the
     outputs say.
     """
-    resources = ExistingResources("existing", cloud.stack_environment())
-    resources.create()
-    sam_deploy(resources, "given")
-    cloudformation = resources.client("cloudformation")
+    existing = ExistingResources("existing", cloud.stack_environment())
+    existing.create()
+    sam_deploy(existing, "given")
+    cloudformation = existing.client("cloudformation")
     resources = cloudformation.describe_stack_resources(StackName="given")["StackResources"]
     created = {resource["ResourceType"] for resource in resources}
     assert not created & {"AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue", "AWS::SQS::QueuePolicy"}
     (stack,) = cloudformation.describe_stacks(StackName="given")["Stacks"]
     todo = {one["OutputKey"]: one["OutputValue"] for one in stack["Outputs"] if one["OutputKey"].startswith("Todo")}
-    resources.allow("Chunking", json.loads(todo.pop("TodoChunkingQueuePolicy")))
-    resources.allow("Segment", json.loads(todo.pop("TodoSegmentQueuePolicy")))
-    resources.notify(json.loads(todo.pop("TodoInputBucketNotification")))
+    existing.allow("Chunking", json.loads(todo.pop("TodoChunkingQueuePolicy")))
+    existing.allow("Segment", json.loads(todo.pop("TodoSegmentQueuePolicy")))
+    existing.notify(json.loads(todo.pop("TodoInputBucketNotification")))
     assert not todo
-    run_job(resources, clip, tmp_path / "final.mp4")
+    run_job(existing, clip, tmp_path / "final.mp4")
 
 
 def test_serve_with_an_env_file(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
     """`serve` does the work of both functions. The file takes precedence over the environment."""
-    resources = ExistingResources("served", cloud.stack_environment())
-    resources.create()
+    existing = ExistingResources("served", cloud.stack_environment())
+    existing.create()
     rules = [[{"Name": "prefix", "Value": prefix}] for prefix in ("input/", "segments/")]
     configurations = [
-        {"QueueArn": resources.arn(queue), "Events": ["s3:ObjectCreated:*"], "Filter": {"Key": {"FilterRules": rule}}}
+        {"QueueArn": existing.arn(queue), "Events": ["s3:ObjectCreated:*"], "Filter": {"Key": {"FilterRules": rule}}}
         for queue, rule in zip(("Chunking", "Segment"), rules, strict=True)
     ]
-    resources.notify({"QueueConfigurations": configurations})
+    existing.notify({"QueueConfigurations": configurations})
     env_file = tmp_path / "stack.env"
-    settings = resources.settings | {"FFMPEG_PATH": str(ffmpeg_path())}
+    settings = existing.settings | {"FFMPEG_PATH": str(ffmpeg_path())}
     env_file.write_text("# existing\n" + "".join(f"{name}={value}\n" for name, value in settings.items()))
-    with process(program("media-worker"), "serve", "--env-file", env_file, environment=resources.environment) as server:
-        run_job(resources, clip, tmp_path / "final.mp4")
+    with process(program("media-worker"), "serve", "--env-file", env_file, environment=existing.environment) as server:
+        run_job(existing, clip, tmp_path / "final.mp4")
         server.terminate()
         assert server.wait(timeout=30) == 0

@@ -12,8 +12,8 @@ from tests.functional.conftest import ClipMaker
 from tests.functional.stack import Stack, s3_event
 
 
-def work_off(stack: Stack, keys: list[str]) -> list[int]:
-    """Announce these segments, and work until nothing is left; which were processed."""
+def process_all(stack: Stack, keys: list[str]) -> list[int]:
+    """Announce these segments and process all messages. Returns the indexes of the processed segments."""
     url = stack.aws.sqs.create_queue(QueueName="segments")["QueueUrl"]
     for key in keys:
         stack.aws.sqs.send_message(QueueUrl=url, MessageBody=json.dumps(s3_event(key)))
@@ -29,23 +29,23 @@ def work_off(stack: Stack, keys: list[str]) -> list[int]:
 
 
 def test_a_segment_that_is_announced_twice_is_processed_once(stack: Stack, clip: ClipMaker) -> None:
-    """S3 and SQS deliver at least once; a GPU works once."""
+    """S3 and SQS deliver at least once."""
     stack.add_job()
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     keys = stack.segment_keys()
-    assert work_off(stack, [*keys, *keys]) == list(range(len(keys)))
+    assert process_all(stack, [*keys, *keys]) == list(range(len(keys)))
     assert len(read_completions(stack.aws, "job-1")) == len(keys)
     assert stack.reassembly_messages() == [{"job_id": "job-1"}]
 
 
-def test_a_segment_of_another_source_is_processed_anew(stack: Stack, clip: ClipMaker) -> None:
-    """It has the same key, and another film in it."""
+def test_a_segment_of_a_new_source_is_processed_again(stack: Stack, clip: ClipMaker) -> None:
+    """It has the same key as the segment of the replaced source."""
     stack.add_job()
     stack.upload(clip("plain"))
     assert stack.chunk() == []
-    assert work_off(stack, stack.segment_keys()[:1]) == [0]
+    assert process_all(stack, stack.segment_keys()[:1]) == [0]
     stack.upload(clip("two_audio"))
     stack.add_job()
     assert stack.chunk() == []
-    assert work_off(stack, stack.segment_keys()[:1]) == [0]
+    assert process_all(stack, stack.segment_keys()[:1]) == [0]
