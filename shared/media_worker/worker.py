@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus
 
-from media_worker.completions import is_processed, record_segment
+from media_worker.completions import is_processed, record_segment, require_current_plan
+from media_worker.jobs import read_job
 from media_worker.keys import SegmentKey, build_output_segment_key, build_segment_key, parse_segment_key
 
 if TYPE_CHECKING:
@@ -57,11 +58,12 @@ def process_segment(aws: "Aws", segment: SegmentKey, process: Process) -> None:
     job_id, index = segment.job_id, segment.segment_index
     source_key = build_segment_key(job_id, index, segment.total_segments, segment.mode)
     bucket, key = aws.settings.output_bucket_name, build_output_segment_key(job_id, index)
-    etag = aws.s3.head_object(Bucket=segment.bucket, Key=source_key)["Metadata"].get("source-etag")
-    if not is_processed(aws, job_id=job_id, segment_index=index, source_etag=etag):
+    plan = aws.s3.head_object(Bucket=segment.bucket, Key=source_key)["Metadata"].get("plan")
+    if not is_processed(aws, job_id=job_id, segment_index=index, plan=plan):
         with TemporaryDirectory(prefix="segment-") as directory:
             source, target = Path(directory, "segment.mp4"), Path(directory, "processed.mp4")
             aws.s3.download_file(segment.bucket, source_key, str(source))
             process(segment, source, target)
-            aws.s3.upload_file(str(target), bucket, key)
-    record_segment(aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{bucket}/{key}", source_etag=etag)
+            require_current_plan(read_job(aws, job_id), plan)
+            aws.s3.upload_file(str(target), bucket, key, ExtraArgs={"Metadata": {"plan": plan} if plan else {}})
+    record_segment(aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{bucket}/{key}", plan=plan)
