@@ -47,8 +47,12 @@ class JoinedMovie:
     tracks: tuple[JoinedTrack, ...]
 
 
-def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
+def concatenate(
+    movies: Sequence[Movie], rows: Sequence[Row], starts_s: Sequence[Fraction] | None = None
+) -> JoinedMovie:
     """The segments one after the other. `rows` are the matched tracks of `movies`.
+
+    `starts_s`: when each segment starts, in seconds. Without it, each starts when the video of the one before it ends.
 
     Raises:
         TracksDiffer: a segment cannot be joined with the others; names it.
@@ -56,7 +60,7 @@ def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
     """
     tracks = [_presented_parts(row, movies) for row in rows]
     main = tracks[_main_row(movies, rows)]
-    starts_s = _segment_starts_s(main)
+    starts_s = _segment_starts_s(main, starts_s)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
     return JoinedMovie(timescale, tuple(_concatenate_track(track, starts_s, timescale) for track in tracks))
 
@@ -83,6 +87,7 @@ class PresentedPart:
     media_start: int  # composition time of the first frame presented
     start: Fraction  # its presentation time in the segment
     length: int
+    last_frame: int  # composition time of the last frame presented
 
     def scaled_to(self, timescale: int) -> PresentedPart:
         """The same in a timescale that is a multiple of its own."""
@@ -95,7 +100,14 @@ class PresentedPart:
             durations=self.table.durations.scaled(factor),
             offsets=None if offsets is None else offsets.scaled(factor),
         )
-        return PresentedPart(table, timescale, self.media_start * factor, self.start * factor, self.length * factor)
+        return PresentedPart(
+            table,
+            timescale,
+            self.media_start * factor,
+            self.start * factor,
+            self.length * factor,
+            self.last_frame * factor,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +156,8 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
     if media_start < composition_start or presents_hidden:
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
-    return PresentedPart(track.table, track.timescale, media_start, start, length)
+    presented = (time for time in track.table.last_composition_times() if time < media_start + length)
+    return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
 
 
 def _presented_length(
@@ -170,16 +183,25 @@ def _presented_length(
 # The timeline of the final
 
 
-def _segment_starts_s(main: _TrackParts) -> list[Fraction]:
-    """When each segment starts, in seconds, if its video starts where the video of the segment before it ends."""
+def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -> list[Fraction]:
+    """The time of the final that is 0 in each segment, in seconds.
+
+    The first frame of a segment is presented at its planned start. Without a plan, it is presented when the last frame
+    of the segment before it ends.
+    """
     starts_s: list[Fraction] = []
-    end: Fraction | None = None
+    end = Fraction(0)
+    last = Fraction(-1)  # when the last frame so far starts
     for index, part in enumerate(main.parts):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        video_start = part.start if end is None else end
-        starts_s.append((video_start - part.start) / main.timescale)
-        end = video_start + part.length
+        planned = end if planned_s is None else planned_s[index] * main.timescale
+        start = part.start if index == 0 else planned
+        if start <= last:
+            raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
+        starts_s.append((start - part.start) / main.timescale)
+        end = start + part.length
+        last = start + part.last_frame - part.media_start
     return starts_s
 
 
