@@ -45,7 +45,7 @@ test: setup ## run all tests, with coverage
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q tests/e2e
 
-# What looks at template.yaml is a project of its own: .ci/template-checks/pyproject.toml says why.
+# What checks the templates (with .cfnlintrc and .checkov.yaml) is a project of its own: .ci/template-checks/pyproject.toml says why.
 TEMPLATE_CHECKS := .cache/template-checks
 $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .ci/template-checks/uv.lock
 	@UV_PROJECT_ENVIRONMENT="$(CURDIR)/$(TEMPLATE_CHECKS)" \
@@ -63,8 +63,8 @@ check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
 	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
-	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules -- template.yaml
-	@$(TEMPLATE_CHECKS)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules
+	@$(TEMPLATE_CHECKS)/bin/checkov
 
 .PHONY: format
 format: setup ## put the code into its one format

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 # What a deployment is made of. Anything else may change without a new one.
-_DEPLOYED = ("template.yaml", "functions", "shared", "layers", "local/samconfig.toml")
+_DEPLOYED = ("template.yaml", "watching.yaml", "functions", "shared", "layers", "local/samconfig.toml")
 _NOT_DEPLOYED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store"}
 
 

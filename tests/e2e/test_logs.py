@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """A job completes by either engine, one fails in either function, one waits; messages are ignored and come back."""
+    """A job completes by either engine, one fails in either function, one waits; messages are ignored and returned."""
     folder = tmp_path_factory.mktemp("seen")
     environment = cloud.stack_environment()
 
@@ -101,17 +101,17 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
     sqs.send_message(QueueUrl=send["chunking"], MessageBody="no JSON")
     s3.put_object(Bucket=environment["INPUT_BUCKET_NAME"], Key="input/nobody/source.mp4", Body=b"")
 
-    def says(message: str, job_id: str) -> bool:
-        return any(row.get("message") == message and row.get("job_id") == job_id for row in rows())
+    def logged(event: str, job_id: str) -> bool:
+        return any(row.get("event") == event and row.get("job_id") == job_id for row in rows())
 
-    wait_until(lambda: says("segment written", waiting))
+    wait_until(lambda: logged("segment_written", waiting))
     sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": waiting}))
-    wait_until(lambda: says("the message comes back", waiting))
-    wait_until(lambda: sum(row.get("message") == "nothing to do" for row in rows()) >= 2)
+    wait_until(lambda: logged("record_returned", waiting))
+    wait_until(lambda: sum(row.get("event") == "nothing_to_do" for row in rows()) >= 2)
     time.sleep(1)  # metrics are printed when an invocation ends
-    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker")["DashboardBody"])
+    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker-us-east-1")["DashboardBody"])
     found = rows()
-    # Nobody will work on it: its segments would only be passed round, and its message come back again.
+    # No worker will process it: its segments would only be re-enqueued, and its message returned again.
     client("dynamodb").update_item(
         TableName=environment["JOBS_TABLE_NAME"],
         Key={"job_id": {"S": waiting}},
@@ -173,7 +173,7 @@ def test_documented_queries(seen: Seen, question: str) -> None:
 def test_dashboard_queries(seen: Seen) -> None:
     """The dashboard's queries have answers too, and name the stack's log groups."""
     queries = dashboard_queries(seen)
-    assert queries.keys() == {"Failures by kind", "Jobs that failed"}
+    assert queries.keys() == {"Failures by class", "Failed jobs"}
     for text in queries.values():
         assert_answers(text, seen)
         assert re.findall(r"SOURCE '([^']+)'", text) == [
@@ -186,7 +186,7 @@ def test_where_a_job_is(seen: Seen) -> None:
     """The first question tells the whole story of a job, its last step first."""
     query = QUERIES["Where is job JOB, and why?"].replace("JOB", seen.completed_job)
     answer = Query(query).run(seen.rows)
-    assert answer[0]["message"] == "job completed"
+    assert answer[0]["event"] == "job_completed"
     assert {row["service"] for row in answer} == {"chunking", "reassembly"}
 
 
@@ -196,9 +196,9 @@ def test_stuck_jobs(seen: Seen) -> None:
     assert [row["job_id"] for row in stuck] == [seen.waiting_job]
 
 
-def test_failures_by_kind(seen: Seen) -> None:
+def test_failures_by_class(seen: Seen) -> None:
     """Failures are told apart by their class, in either function."""
-    failures = {(row["service"], row["failure"]) for row in Query(QUERIES["Failures by kind"]).run(seen.rows)}
+    failures = {(row["service"], row["failure"]) for row in Query(QUERIES["Failures by class"]).run(seen.rows)}
     assert failures >= {
         ("chunking", "BadSource"),
         ("chunking", "MessageError"),
