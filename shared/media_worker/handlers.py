@@ -114,7 +114,7 @@ def _delay_s(error: Exception, receive_count: int) -> int:
     return min(_MAX_BACK_OFF_S, _FIRST_BACK_OFF_S << min(receive_count - 1, 10))
 
 
-class _Returned(Exception):  # noqa: N818
+class _Returned(Exception):
     """Tells Powertools' batch processor that a record is returned to the queue."""
 
 

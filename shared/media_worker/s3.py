@@ -43,7 +43,9 @@ _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _CONFLICT = frozenset({"409", "ConditionalRequestConflict"})
 
-# Metadata of every object that we write: the ETag of the source it was made from.
+# Metadata of every object that we write: the digest of the plan it belongs to. Jobs planned by other software have no
+# plan; their objects carry the ETag of the source instead.
+PLAN = "plan"
 SOURCE_ETAG = "source-etag"
 
 
@@ -69,11 +71,11 @@ type Source = StoredObject | Path
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a new object goes, and the ETag of the source it is made from."""
+    """Where a new object goes, and what it is made from: `identity` is a metadata entry, such as ("plan", digest)."""
 
     bucket: str
     key: str
-    source_etag: str
+    identity: tuple[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -84,7 +86,7 @@ class Target:
     @property
     def headers(self) -> dict[str, Any]:
         """Content type and metadata as request parameters."""
-        return {"ContentType": "video/mp4", "Metadata": {SOURCE_ETAG: self.source_etag, **self.metadata}}
+        return {"ContentType": "video/mp4", "Metadata": {**self.metadata, self.identity[0]: self.identity[1]}}
 
 
 def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
@@ -98,9 +100,9 @@ def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
     return StoredObject(bucket, key, head["ContentLength"], head["ETag"].strip('"'), head["Metadata"])
 
 
-def is_made_from(stored: StoredObject, source_etag: str) -> bool:
-    """Whether one of our objects was made from the source with this ETag."""
-    return stored.metadata.get(SOURCE_ETAG) == source_etag
+def has_identity(stored: StoredObject, identity: tuple[str, str]) -> bool:
+    """Whether one of our objects was made from this."""
+    return stored.metadata.get(identity[0]) == identity[1]
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -130,6 +132,19 @@ def read_range(aws: "Aws", source: StoredObject, offset: int, length: int) -> by
     if len(content) != length:
         raise TransferFailed(f"{source.uri} returned {len(content)} of {length} bytes from offset {offset}")
     return content
+
+
+def read_object(aws: "Aws", bucket: str, key: str) -> tuple[bytes, str] | None:
+    """The bytes and the ETag of a small object, or None when it is absent."""
+    try:
+        answer = aws.s3.get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"].strip('"')
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            return None
+        raise
+    except BotoCoreError as error:
+        raise TransferFailed(f"s3://{bucket}/{key} could not be read: {error}") from error
 
 
 @contextmanager
@@ -190,23 +205,25 @@ def write_once(
     sources: Sequence[Source] = (),
     *,
     look_first: bool = False,
+    replaced: StoredObject | None = None,
 ) -> bool:
-    """Write an object unless the one made from the same source exists already. Says whether it was written.
+    """Write an object unless the one with the same identity exists already. Says whether it was written.
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object made from another
-    source is replaced, unless somebody else replaces it at the same time.
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another
+    identity is replaced, and so is `replaced`, unless somebody else replaces it at the same time. With `look_first` the
+    object is looked for before anything is transferred: a retry is likely to find it.
 
     Raises:
         SourceChanged: a source object was replaced or removed.
         TransferFailed: somebody else is writing the same object.
         TooManyParts: S3 does not allow that many parts.
     """
-    if look_first and (existing := describe(aws, target.bucket, target.key)):
-        if is_made_from(existing, target.source_etag):
-            return False
+    existing = describe(aws, target.bucket, target.key) if look_first else None
+    if existing and has_identity(existing, target.identity):
+        return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition = {"IfNoneMatch": "*"}
+    condition = {"IfMatch": replaced.etag} if replaced else {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
             _write(aws, target, parts, sources, condition)
@@ -217,13 +234,31 @@ def write_once(
             if _code(error) not in _CHANGED:
                 raise
             existing = describe(aws, target.bucket, target.key)
-            if existing and is_made_from(existing, target.source_etag):
+            if existing and has_identity(existing, target.identity):
                 return False
             condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
-            logger.info("Replacing an object made from another source", event="object_replaced", key=target.key)
+            logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
         else:
             return True
     raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
+
+
+def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: str | None) -> None:
+    """Write a small JSON object if it is absent, or if it is still the one with `replaced_etag`.
+
+    Raises:
+        TransferFailed: somebody else wrote it at the same time.
+    """
+    condition: dict[str, Any] = {"IfMatch": replaced_etag} if replaced_etag else {"IfNoneMatch": "*"}
+    try:
+        aws.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)
+    except ClientError as error:
+        if _code(error) not in _CHANGED | _CONFLICT | _ABSENT:
+            raise
+        # The SDK repeats a call whose answer was lost, and then finds its own write.
+        if (found := read_object(aws, bucket, key)) and found[0] == body:
+            return
+        raise TransferFailed(f"s3://{bucket}/{key} was written by somebody else at the same time") from error
 
 
 def _write(

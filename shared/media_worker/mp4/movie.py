@@ -79,10 +79,9 @@ class Movie:
 
         def rank(number: int) -> tuple[bool, bool, Fraction]:
             track = self.tracks[number]
+            is_cover_image = track.table.count == 1
             length = Fraction(track.table.media_duration, track.timescale)
-            # `max` returns the first of several equal videos. A single sample is a cover image, not the video.
-            is_longer_than_one_sample = track.table.count > 1
-            enabled = is_enabled(track.box.need(b"tkhd"))
-            return enabled, is_longer_than_one_sample, Fraction(0) if track.is_video else length
+            # Videos have no rank by length: of several equal ones, `max` returns the first.
+            return is_enabled(track.box.need(b"tkhd")), not is_cover_image, Fraction(0) if track.is_video else length
 
         return max(videos or numbers, key=rank)
