@@ -1,5 +1,6 @@
 """What all tests share: clips made by ffmpeg itself, and looking at media again."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -20,12 +21,9 @@ os.environ.update(
 
 @pytest.fixture(autouse=True)
 def _same_process_for_all() -> Iterator[None]:
-    """A command run in the process sets signal handlers and silences the log: not for the tests that follow."""
-    from media_worker.telemetry import logger  # noqa: PLC0415 (it reads the environment that is set above)
-
-    level = logger.log_level
+    """Undo what a command does to its process: it sets signal handlers and disables logging."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    logger.setLevel(level)
+    logging.disable(logging.NOTSET)
     for number, handler in handlers.items():
         signal.signal(number, handler)

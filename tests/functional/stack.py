@@ -13,8 +13,7 @@ from media_worker.handlers import build_chunking_handler, build_reassembly_handl
 from media_worker.jobs import Job, read_job
 from media_worker.keys import build_final_key, build_output_segment_key, build_source_key, parse_segment_key
 from media_worker.settings import Settings
-
-from local.binaries import ffmpeg_path
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 INPUT, OUTPUT = "test-input", "test-output"
 ENVIRONMENT = {

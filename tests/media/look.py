@@ -7,7 +7,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from local.binaries import ffprobe_path
+from media_worker_cli.local.ffmpeg import ffprobe_path
+
 from tests.media.clips import ffmpeg
 
 

@@ -51,8 +51,12 @@ class JoinedMovie:
     tracks: tuple[JoinedTrack, ...]
 
 
-def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
+def concatenate(
+    movies: Sequence[Movie], rows: Sequence[Row], starts_s: Sequence[Fraction] | None = None
+) -> JoinedMovie:
     """The segments one after the other. `rows` are the matched tracks of `movies`.
+
+    `starts_s`: when each segment starts, in seconds. Without it, each starts when the video of the one before it ends.
 
     Raises:
         TracksDiffer: a segment cannot be joined with the others; names it.
@@ -60,7 +64,7 @@ def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
     """
     tracks = [_presented_parts(row, movies) for row in rows]
     main = tracks[_main_row(movies, rows)]
-    starts_s = _segment_starts_s(main)
+    starts_s = _segment_starts_s(main, starts_s)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
     return JoinedMovie(timescale, tuple(_concatenate_track(track, starts_s, timescale) for track in tracks))
 
@@ -87,6 +91,7 @@ class PresentedPart:
     media_start: int  # composition time of the first frame presented
     start: Fraction  # its presentation time in the segment
     length: int
+    last_frame: int  # composition time of the last frame presented
 
     def scaled_to(self, timescale: int) -> PresentedPart:
         """The same in another timescale. Times are rounded, not durations, so that rounding errors do not add up."""
@@ -94,8 +99,14 @@ class PresentedPart:
             return self
         ratio = Fraction(timescale, self.timescale)
         media_start = _rounded(self.media_start * ratio)
-        length = max(1, _rounded((self.media_start + self.length) * ratio) - media_start)
-        return PresentedPart(_scaled(self.table, ratio), timescale, media_start, self.start * ratio, length)
+        return PresentedPart(
+            _scaled(self.table, ratio),
+            timescale,
+            media_start,
+            self.start * ratio,
+            max(1, _rounded((self.media_start + self.length) * ratio) - media_start),
+            _rounded(self.last_frame * ratio),
+        )
 
 
 def _scaled(table: SampleTable, ratio: Fraction) -> SampleTable:
@@ -182,7 +193,8 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
     if media_start < composition_start or presents_hidden:
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
-    return PresentedPart(track.table, track.timescale, media_start, start, length)
+    presented = (time for time in track.table.last_composition_times() if time < media_start + length)
+    return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
 
 
 def _presented_length(
@@ -208,17 +220,26 @@ def _presented_length(
 # The timeline of the final
 
 
-def _segment_starts_s(main: _TrackParts) -> list[Fraction]:
-    """When each segment starts, in seconds, if its video starts where the video of the segment before it ends."""
+def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -> list[Fraction]:
+    """The time of the final that is 0 in each segment, in seconds.
+
+    The first frame of a segment is presented at its planned start. Without a plan, it is presented when the last frame
+    of the segment before it ends.
+    """
     starts_s: list[Fraction] = []
-    end_s: Fraction | None = None
+    end_s = Fraction(0)
+    last_s = Fraction(-1)  # when the last frame so far starts
     for index, part in enumerate(main.exact):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        start_s = part.start / part.timescale
-        video_start_s = start_s if end_s is None else end_s
-        starts_s.append(video_start_s - start_s)
-        end_s = video_start_s + Fraction(part.length, part.timescale)
+        planned = end_s if planned_s is None else planned_s[index]
+        first_s = part.start / part.timescale
+        start_s = first_s if index == 0 else planned
+        if start_s <= last_s:
+            raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
+        starts_s.append(start_s - first_s)
+        end_s = start_s + Fraction(part.length, part.timescale)
+        last_s = start_s + Fraction(part.last_frame - part.media_start, part.timescale)
     return starts_s
 
 
