@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
+from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import sub
 from typing import TYPE_CHECKING
 
 from .edit_list import PresentedRange, exact_movie_timescale, single_edit
@@ -25,7 +28,8 @@ from .samples import Runs, SampleTable, Timeline, concat_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MAX_TIMESCALE = 1 << 31
+# Larger timescales would leave too few seconds in a composition offset of 32 bits.
+MAX_TIMESCALE = 1 << 24
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
 type Row = tuple[Track | None, ...]  # one track of the final: its part in each segment
@@ -90,31 +94,55 @@ class PresentedPart:
     last_frame: int  # composition time of the last frame presented
 
     def scaled_to(self, timescale: int) -> PresentedPart:
-        """The same in a timescale that is a multiple of its own."""
-        factor = timescale // self.timescale
-        if factor == 1:
+        """The same in another timescale. Times are rounded, not durations, so that rounding errors do not add up."""
+        if timescale == self.timescale:
             return self
-        offsets = self.table.offsets
-        table = replace(
-            self.table,
-            durations=self.table.durations.scaled(factor),
-            offsets=None if offsets is None else offsets.scaled(factor),
-        )
+        ratio = Fraction(timescale, self.timescale)
+        media_start = _rounded(self.media_start * ratio)
         return PresentedPart(
-            table,
+            _scaled(self.table, ratio),
             timescale,
-            self.media_start * factor,
-            self.start * factor,
-            self.length * factor,
-            self.last_frame * factor,
+            media_start,
+            self.start * ratio,
+            max(1, _rounded((self.media_start + self.length) * ratio) - media_start),
+            _rounded(self.last_frame * ratio),
         )
+
+
+def _scaled(table: SampleTable, ratio: Fraction) -> SampleTable:
+    """A table with all times multiplied by `ratio`, to the nearest tick."""
+    offsets = table.offsets
+    if ratio.denominator == 1:
+        factor = ratio.numerator
+        scaled = None if offsets is None else offsets.scaled(factor)
+        return replace(table, durations=table.durations.scaled(factor), offsets=scaled)
+    decoded = Timeline.of(table.durations).all_times()
+    decoded.append(table.media_duration)
+    new_decoded = _all_rounded(decoded, ratio)
+    durations = Runs.from_values(max(1, after - before) for before, after in itertools.pairwise(new_decoded))
+    if offsets is None:
+        return replace(table, durations=durations)
+    new_composed = _all_rounded(table.all_composition_times(), ratio)
+    return replace(table, durations=durations, offsets=Runs.from_values(map(sub, new_composed, new_decoded)))
+
+
+def _all_rounded(times: array[int], ratio: Fraction) -> array[int]:
+    up, down = 2 * ratio.numerator, 2 * ratio.denominator
+    return array("q", ((time * up + ratio.denominator) // down for time in times))
+
+
+def _rounded(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class _TrackParts:
-    """A track of the final: its row, and what each segment presents of it in a common timescale (None: nothing)."""
+    """A track of the final: its row, and what each segment presents of it (None: nothing), as it is (`exact`) and in
+    a common timescale (`parts`).
+    """
 
     row: Row
+    exact: tuple[PresentedPart | None, ...]
     parts: tuple[PresentedPart | None, ...]
     timescale: int
 
@@ -126,14 +154,23 @@ def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
         else None
         for index, (track, movie) in enumerate(zip(row, movies, strict=True))
     ]
-    timescale = 1
-    for index, part in enumerate(parts):
-        timescale = math.lcm(timescale, part.timescale if part else 1)
-        if timescale > MAX_TIMESCALE:
-            raise TracksDiffer(index, "incompatible timescales: their common multiple exceeds 2^31")
+    timescale = common_timescale([part.timescale for part in parts if part])
     if not any(parts):
         timescale = next(track.timescale for track in row if track is not None)
-    return _TrackParts(row, tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+    return _TrackParts(row, tuple(parts), tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+
+
+def common_timescale(timescales: Sequence[int]) -> int:
+    """A timescale in which the ticks of all parts are whole numbers, or those of most parts if it would be too large.
+
+    Encoders that choose a timescale by themselves for each segment (10240, 10002, 19996) have no useful common multiple.
+    """
+    result = 1
+    for timescale, _ in Counter(timescales).most_common():
+        candidate = math.lcm(result, timescale)
+        if candidate <= MAX_TIMESCALE or result == 1:
+            result = candidate
+    return result
 
 
 def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is_last: bool) -> PresentedPart:
@@ -190,18 +227,19 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     of the segment before it ends.
     """
     starts_s: list[Fraction] = []
-    end = Fraction(0)
-    last = Fraction(-1)  # when the last frame so far starts
-    for index, part in enumerate(main.parts):
+    end_s = Fraction(0)
+    last_s = Fraction(-1)  # when the last frame so far starts
+    for index, part in enumerate(main.exact):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        planned = end if planned_s is None else planned_s[index] * main.timescale
-        start = part.start if index == 0 else planned
-        if start <= last:
+        planned = end_s if planned_s is None else planned_s[index]
+        first_s = part.start / part.timescale
+        start_s = first_s if index == 0 else planned
+        if start_s <= last_s:
             raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
-        starts_s.append((start - part.start) / main.timescale)
-        end = start + part.length
-        last = start + part.last_frame - part.media_start
+        starts_s.append(start_s - first_s)
+        end_s = start_s + Fraction(part.length, part.timescale)
+        last_s = start_s + Fraction(part.last_frame - part.media_start, part.timescale)
     return starts_s
 
 
