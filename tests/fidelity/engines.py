@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from media_worker.mp4.errors import Mp4Error
-from media_worker.mp4.join import plan_join
-from media_worker.mp4.movie import Movie, read_movie
-from media_worker.mp4.origin import ORIGIN_UUID
-from media_worker.mp4.split import lay_out, plan_split
+from media_worker.mp4 import Movie, Mp4Error, lay_out, plan_join, plan_split, read_movie
+from media_worker.mp4.provenance import PROVENANCE_UUID
 
 from .handlers import auto_engine, ffmpeg_engine
 from .outcome import Engine, Outcome, Refused
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
     from pathlib import Path
 
-    from media_worker.mp4.source import Read
+    from media_worker.mp4 import Read
 
 
 def reader(path: Path) -> Read:
@@ -57,7 +54,7 @@ def join_files(segments: tuple[Path, ...], final: Path) -> Path:
     reads = [reader(path) for path in segments]
     with final.open("wb") as file:
         file.write(layout.header)
-        file.writelines(reads[each.segment_index](each.offset, each.length) for each in layout.ranges)
+        file.writelines(reads[each.source](each.offset, each.length) for each in layout.ranges)
     return final
 
 
@@ -75,7 +72,7 @@ def splice_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> O
         segments = split_file(source, folder, segment_duration_s)
         for path in segments:
             data = path.read_bytes()
-            path.write_bytes(data.replace(b"uuid" + ORIGIN_UUID, b"free" + ORIGIN_UUID))
+            path.write_bytes(data.replace(b"uuid" + PROVENANCE_UUID, b"free" + PROVENANCE_UUID))
         return Outcome(segments, join_files(segments, folder / "final.mp4"))
     except Mp4Error as error:
         raise Refused(str(error)) from error

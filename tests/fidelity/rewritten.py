@@ -11,36 +11,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from media_worker.mp4.boxes import Box, mdat_header
-from media_worker.mp4.edits import Edit
-from media_worker.mp4.places import Chunks, Sizes
-from media_worker.mp4.runs import Runs
-from media_worker.mp4.writer import NewMovie, NewTrack, build_header, moov_box
+from media_worker.mp4.edit_list import Edit
+from media_worker.mp4.samples import Chunks, Runs, SampleTable, Sizes
+from media_worker.mp4.writer import build_header, build_moov
 
 from .engines import read_file
 
 if TYPE_CHECKING:
-    from media_worker.mp4.movie import Movie, Track
-    from media_worker.mp4.tables import SampleTable
+    from media_worker.mp4 import Movie, Track
 
 type Rewrite = Callable[[Path], bytes]
 
 
-def _new(track: Track, table: SampleTable | None = None, edits: Iterable[Edit] | None = None) -> NewTrack:
-    return NewTrack(
-        track.box,
-        track.timescale,
-        track.descriptions,
-        track.edits if edits is None else tuple(edits),
-        track.table if table is None else table,
+def _new(track: Track, table: SampleTable | None = None, edits: Iterable[Edit] | None = None) -> Track:
+    return replace(
+        track,
+        edits=track.edits if edits is None else tuple(edits),
+        table=track.table if table is None else table,
     )
 
 
-def _file(movie: Movie, tracks: Iterable[NewTrack], media: bytes) -> bytes:
-    new = NewMovie(movie.ftyp, movie.box, movie.timescale, tuple(tracks))
-    return build_header(new, len(media)) + media
+def _file(movie: Movie, tracks: Iterable[Track], media: bytes) -> bytes:
+    return build_header(replace(movie, tracks=tuple(tracks)), len(media)) + media
 
 
-def _with_whole_file_as_media(path: Path, tracks: Callable[[Movie], Iterable[NewTrack]]) -> bytes:
+def _with_whole_file_as_media(path: Path, tracks: Callable[[Movie], Iterable[Track]]) -> bytes:
     """The old file becomes the media of the new one, so that all chunk offsets stay right."""
     return _file(movie := read_file(path), tracks(movie), path.read_bytes())
 
@@ -149,8 +144,7 @@ def _media_first(path: Path, *, front: bytes | None, wide: bool) -> bytes:
     movie, media = read_file(path), path.read_bytes()
     head = Box(b"ftyp", movie.ftyp or b"").to_bytes() + front if front is not None else b""
     head += struct.pack(">I4sQ", 1, b"mdat", 16 + len(media)) if wide else mdat_header(len(media))
-    new = NewMovie(movie.ftyp, movie.box, movie.timescale, tuple(map(_new, movie.tracks)))
-    return head + media + moov_box(new, len(head), wide=wide).to_bytes()
+    return head + media + build_moov(movie, len(head), wide=wide).to_bytes()
 
 
 def large_offsets(path: Path) -> bytes:
@@ -166,7 +160,7 @@ def without_ftyp(path: Path) -> bytes:
 def with_empty_track(path: Path) -> bytes:
     """A track without samples beside the others."""
 
-    def tracks(movie: Movie) -> Iterable[NewTrack]:
+    def tracks(movie: Movie) -> Iterable[Track]:
         yield from map(_new, movie.tracks)
         tkhd = movie.tracks[0].box.need(b"tkhd")
         renumbered = Box(b"tkhd", bytes(tkhd.payload[:12]) + struct.pack(">I", 99) + bytes(tkhd.payload[16:]))

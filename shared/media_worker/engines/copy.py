@@ -15,11 +15,7 @@ from media_worker.byte_ranges import Content, plan_parts
 from media_worker.deadline import Deadline
 from media_worker.final import announcing
 from media_worker.keys import build_segment_key
-from media_worker.mp4.errors import Unsupported
-from media_worker.mp4.join import plan_join
-from media_worker.mp4.reader import Movie, read_movie
-from media_worker.mp4.split import lay_out, plan_split
-from media_worker.mp4.writer import Layout
+from media_worker.mp4 import Layout, Movie, Unsupported, lay_out, plan_join, plan_split, read_movie
 from media_worker.s3 import Source, StoredObject, Target, read_range, write_once
 from media_worker.telemetry import Steps, logger, submit
 

@@ -1,31 +1,40 @@
-"""MP4 files by their index alone: read it, cut a film in pieces, join pieces to a film. Pure: no network, no programs.
+"""Splitting and joining MP4 files by their index alone. Pure: no network, no subprocess.
 
-    movie = read_movie(read, size_bytes)             `read(offset, length)` is the only way to the file
+    movie = read_movie(read, size_bytes)             `read(offset, length)` reads the file
     plan = plan_split(movie, Fraction(300))          where to cut; `plan.total_segments`
-    layout = lay_out(movie, plan, segment_index)     one segment: header bytes, then byte ranges of the source
-    final = plan_join(movies)                        the film: header bytes, then byte ranges of the segments
-    differences(final.summary, summary_of(read_back, size_bytes))    nothing, or what went wrong
+    layout = lay_out(movie, plan, segment_index)     a segment: header bytes, then byte ranges of the source
+    final = plan_join(movies)                        the final: header bytes, then byte ranges of the segments
+    differences(final.summary, summary_of(read_back, size_bytes))    empty if the file is as planned
 
-`Unsupported` means that another engine should try, `BrokenFile` that the file contradicts itself, `TracksDiffer`
-that a segment does not fit the others.
+The modules, from the bottom up:
+
+    boxes, errors                the box tree
+    samples, stbl, edit_list     the tables of a track: model, parsers and builders
+    movie                        a movie and its tracks
+    fragments, reader            reading a file
+    writer, summary              writing a file: header and byte ranges
+    provenance                   what a segment says about its source
+    split, join, concat          which samples go where
+
+Errors: `Unsupported` (ffmpeg may be able to do it), `BrokenFile` (the file contradicts itself) and `TracksDiffer` (a
+segment cannot be joined with the others).
 """
 
 from .errors import BrokenFile, Mp4Error, TracksDiffer, Unsupported
-from .join import FinalLayout, SegmentRange, plan_join
-from .movie import Movie, Track, read_movie
-from .ranges import ByteRange
-from .split import SegmentLayout, SplitPlan, lay_out, plan_split
+from .join import plan_join
+from .movie import Movie, Track
+from .reader import Read, read_movie
+from .split import SplitPlan, lay_out, plan_split
 from .summary import MovieSummary, TrackSummary, differences, summary_of
+from .writer import Layout
 
 __all__ = [
     "BrokenFile",
-    "ByteRange",
-    "FinalLayout",
+    "Layout",
     "Movie",
     "MovieSummary",
     "Mp4Error",
-    "SegmentLayout",
-    "SegmentRange",
+    "Read",
     "SplitPlan",
     "Track",
     "TrackSummary",

@@ -1,9 +1,9 @@
-"""What can be wrong with an MP4 file, in three words.
+"""The errors of this package.
 
 Mp4Error
-├── Unsupported     legal (or not MP4 at all), but not for this engine: hand it to ffmpeg, and log the reason
-├── BrokenFile      contradicts itself: tables larger than their box, no index, offsets that overflow
-└── TracksDiffer    segments that cannot be one film; names the segment
+├── Unsupported     valid, or not an MP4 at all, but this package cannot rewrite it; ffmpeg may be able to
+├── BrokenFile      contradicts itself: a table larger than its box, no index, offsets that overflow
+└── TracksDiffer    the segments cannot be joined into one movie; names the segment
 """
 
 import struct
@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 
 class Mp4Error(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base class of the errors that this package raises about a file."""
 
 
 class Unsupported(Mp4Error):
-    """The file may well be sound, but its index cannot be rewritten exactly."""
+    """The file may be valid, but its index cannot be rewritten exactly."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -32,22 +32,22 @@ class BrokenFile(Mp4Error):
 
 
 class TracksDiffer(Mp4Error):
-    """One segment does not fit the first one."""
+    """A segment cannot be joined with the other segments."""
 
     def __init__(self, segment_index: int, reason: str) -> None:
-        super().__init__(f"segment {segment_index} does not fit the others: {reason}")
+        super().__init__(f"segment {segment_index} cannot be joined with the others: {reason}")
         self.segment_index = segment_index
         self.reason = reason
 
 
 @contextmanager
-def numbers_that_fit() -> Iterator[None]:
-    """A time or offset that no box can hold is a reason to leave the file alone, wherever it turns up.
+def overflow_is_unsupported() -> Iterator[None]:
+    """Turn an integer overflow into `Unsupported`.
 
-    Only nonsense has such numbers (a sample of 20 hours, an edit list beyond all media), so they are not looked for
-    in each place; the integers of `array` and `struct` know their limits.
+    Only damaged or hostile files have times and offsets that no box can hold, such as one sample of 20 hours. The
+    integers of `array` and `struct` have limits, so the code that computes with them does not check each number.
     """
     try:
         yield
     except (OverflowError, struct.error) as error:
-        raise Unsupported("times or sizes that do not fit the format") from error
+        raise Unsupported("a time, size or offset exceeds what an MP4 file can store") from error

@@ -1,40 +1,81 @@
-"""Fragmented files: sample tables spread over `moof` boxes (ISO/IEC 14496-12, 8.8).
+"""Movie fragments: samples described by `moof` boxes instead of `moov` (ISO/IEC 14496-12, 8.8).
 
-They are gathered into the tables that a file without fragments has; the media stays where it is. Each fragment costs
-one read, of about the size of the last `moof`.
+The samples of all fragments are collected into the sample tables that a file without fragments has. The media stays
+where it is. This module parses; the reader fetches the `moof` boxes.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .boxes import Box, parse_boxes, unpack, version_and_flags
+from .edit_list import EMPTY, Edit, exact_movie_timescale
 from .errors import BrokenFile, Unsupported
-from .gathering import Gathered, Run
-from .source import TopBox, Window
-from .stbl import integers
+from .samples import Chunks, Runs, SampleTable, Sizes, concat_tables
+from .stbl import parse_integers, refuse_encryption
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Sequence
 
-MAX_FRAGMENTS = 100_000
-MAX_MOOF_BYTES = 64 << 20
-MIN_PEEK_BYTES, MAX_PEEK_BYTES = 1 << 10, 1 << 16
+    from .movie import Track
+
+# 37 hours of 60 fps. A run without per-sample fields takes no space in the file, but 16 bytes per sample in memory.
+MAX_SAMPLES = 8_000_000
+MAX_DURATION = (1 << 31) - 1
 _U32, _U64, _I32 = struct.Struct(">I"), struct.Struct(">Q"), struct.Struct(">i")
 _TREX = struct.Struct(">4xIIIII")
 
-# tfhd flags (8.8.7)
-BASE_DATA_OFFSET, DESCRIPTION, DURATION, SIZE, FLAGS = 0x1, 0x2, 0x8, 0x10, 0x20
-BASE_IS_MOOF = 0x20000
-# trun flags (8.8.8)
-DATA_OFFSET, FIRST_FLAGS, EACH_DURATION, EACH_SIZE, EACH_FLAGS, EACH_OFFSET = 0x1, 0x4, 0x100, 0x200, 0x400, 0x800
+# Flags of tfhd (8.8.7)
+_BASE_DATA_OFFSET, _DESCRIPTION, _DURATION, _SIZE, _FLAGS = 0x1, 0x2, 0x8, 0x10, 0x20
+_BASE_IS_MOOF = 0x20000
+# Flags of trun (8.8.8)
+_DATA_OFFSET, _FIRST_FLAGS = 0x1, 0x4
+_EACH_DURATION, _EACH_SIZE, _EACH_FLAGS, _EACH_OFFSET = 0x100, 0x200, 0x400, 0x800
+# Sample flags (8.8.3.1). Some writers only set "depends on others" on samples that are not sync samples.
+_NON_SYNC, _DEPENDS_ON_OTHERS = 0x10000, 0x1000000
+
+type Column = array[int] | int
 
 
 @dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a sample is like unless its run says otherwise: `trex`, and on top of it `tfhd`."""
+class Moof:
+    """A `moof` box: its offset in the file and its payload."""
+
+    offset: int
+    payload: bytes
+
+
+def has_fragments(moov: Box) -> bool:
+    """Whether the file may have fragments."""
+    return moov.find(b"mvex") is not None
+
+
+def with_fragments(
+    moov: Box, tracks: Sequence[Track], movie_timescale: int, moofs: Iterable[Moof]
+) -> tuple[tuple[Track, ...], int]:
+    """The tracks of `moov` with the samples of all fragments, and a movie timescale in which their delays are exact.
+
+    Raises:
+        Unsupported: the fragments cannot be described by one sample table, or players disagree about them.
+        BrokenFile: a fragment contradicts itself.
+    """
+    collected = _collect_samples(moov, moofs)
+    timescale = exact_movie_timescale([movie_timescale, *(track.timescale for track in tracks)])
+    return tuple(
+        _whole(track, collected.get(track.track_id), movie_timescale, timescale) for track in tracks
+    ), timescale
+
+
+# Parsing
+
+
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """The values of a sample that its run does not specify, from `trex` and `tfhd`."""
 
     description: int
     duration: int
@@ -42,113 +83,223 @@ class Defaults:
     flags: int
 
 
-def has_fragments(moov: Box) -> bool:
-    """Whether the `moov` announces fragments."""
-    return moov.find(b"mvex") is not None
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The samples of a `trun` box. A column is an array, or the value that all samples share."""
+
+    count: int
+    durations: Column
+    sizes: Column
+    flags: Column
+    first_flags: int | None
+    offsets: Column
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of media in the run."""
+        return self.count * self.sizes if isinstance(self.sizes, int) else sum(self.sizes)
 
 
-def parse_defaults(moov: Box) -> dict[int, Defaults]:
-    """For each track its `trex`."""
-    found = {}
-    for trex in moov.need(b"mvex").find_all(b"trex"):
-        track_id, *values = unpack(_TREX, trex)
-        found[track_id] = Defaults(*values)
-    return found
-
-
-def read_fragments(
-    window: Window, offset: int, defaults: dict[int, Defaults], on_moof: Callable[[bytes], None]
-) -> dict[int, Gathered]:
-    """The samples of all fragments behind `offset`, for each track number."""
-    tracks = {track_id: Gathered() for track_id in defaults}
-    for moof, payload in _moofs(window, offset):
-        on_moof(payload)
-        data_at = moof.offset  # where the media of the next run lies unless it says so
-        for traf in Box(b"moof", children=parse_boxes(memoryview(payload), b"moof")).find_all(b"traf"):
-            data_at = _add_traf(tracks, defaults, traf, moof.offset, data_at)
+def _collect_samples(moov: Box, moofs: Iterable[Moof]) -> dict[int, _Samples]:
+    """The samples of all fragments for each track id."""
+    defaults = _parse_defaults(moov)
+    tracks = {track_id: _Samples() for track_id in defaults}
+    for moof in moofs:
+        data_offset = moof.offset  # of the next run, unless the run has its own
+        for traf in Box(b"moof", children=parse_boxes(memoryview(moof.payload), b"moof")).find_all(b"traf"):
+            data_offset = _add_traf(tracks, defaults, traf, moof.offset, data_offset)
     return tracks
 
 
-def _moofs(window: Window, offset: int) -> Iterator[tuple[TopBox, bytes]]:
-    """Every `moof` with its payload."""
-    peek_bytes, count = MAX_PEEK_BYTES, 0
-    while (header := window.header_at(offset, peek_bytes)) is not None:
-        size_bytes = window.size_bytes - offset if header.size_bytes is None else header.size_bytes
-        if header.kind == b"moof":
-            if size_bytes > MAX_MOOF_BYTES or offset + size_bytes > window.size_bytes or count > MAX_FRAGMENTS:
-                raise BrokenFile("a fragment that is cut short, or far too many")
-            box = TopBox(header.kind, offset, header.header_bytes, size_bytes)
-            yield box, window.bytes_at(box.payload_offset, box.payload_bytes)
-            peek_bytes = min(max(2 * size_bytes, MIN_PEEK_BYTES), MAX_PEEK_BYTES)
-            count += 1
-        offset += size_bytes
-        if window.jumps > 2 * MAX_FRAGMENTS:
-            raise Unsupported("too many pieces in the file")
+def _parse_defaults(moov: Box) -> dict[int, _Defaults]:
+    """The `trex` of each track id."""
+    found = {}
+    for trex in moov.need(b"mvex").find_all(b"trex"):
+        track_id, *values = unpack(_TREX, trex)
+        found[track_id] = _Defaults(*values)
+    return found
 
 
-def _add_traf(tracks: dict[int, Gathered], defaults: dict[int, Defaults], traf: Box, moof_at: int, data_at: int) -> int:
-    """The samples of one track in one fragment. Answers where its media ends."""
-    for kind in (b"senc", b"saiz", b"saio"):
-        if traf.find(kind):
-            raise Unsupported("auxiliary information beside the samples (encryption)")
+def _add_traf(
+    tracks: dict[int, _Samples], defaults: dict[int, _Defaults], traf: Box, moof_offset: int, data_offset: int
+) -> int:
+    """Add the samples of one track in one fragment. Returns where their media ends."""
+    refuse_encryption(traf)
     tfhd = traf.need(b"tfhd")
     (track_id,) = unpack(_U32, tfhd, 4)
     if track_id not in tracks:
-        raise BrokenFile(f"a fragment of track {track_id}, which is not there")
-    base, default = _parse_tfhd(tfhd, defaults[track_id], moof_at, data_at)
-    gathered = tracks[track_id]
+        raise BrokenFile(f"a fragment belongs to track {track_id}, which does not exist")
+    base, default = _parse_tfhd(tfhd, defaults[track_id], moof_offset, data_offset)
+    samples = tracks[track_id]
     if (tfdt := traf.find(b"tfdt")) is not None:
-        gathered.continue_at(unpack(_U64 if version_and_flags(tfdt)[0] else _U32, tfdt, 4)[0])
-    data_at = base
+        samples.continue_at(unpack(_U64 if version_and_flags(tfdt)[0] else _U32, tfdt, 4)[0])
+    data_offset = base
     for trun in traf.find_all(b"trun"):
         run, offset = _parse_trun(trun, default)
-        data_at = data_at if offset is None else base + offset
-        if data_at < 0:
-            raise BrokenFile("a fragment with media in front of the file")
-        gathered.add(run, data_at, default.description)
-        data_at += run.size_bytes
-    return data_at
+        data_offset = data_offset if offset is None else base + offset
+        if data_offset < 0:
+            raise BrokenFile("a fragment has media before the start of the file")
+        samples.add(run, data_offset, default.description)
+        data_offset += run.size_bytes
+    return data_offset
 
 
-def _parse_tfhd(tfhd: Box, default: Defaults, moof_at: int, data_at: int) -> tuple[int, Defaults]:
-    """Where offsets count from, and the defaults of this fragment."""
+def _parse_tfhd(tfhd: Box, default: _Defaults, moof_offset: int, data_offset: int) -> tuple[int, _Defaults]:
+    """The base of data offsets, and the defaults of this fragment."""
     _, flags = version_and_flags(tfhd)
-    base = moof_at if flags & BASE_IS_MOOF else data_at
+    base = moof_offset if flags & _BASE_IS_MOOF else data_offset
     at = 8
-    if flags & BASE_DATA_OFFSET:
+    if flags & _BASE_DATA_OFFSET:
         (base,) = unpack(_U64, tfhd, at)
         at += 8
     values = [default.description, default.duration, default.size, default.flags]
-    for number, flag in enumerate((DESCRIPTION, DURATION, SIZE, FLAGS)):
+    for number, flag in enumerate((_DESCRIPTION, _DURATION, _SIZE, _FLAGS)):
         if flags & flag:
             (values[number],) = unpack(_U32, tfhd, at)
             at += 4
-    return base, Defaults(*values)
+    return base, _Defaults(*values)
 
 
-def _parse_trun(trun: Box, default: Defaults) -> tuple[Run, int | None]:
-    """The samples of one run, and its data offset."""
+def _parse_trun(trun: Box, default: _Defaults) -> tuple[_Run, int | None]:
+    """The samples of one run, and its data offset if it has one."""
     _version, flags = version_and_flags(trun)
     (count,) = unpack(_U32, trun, 4)
     at, offset, first_flags = 8, None, None
-    if flags & DATA_OFFSET:
+    if flags & _DATA_OFFSET:
         (offset,) = unpack(_I32, trun, at)
         at += 4
-    if flags & FIRST_FLAGS:
+    if flags & _FIRST_FLAGS:
         (first_flags,) = unpack(_U32, trun, at)
         at += 4
-    present = [flag for flag in (EACH_DURATION, EACH_SIZE, EACH_FLAGS, EACH_OFFSET) if flags & flag]
+    present = [flag for flag in (_EACH_DURATION, _EACH_SIZE, _EACH_FLAGS, _EACH_OFFSET) if flags & flag]
     columns = {
-        # Composition offsets are signed in version 1, and written so in version 0 as well.
-        flag: integers("i" if flag == EACH_OFFSET else "I", trun, at, count * len(present))[number :: len(present)]
+        # Composition offsets are signed in version 1, and some writers store signed ones in version 0 too.
+        flag: parse_integers("i" if flag == _EACH_OFFSET else "I", trun, at, count * len(present))[
+            number :: len(present)
+        ]
         for number, flag in enumerate(present)
     }
-    run = Run(
+    run = _Run(
         count=count,
-        durations=columns.get(EACH_DURATION, default.duration),
-        sizes=columns.get(EACH_SIZE, default.size),
-        flags=columns.get(EACH_FLAGS, default.flags),
+        durations=columns.get(_EACH_DURATION, default.duration),
+        sizes=columns.get(_EACH_SIZE, default.size),
+        flags=columns.get(_EACH_FLAGS, default.flags),
         first_flags=first_flags,
-        offsets=columns.get(EACH_OFFSET, 0),
+        offsets=columns.get(_EACH_OFFSET, 0),
     )
     return run, offset
+
+
+# Collecting samples
+
+
+@dataclass(slots=True)
+class _Samples:
+    """The samples of one track in the fragments so far."""
+
+    start_time: int | None = None  # decode time of the first sample, from tfdt
+    now: int = 0  # decode time of the next sample
+    durations: array[int] = field(default_factory=lambda: array("I"))
+    sizes: array[int] = field(default_factory=lambda: array("I"))
+    offsets: array[int] = field(default_factory=lambda: array("i"))
+    sync: array[int] = field(default_factory=lambda: array("Q"))
+    chunk_offsets: array[int] = field(default_factory=lambda: array("Q"))
+    chunk_counts: array[int] = field(default_factory=lambda: array("I"))
+    descriptions: array[int] = field(default_factory=lambda: array("I"))
+
+    def continue_at(self, time: int) -> None:
+        """Set the decode time of the next sample. The duration of the last sample is extended over a gap."""
+        if not self.durations:
+            self.start_time = self.now = time
+            return
+        last = self.durations[-1] + time - self.now
+        if not 0 <= last <= MAX_DURATION:
+            raise Unsupported("the decode times of fragments overlap or have a gap of more than 31 bits")
+        self.durations[-1] = last
+        self.now = time
+
+    def add(self, run: _Run, data_offset: int, description: int) -> None:
+        """Append a run whose media starts at `data_offset`."""
+        if not run.count:
+            return
+        if len(self.sizes) + run.count > MAX_SAMPLES:
+            raise Unsupported(f"the fragments have more than {MAX_SAMPLES} samples")
+        first = len(self.sizes)
+        self.durations.extend(_expanded("I", run.durations, run.count))
+        self.sizes.extend(_expanded("I", run.sizes, run.count))
+        self.offsets.extend(_expanded("i", run.offsets, run.count))
+        flags = _expanded("I", run.flags, run.count)
+        if run.first_flags is not None:
+            flags[0] = run.first_flags
+        self.sync.extend(first + n for n, flag in enumerate(flags) if not flag & (_NON_SYNC | _DEPENDS_ON_OTHERS))
+        self.chunk_offsets.append(data_offset)
+        self.chunk_counts.append(run.count)
+        self.descriptions.append(description)
+        self.now += sum(self.durations[first:])
+
+    def to_table(self, *, all_sync: bool) -> SampleTable:
+        """The samples as a table. `all_sync`: every sample is a sync sample, whatever the flags say."""
+        if max(self.durations, default=0) > MAX_DURATION:
+            raise BrokenFile("a sample duration overflows 31 bits")
+        if min(self.offsets, default=0) < 0:
+            # By the standard, the first frame is presented at its time. ffmpeg, in fragmented files only, delays it.
+            raise Unsupported("fragments with negative composition offsets: players disagree about their start time")
+        is_sync = all_sync or len(self.sync) == len(self.sizes)
+        return SampleTable(
+            durations=Runs.from_values(self.durations),
+            offsets=Runs.from_values(self.offsets) if any(self.offsets) else None,
+            sizes=Sizes.of(self.sizes),
+            sync=None if is_sync else self.sync,
+            chunks=Chunks.of(self.chunk_offsets, self.chunk_counts, Runs.from_values(self.descriptions)),
+        )
+
+
+def _expanded(code: str, column: Column, count: int) -> array[int]:
+    return array(code, [column]) * count if isinstance(column, int) else array(code, column)
+
+
+# The tracks as if the file had no fragments
+
+
+def _whole(track: Track, samples: _Samples | None, old_timescale: int, timescale: int) -> Track:
+    if samples is None or not samples.sizes:
+        edits = tuple(replace(edit, duration=edit.duration * timescale // old_timescale) for edit in track.edits)
+        return replace(track, edits=edits)
+    table = samples.to_table(all_sync=track.handler == b"soun")
+    start = samples.start_time or 0
+    if track.table.count:  # a hybrid file: moov has samples too, and the fragments follow them
+        gap = start - track.table.media_duration if samples.start_time is not None else 0
+        table, start = _append(track.table, table, gap), 0
+    return replace(track, table=table, edits=_edits(track, table, start, old_timescale, timescale))
+
+
+def _append(table: SampleTable, more: SampleTable, gap: int) -> SampleTable:
+    last = table.durations[table.count - 1] + gap
+    if last < 0:
+        raise Unsupported("the first fragment begins before the samples in moov end")
+    return concat_tables([replace(table, durations=table.durations.with_last(last)), more])
+
+
+def _edits(track: Track, table: SampleTable, start: int, old_timescale: int, timescale: int) -> tuple[Edit, ...]:
+    """The edit list for media that begins at 0 instead of `start`.
+
+    In a fragmented file, the duration in the edit list is that of the samples in `moov`, or 0. Players present all
+    samples.
+    """
+    delays = [edit.duration for edit in track.edits if edit.is_empty]
+    media_times = [edit.media_time for edit in track.edits if not edit.is_empty]
+    is_simple = len(media_times) == 1 and len(delays) <= 1 and (not delays or track.edits[0].is_empty)
+    if track.edits and not is_simple:
+        raise Unsupported("a fragmented file whose edit list has several parts")
+    media_time = media_times[0] - start if media_times else -start
+    if media_time == 0 and not track.edits:
+        return ()
+    delay_s = Fraction(sum(delays), old_timescale) + Fraction(max(0, -media_time), track.timescale)
+    media_time = max(0, media_time)
+    if track.is_video and media_time > table.composition_start():
+        # ffmpeg applies such an edit list in files without fragments and ignores it in fragmented ones.
+        raise Unsupported("a fragmented file whose edit list hides the first frames: players disagree about them")
+    length_s = Fraction(max(0, table.composition_end() - media_time), track.timescale)
+    delay, end = round(delay_s * timescale), round((delay_s + length_s) * timescale)
+    edit = Edit(end - delay, media_time)
+    return (Edit(delay, EMPTY), edit) if delay else (edit,)

@@ -1,88 +1,274 @@
-"""Joining segments: their headers in, one header and the byte ranges to copy out.
+"""Joining segments into one movie: their indexes in, one header and the byte ranges of the segments out.
 
-Untouched segments carry a note of where they were cut from (`origin`); when all of them do and none was changed, the
-result is the source's own index again. Else the pieces are laid end to end by their own times (`splice`).
+Segments that nobody changed are restored to the source's own tracks, by their provenance. Other segments, such as
+re-encoded ones, are matched track by track and concatenated by their own times (`concat`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from .errors import numbers_that_fit
-from .origin import is_origin_box
-from .ranges import RangeMap, ranges_of
-from .restore import restore
-from .splice import splice
-from .summary import MovieSummary, summary_of
-from .tables import concat_tables
-from .writer import NewMovie, NewTrack, build_header
+from .concat import JoinedMovie, JoinedTrack, Row, concatenate
+from .errors import TracksDiffer, overflow_is_unsupported
+from .provenance import Provenance, digest_of, find_provenance, without_provenance
+from .samples import Runs, concat_tables
+from .writer import Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .movie import Movie
-    from .pieces import JointTrack
+    from .boxes import Box
+    from .movie import Movie, Track
+    from .samples import SampleTable
 
-# Bytes between samples (a moov at the end, padding, dropped packets) that are copied along rather than cut out:
-# every further range is a further request.
+# Bytes between samples (a moov at the end, padding, dropped packets) that are copied with them: each further byte range
+# is a further request.
 DEFAULT_MAX_GAP_BYTES = 1 << 16
+# Writers drop tracks without samples. Subtitles, timecodes and other sparse tracks often have none in a segment.
+_NEVER_MISSING = frozenset({b"vide", b"soun"})
+_TKHD_MATRIX = slice(-44, -8)  # transformation matrix; width and height follow it
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentRange:
-    """`length` bytes from `offset` of one segment."""
+@overflow_is_unsupported()
+def plan_join(movies: Sequence[Movie], max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES) -> Layout:
+    """The layout of the movie that all segments make up, in this order. The sources of its ranges are the segments.
 
-    segment_index: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class FinalLayout:
-    """The joined film, ready to be put together: `header`, then these ranges, in this order."""
-
-    header: bytes
-    ranges: tuple[SegmentRange, ...]
-    is_restored: bool  # the source's own timeline, sample for sample
-    summary: MovieSummary  # what a reader has to find in the finished file
-
-    @property
-    def media_bytes(self) -> int:
-        """Bytes behind the header."""
-        return sum(each.length for each in self.ranges)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the finished film."""
-        return len(self.header) + self.media_bytes
-
-
-@numbers_that_fit()
-def plan_join(movies: Sequence[Movie], max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES) -> FinalLayout:
-    """One film of all segments, in this order. Raises `TracksDiffer` for a segment that does not fit."""
+    Raises:
+        TracksDiffer: a segment cannot be joined with the others; names it.
+        Unsupported: an edit list of a segment cannot be joined.
+    """
     if not movies:
-        raise ValueError("nothing to join")
-    restored = restore(movies)
-    joint = restored or splice(movies)
-    maps = [ranges_of((track.tables[index] for track in joint.tracks), max_gap_bytes) for index in range(len(movies))]
-    bases = list(accumulate((each.total_bytes for each in maps), initial=0))
-    tracks = tuple(_placed(track, maps, bases) for track in joint.tracks)
-    box = joint.box.with_children(tuple(child for child in joint.box.children or () if not is_origin_box(child)))
-    film = NewMovie(movies[0].ftyp, box, joint.timescale, tracks)
-    header = build_header(film, bases[-1])
-    ranges = tuple(
-        SegmentRange(index, each.offset, each.length) for index, part in enumerate(maps) for each in part.ranges
-    )
-    summary = summary_of(film, len(header) + bases[-1])
-    return FinalLayout(header, ranges, restored is not None, summary)
-
-
-def _placed(track: JointTrack, maps: Sequence[RangeMap], bases: Sequence[int]) -> NewTrack:
-    """All pieces of a track as one, at their places in the final file."""
-    placed = [
-        replace(table, chunks=places.moved(table.chunks, base))
-        for table, places, base in zip(track.tables, maps, bases, strict=False)
+        raise ValueError("there are no segments to join")
+    restored = _restore(movies)
+    joined = restored or concatenate(movies, match_tracks(movies))
+    media = [
+        media_ranges((track.tables[index] for track in joined.tracks), max_gap_bytes, source=index)
+        for index in range(len(movies))
     ]
-    return NewTrack(track.box, track.timescale, track.descriptions, track.edits, concat_tables(placed))
+    bases = list(accumulate((each.total_bytes for each in media), initial=0))
+    final = replace(
+        movies[0],
+        box=without_provenance(movies[0].box),
+        timescale=joined.timescale,
+        tracks=tuple(_finished(track, media, bases) for track in joined.tracks),
+    )
+    ranges = [each for segment in media for each in segment.ranges]
+    return layout_of(final, ranges, is_restored=restored is not None)
+
+
+def _finished(joined: JoinedTrack, media: Sequence[MediaRanges], bases: Sequence[int]) -> Track:
+    """The track with all samples at their offsets in the final."""
+    moved = [
+        replace(table, chunks=ranges.moved(table.chunks, base))
+        for table, ranges, base in zip(joined.tables, media, bases, strict=False)
+    ]
+    return replace(joined.track, table=concat_tables(moved))
+
+
+# Restoring unchanged segments
+
+
+def _restore(movies: Sequence[Movie]) -> JoinedMovie | None:
+    """The source's tracks, or None unless all of its segments are there, in order and unchanged."""
+    provenances = [find_provenance(movie.box) for movie in movies]
+    known = [provenance for provenance in provenances if provenance is not None]
+    if len(known) < len(movies) or not _is_whole_source(movies, known):
+        return None
+    tracks = [_restored_track(movies, known, number) for number in range(len(movies[0].tracks))]
+    return JoinedMovie(known[0].movie_timescale, tuple(tracks))
+
+
+def _is_whole_source(movies: Sequence[Movie], provenances: Sequence[Provenance]) -> bool:
+    source = provenances[0].source
+    for index, (movie, provenance) in enumerate(zip(movies, provenances, strict=True)):
+        expected = (source, len(movies), index)
+        if (provenance.source, provenance.total_segments, provenance.segment_index) != expected:
+            return False
+        if provenance.digest != digest_of(movie.tracks) or len(movie.tracks) != len(provenances[0].tracks):
+            return False
+    return all(_is_whole_track(movies, provenances, number) for number in range(len(provenances[0].tracks)))
+
+
+def _is_whole_track(movies: Sequence[Movie], provenances: Sequence[Provenance], number: int) -> bool:
+    """Whether the parts of a track are alike, and each starts with the sample at which the one before it ends."""
+    sample = 0
+    first = movies[0].tracks[number]
+    for movie, provenance in zip(movies, provenances, strict=True):
+        track = movie.tracks[number]
+        is_alike = (track.track_id, track.descriptions) == (first.track_id, first.descriptions)
+        if not is_alike or len(provenance.tracks) != len(movie.tracks):
+            return False
+        if provenance.tracks[number].first_sample != sample:
+            return False
+        sample += track.table.count
+    return True
+
+
+def _restored_track(movies: Sequence[Movie], provenances: Sequence[Provenance], number: int) -> JoinedTrack:
+    tables = tuple(
+        _without_shift(movie.tracks[number].table, provenance.tracks[number].offset_shift)
+        for movie, provenance in zip(movies, provenances, strict=True)
+    )
+    return JoinedTrack(replace(movies[0].tracks[number], edits=provenances[0].tracks[number].edits), tables)
+
+
+def _without_shift(table: SampleTable, shift: int) -> SampleTable:
+    if not shift or table.offsets is None:
+        return table
+    return replace(table, offsets=table.offsets.shifted(-shift))
+
+
+# Matching the tracks of changed segments
+
+
+def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
+    """For each track of the final, its part in each segment. All parts get the same list of sample descriptions.
+
+    The segment with most tracks determines the tracks of the final.
+
+    Raises:
+        TracksDiffer: a segment's tracks do not match those of the others.
+    """
+    pattern = max(movies, key=lambda movie: len(movie.tracks)).tracks
+    columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
+    rows = tuple(zip(*columns, strict=True))
+    for row in rows:
+        _check_missing(row)
+        _check_alike(row)
+    return tuple(_with_common_descriptions(row) for row in rows)
+
+
+def _match_segment(pattern: Sequence[Track], movie: Movie, segment_index: int) -> list[Track | None]:
+    """The tracks of a segment in the order of `pattern`, with None for those that it lacks."""
+    remaining = list(movie.tracks)
+    if len(remaining) == len(pattern):
+        return list(remaining)
+    column: list[Track | None] = []
+    for wanted in pattern:
+        found = next((track for track in remaining if _is_same_kind(wanted, track)), None)
+        if found is not None:
+            remaining.remove(found)
+        column.append(found)
+    if remaining:
+        raise TracksDiffer(segment_index, f"no other segment has a track like its {remaining[0].name}")
+    return column
+
+
+def _is_same_kind(one: Track, other: Track) -> bool:
+    return (one.handler, one.codecs[:1]) == (other.handler, other.codecs[:1])
+
+
+def _check_missing(row: Row) -> None:
+    """Audio may start late or end early in the final, but not be missing in between: writers drop empty tracks."""
+    present = [index for index, track in enumerate(row) if track is not None]
+    for index, track in enumerate(row):
+        example = row[present[0]]
+        if track is not None or example is None or example.handler not in _NEVER_MISSING:
+            continue
+        is_in_between = present[0] < index < present[-1]
+        is_late_and_ends_early = present[0] > 0 and present[-1] < len(row) - 1
+        if example.is_video or is_in_between or is_late_and_ends_early:
+            raise TracksDiffer(index, f"it lacks {example.name}")
+
+
+def _check_alike(row: Row) -> None:
+    """All parts with samples must be of the same kind."""
+    filled = [(index, track) for index, track in enumerate(row) if track is not None and track.table.count]
+    if not filled:
+        return
+    _, first = filled[0]
+    for index, track in filled[1:]:
+        if track.handler != first.handler:
+            raise TracksDiffer(index, f"it has {track.name} where the others have {first.name}")
+        if _matrix(track) != _matrix(first):
+            raise TracksDiffer(index, f"{track.name} has another rotation")
+        for entry in track.descriptions:
+            if reason := _why_incompatible(first.handler, first.descriptions[0], entry):
+                raise TracksDiffer(index, f"{track.name} has {reason}")
+
+
+def _matrix(track: Track) -> bytes:
+    return bytes(track.box.need(b"tkhd").payload[_TKHD_MATRIX])
+
+
+def _why_incompatible(handler: bytes, first: Box, other: Box) -> str | None:
+    """Why two sample descriptions cannot be in the same track, or None if they can."""
+    if first.kind != other.kind:
+        return f"codec {other.kind.decode('latin-1')}, expected {first.kind.decode('latin-1')}"
+    if handler == b"vide" and first.payload[24:28] != other.payload[24:28]:
+        return f"frames of {_frame_size(other)}, expected {_frame_size(first)}"
+    if handler == b"soun" and _audio_format(first) != _audio_format(other):
+        return f"{_audio_format(other)}, expected {_audio_format(first)}"
+    return None
+
+
+def _frame_size(entry: Box) -> str:
+    width, height = (int.from_bytes(entry.payload[at : at + 2], "big") for at in (24, 26))
+    return f"{width}x{height}"
+
+
+def _audio_format(entry: Box) -> str:
+    channels, rate_hz = (int.from_bytes(entry.payload[at : at + 2], "big") for at in (16, 24))
+    return f"{channels} channels at {rate_hz} Hz"
+
+
+# Sample descriptions
+
+
+def _with_common_descriptions(row: Row) -> Row:
+    """The parts of a track with one list of sample descriptions. Descriptions that differ in bit rates only are equal.
+
+    An encoder that runs once for each segment writes the same codec configuration each time, but its own bit rates.
+    """
+    numbers: dict[bytes, int] = {}
+    merged: list[Box] = []
+    for entry in (entry for track in row if track is not None for entry in track.descriptions):
+        key = _without_bit_rates(entry)
+        if key not in numbers:
+            merged.append(entry)
+            numbers[key] = len(merged)
+
+    def renumbered(track: Track) -> Track:
+        new = [numbers[_without_bit_rates(entry)] for entry in track.descriptions]
+        chunks = track.table.chunks
+        used = Runs.of(chunks.descriptions.counts, (new[number - 1] for number in chunks.descriptions.values))
+        table = replace(track.table, chunks=replace(chunks, descriptions=used))
+        return replace(track, descriptions=tuple(merged), table=table)
+
+    return tuple(track and renumbered(track) for track in row)
+
+
+_BTRT = re.compile(rb"\0\0\0\x14btrt.{12}", re.DOTALL)
+_ES_TAG, _DECODER_CONFIG_TAG = 3, 4
+
+
+def _without_bit_rates(entry: Box) -> bytes:
+    """A sample entry without bit rates, to compare it with others."""
+    return entry.kind + _without_esds_rates(_BTRT.sub(b"", bytes(entry.payload)))
+
+
+def _without_esds_rates(payload: bytes) -> bytes:
+    """An `esds` with 0 as buffer size and bit rates, 11 bytes (ISO/IEC 14496-1, 7.2.6.6)."""
+    found = payload.find(b"esds\0\0\0\0")
+    if found < 0:
+        return payload
+    changed = bytearray(payload)
+    at = _skip_tag(changed, found + 8, _ES_TAG)
+    at = None if at is None else _skip_tag(changed, at + 3, _DECODER_CONFIG_TAG)
+    if at is None or at + 13 > len(changed):
+        return payload
+    changed[at + 2 : at + 13] = bytes(11)
+    return bytes(changed)
+
+
+def _skip_tag(payload: bytearray, at: int, tag: int) -> int | None:
+    """The position behind a descriptor's tag and length (1 to 4 bytes), or None if the tag is another one."""
+    if at >= len(payload) or payload[at] != tag:
+        return None
+    for index in range(at + 1, min(at + 5, len(payload))):
+        if not payload[index] & 0x80:
+            return index + 1
+    return None

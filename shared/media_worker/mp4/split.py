@@ -1,37 +1,64 @@
-"""Cutting a film: first the plan (which samples go where), then for each segment its header and byte ranges.
+"""Splitting a movie: which samples belong to which segment, and the header and byte ranges of each segment.
 
-plan = plan_split(movie, Fraction(300))       reads nothing, moves nothing
-layout = lay_out(movie, plan, 0)              header bytes + ranges of the source: together a complete file
+plan = plan_split(movie, Fraction(300))       decides where to cut; reads nothing
+layout = lay_out(movie, plan, 0)              segment 0: header and byte ranges of the source, together a complete file
+
+Cut points of a track are samples at which a decoder can start (`CutPoints`: the cut rule). The main track (the video)
+decides when segments start; the other tracks are cut at their first cut point at or after that time. The edit list of
+each segment keeps its tracks in sync.
 """
 
 from __future__ import annotations
 
+import math
+from array import array
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from . import headers
-from .cuts import Cut, CutPoints, cut_points
-from .edits import Edit, Span, cut_spans, edits_of, exact_movie_timescale, film_time, is_shown, media_time_at
-from .errors import Unsupported, numbers_that_fit
-from .origin import Origin, TrackOrigin, digest_of, is_origin_box, origin_box
-from .ranges import ByteRange, ranges_of
-from .summary import MovieSummary, summary_of
-from .writer import NewMovie, NewTrack, build_header
+from media_worker.keys import MAX_SEGMENTS
+
+from .edit_list import (
+    Edit,
+    PresentedRange,
+    clip_ranges,
+    edits_of,
+    exact_movie_timescale,
+    is_presented,
+    media_time_at,
+    presentation_time,
+)
+from .errors import Unsupported, overflow_is_unsupported
+from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
+from .samples import SampleTable, Timeline
+from .writer import Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .movie import Movie, Track
 
-MAX_SEGMENTS = 100_000  # five digits in a segment's key
+# A composition time of each sample takes 8 bytes of memory. This limits what a hostile file can use.
+MAX_REORDERED_SAMPLES = 32_000_000
+PCM_PACKET_SAMPLES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A sample that a segment may begin with, its composition time and its decode time in track ticks."""
+
+    sample: int
+    media_time: int
+    decode_time: int
 
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """Where a film is cut: `starts_s[i]` is when segment i begins, `cuts[t][i]` where it begins in track t.
+    """Where a movie is cut. Segment i begins at `starts_s[i]`, and in track t at `cuts[t][i]`.
 
-    Each list of cuts has one more entry than there are segments: the end of the track.
+    Each track has one cut more than there are segments: its end.
     """
 
     main_track: int
@@ -40,182 +67,242 @@ class SplitPlan:
 
     @property
     def total_segments(self) -> int:
-        """How many segments there will be."""
+        """The number of segments."""
         return len(self.starts_s)
 
     def samples(self, track_number: int, segment_index: int) -> tuple[int, int]:
-        """The samples of one track in one segment: first, and one past the last."""
+        """The samples of a track in a segment: the first, and the one behind the last."""
         cuts = self.cuts[track_number]
         return cuts[segment_index].sample, cuts[segment_index + 1].sample
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentLayout:
-    """A segment, ready to be put together: `header`, then these ranges of the source, in this order."""
-
-    header: bytes
-    ranges: tuple[ByteRange, ...]
-    summary: MovieSummary  # what a reader has to find in the finished segment
-
-    @property
-    def media_bytes(self) -> int:
-        """Bytes behind the header."""
-        return sum(each.length for each in self.ranges)
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the finished segment."""
-        return len(self.header) + self.media_bytes
+# The cut rule
 
 
-@numbers_that_fit()
+class CutPoints:
+    """The samples of one track at which a decoder can start and every earlier frame is presented earlier."""
+
+    def __init__(self, table: SampleTable) -> None:
+        """Find the cut points.
+
+        Raises:
+            Unsupported: the track has too many reordered samples.
+        """
+        self._table = table
+        self._timeline = Timeline.of(table.durations)
+        self.end = Cut(table.count, table.composition_end(), self._timeline.run_times[-1])
+        self._reordered = _closed_gop_starts(table) if table.offsets is not None and any(table.offsets.values) else None
+
+    def first_at(self, time: Fraction) -> Cut:
+        """The first cut point at or after media time `time`, or `end` if there is none."""
+        if self._reordered is None:
+            return self._first_in_order(math.ceil(time))
+        samples, times = self._reordered
+        index = bisect_left(times, math.ceil(time))
+        if index == len(times):
+            return self.end
+        return Cut(samples[index], times[index], self._timeline.time_of(samples[index]))
+
+    def _first_in_order(self, time: int) -> Cut:
+        """The same for a track whose samples are presented in decode order."""
+        table = self._table
+        sample = self._timeline.first_at(time)
+        if table.is_pcm:
+            sample = _next_pcm_packet(table, sample)
+        if table.sync is not None:
+            index = bisect_left(table.sync, sample)
+            sample = table.sync[index] if index < len(table.sync) else table.count
+        decode_time = self._timeline.time_of(sample)
+        return Cut(sample, decode_time, decode_time) if sample < table.count else self.end
+
+
+def _closed_gop_starts(table: SampleTable) -> tuple[array[int], array[int]]:
+    """Sync samples that start a closed GOP, and their composition times.
+
+    A leading sample follows the sync sample of an open GOP in decode order but is presented before it. It refers to
+    frames of the previous segment, so it cannot be decoded in this one.
+    """
+    if table.count > MAX_REORDERED_SAMPLES:
+        raise Unsupported(f"{table.count} reordered samples, more than the limit of {MAX_REORDERED_SAMPLES}")
+    times = table.all_composition_times()
+    latest_so_far = array("q", accumulate(times, max))
+    earliest_from_here = array("q", accumulate(reversed(times), min))
+    earliest_from_here.reverse()
+    # Without stss, all samples are sync samples (8.6.2). Reordered frames depend on each other, so here the writer
+    # forgot the box, and only the first sample is known to be one.
+    sync = table.sync if table.sync is not None else array("Q", [0])
+    closed = array(
+        "Q",
+        (n for n in sync if earliest_from_here[n] == times[n] and (n == 0 or latest_so_far[n - 1] < times[n])),
+    )
+    return closed, array("q", (times[number] for number in closed))
+
+
+def _next_pcm_packet(table: SampleTable, sample: int) -> int:
+    """The next sample at which players start a packet. They read up to 1024 samples at once, but not across chunks."""
+    chunks = table.chunks
+    number = bisect_right(chunks.starts, sample) - 1
+    if sample >= table.count:
+        return table.count
+    begin = chunks.starts[number]
+    rounded = begin + -(-(sample - begin) // PCM_PACKET_SAMPLES) * PCM_PACKET_SAMPLES
+    return min(rounded, chunks.starts[number + 1])
+
+
+# The plan
+
+
+@overflow_is_unsupported()
 def plan_split(movie: Movie, segment_duration_s: Fraction) -> SplitPlan:
-    """Cut at the first possible place at or after each multiple of the duration.
+    """Cut at the first cut point at or after each multiple of the duration.
 
-    A film that does not run straight through its media (loops, slow motion by edit list) is one segment: cut by media
-    order it would be shown in another order than it was made for.
+    A movie whose edit list loops or changes the speed becomes one segment: cut in media order, it would be presented
+    in another order.
+
+    Raises:
+        Unsupported: the movie has too many segments or reordered samples.
     """
     if segment_duration_s <= 0:
-        raise ValueError("segments need a duration above 0")
-    main = main_track_number(movie)
-    all_spans = [track.spans(movie.timescale) for track in movie.tracks]
-    points = [cut_points(track.table) for track in movie.tracks]
-    begins = [Cut(0, 0, 0) for _ in movie.tracks]
-    starts_s, columns = [Fraction(0)], [begins]
-    if all(spans is not None for spans in all_spans):
-        spans = [spans for spans in all_spans if spans is not None]
-        for start_s in _starts(movie.tracks[main], points[main], spans[main], segment_duration_s):
+        raise ValueError("the segment duration must be above 0")
+    main = movie.main_track_number
+    all_ranges = [track.presented_ranges(movie.timescale) for track in movie.tracks]
+    points = [CutPoints(track.table) for track in movie.tracks]
+    starts_s, columns = [Fraction(0)], [[Cut(0, 0, 0) for _ in movie.tracks]]
+    if all(ranges is not None for ranges in all_ranges):
+        ranges = [ranges for ranges in all_ranges if ranges is not None]
+        for start_s in _starts(movie.tracks[main], points[main], ranges[main], segment_duration_s):
             starts_s.append(start_s)
-            columns.append([_cut_at(*each, start_s) for each in zip(movie.tracks, points, spans, strict=True)])
+            columns.append([_cut_at(*each, start_s) for each in zip(movie.tracks, points, ranges, strict=True)])
             if len(starts_s) > MAX_SEGMENTS:
-                raise Unsupported(f"more than {MAX_SEGMENTS} segments")
+                raise Unsupported(f"more than {MAX_SEGMENTS} segments: use longer segments")
     columns.append([each.end for each in points])
     return SplitPlan(main, tuple(starts_s), tuple(zip(*columns, strict=True)))
 
 
-def main_track_number(movie: Movie) -> int:
-    """The track that decides where to cut: the video, or the longest track of a film without one."""
-    pictures_of_chapters = {number for track in movie.tracks for number in headers.references(track.box, b"chap")}
-    numbers = [number for number, track in enumerate(movie.tracks) if track.table.count]
-    videos = [n for n in numbers if movie.tracks[n].is_video and movie.tracks[n].track_id not in pictures_of_chapters]
-
-    def rank(number: int) -> tuple[bool, bool, Fraction]:
-        track = movie.tracks[number]
-        enabled = headers.is_enabled(track.box.need(b"tkhd"))
-        length = Fraction(track.table.media_duration, track.timescale)
-        # Of several videos the first: `max` keeps the first of equals. A single picture is a cover, not a film.
-        return enabled, track.table.count > 1, Fraction(0) if track.is_video else length
-
-    return max(videos or numbers, key=rank)
-
-
-def _starts(track: Track, points: CutPoints, spans: Sequence[Span], step_s: Fraction) -> Iterator[Fraction]:
-    """When each segment but the first begins."""
+def _starts(
+    track: Track, points: CutPoints, ranges: Sequence[PresentedRange], duration_s: Fraction
+) -> Iterator[Fraction]:
+    """The presentation times at which the segments behind the first one start, in seconds."""
     multiple = 1
     while True:
-        wanted = media_time_at(spans, multiple * step_s * track.timescale)
-        cut = points.end if wanted is None else _first_shown(points, spans, wanted)
+        wanted = media_time_at(ranges, multiple * duration_s * track.timescale)
+        cut = points.end if wanted is None else _first_presented(points, ranges, wanted)
         if cut.sample >= points.end.sample:
             return
-        start_s = film_time(spans, cut.media_time) / track.timescale
+        start_s = presentation_time(ranges, cut.media_time) / track.timescale
         if cut.sample > 0:
             yield start_s
-        multiple = max(multiple, start_s // step_s) + 1
+        multiple = max(multiple, start_s // duration_s) + 1
 
 
-def _first_shown(points: CutPoints, spans: Sequence[Span], wanted: Fraction) -> Cut:
-    """The first cut that no edit hides."""
+def _first_presented(points: CutPoints, ranges: Sequence[PresentedRange], wanted: Fraction) -> Cut:
+    """The first cut point at or after media time `wanted` that the edit list presents."""
     cut = points.first_at(wanted)
-    while cut.sample < points.end.sample and not is_shown(spans, cut.media_time):
-        following = media_time_at(spans, film_time(spans, cut.media_time))
+    while cut.sample < points.end.sample and not is_presented(ranges, cut.media_time):
+        following = media_time_at(ranges, presentation_time(ranges, cut.media_time))
         cut = points.end if following is None else points.first_at(following)
     return cut
 
 
-def _cut_at(track: Track, points: CutPoints, spans: Sequence[Span], start_s: Fraction) -> Cut:
-    """The first sample of a track that is shown at or after `start_s` (and can be decoded from there on)."""
-    media_time = media_time_at(spans, start_s * track.timescale)
+def _cut_at(track: Track, points: CutPoints, ranges: Sequence[PresentedRange], start_s: Fraction) -> Cut:
+    """The first cut point of a track that is presented at or after `start_s`."""
+    media_time = media_time_at(ranges, start_s * track.timescale)
     return points.end if media_time is None else points.first_at(media_time)
 
 
-@numbers_that_fit()
-def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = 0) -> SegmentLayout:
-    """One segment of the plan. Ranges no further apart than `max_gap_bytes` become one: bytes for requests."""
-    timescale = movie.timescale
-    if plan.total_segments > 1:
-        main = movie.tracks[plan.main_track]
-        timescale = exact_movie_timescale(
-            [main.timescale, movie.timescale, *(track.timescale for track in movie.tracks)]
-        )
-    pieces = [_piece(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
-    ranges = ranges_of((track.table for track, _ in pieces), max_gap_bytes)
-    origin = Origin(
+# One segment
+
+
+@overflow_is_unsupported()
+def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = 0) -> Layout:
+    """One segment of the plan. Byte ranges at most `max_gap_bytes` apart are merged: more bytes, fewer requests.
+
+    Raises:
+        Unsupported: the segment's times or offsets exceed what an MP4 file can store.
+    """
+    timescale = _movie_timescale(movie, plan)
+    parts = [_segment_track(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
+    provenance = Provenance(
         source=movie.fingerprint.hex(),
         segment_index=segment_index,
         total_segments=plan.total_segments,
         movie_timescale=movie.timescale,
-        tracks=tuple(each for _, each in pieces),
-        digest=digest_of((track.timescale, track.edits, track.table) for track, _ in pieces),
+        tracks=tuple(provenance for _, provenance in parts),
+        digest=digest_of(track for track, _ in parts),
     )
-    tracks = tuple(track.moved(ranges) for track, _ in pieces)
-    box = movie.box.with_children(tuple(child for child in movie.box.children or () if not is_origin_box(child)))
-    new = NewMovie(movie.ftyp, box, timescale, tracks, (origin_box(origin),))
-    header = build_header(new, ranges.total_bytes)
-    return SegmentLayout(header, ranges.ranges, summary_of(new, len(header) + ranges.total_bytes))
+    media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
+    box = without_provenance(movie.box)
+    segment = replace(
+        movie,
+        box=box.with_children((*(box.children or ()), build_provenance(provenance))),
+        timescale=timescale,
+        tracks=tuple(_moved(track, media) for track, _ in parts),
+    )
+    return layout_of(segment, media.ranges)
 
 
-def _piece(
+def _movie_timescale(movie: Movie, plan: SplitPlan) -> int:
+    """The source's for a single segment. Otherwise one in which the edit lists of all tracks are exact."""
+    if plan.total_segments == 1:
+        return movie.timescale
+    main = movie.tracks[plan.main_track]
+    return exact_movie_timescale([main.timescale, movie.timescale, *(track.timescale for track in movie.tracks)])
+
+
+def _segment_track(
     movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
-) -> tuple[NewTrack, TrackOrigin]:
-    """One track's part of a segment."""
+) -> tuple[Track, TrackProvenance]:
+    """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
     first, end = plan.samples(track_number, segment_index)
     table = track.table.slice(first, end)
-    shift = 0
-    edits = track.edits
+    edits, shift = track.edits, 0
     if plan.total_segments > 1:
-        edits, shift = _edits_of_piece(movie, plan, segment_index, track_number, movie_timescale)
+        edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
     if shift and table.offsets is not None:
         table = replace(table, offsets=table.offsets.shifted(shift))
-    new = NewTrack(track.box, track.timescale, track.descriptions, edits, table)
-    return new, TrackOrigin(first, shift, track.edits)
+    return replace(track, edits=edits, table=table), TrackProvenance(first, shift, track.edits)
 
 
-def _shown_from(track: Track, begin: Cut, segment_index: int) -> int | None:
-    """The media time from which a piece is shown; None: as the source's edit list says.
+def _segment_edits(
+    movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
+) -> tuple[tuple[Edit, ...], int]:
+    """The edit list that keeps a segment's track in sync, and a shift of its composition offsets.
 
-    Without an edit list, a first picture that is composed late is shown late. Players that make up an edit list of
-    their own disagree about it as soon as there is one, so the delay is spelled out as an empty edit.
+    A media time in an edit list cannot be negative, so composition offsets are shifted (ctts version 1).
+    """
+    track = movie.tracks[track_number]
+    ranges = track.presented_ranges(movie.timescale)
+    begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
+    if ranges is None or begin.sample == end.sample:
+        return (), 0
+    shift = max(0, begin.decode_time - begin.media_time) if segment_index else 0
+    clipped = clip_ranges(
+        ranges,
+        _presented_from(track, begin, segment_index),
+        end.media_time if end.sample < track.table.count else None,
+    )
+    edits = edits_of(
+        clipped,
+        movie_start=plan.starts_s[segment_index] * track.timescale,
+        media_zero=begin.decode_time - shift,
+        media_end=plan.cuts[track_number][-1].media_time,
+        track_timescale=track.timescale,
+        movie_timescale=movie_timescale,
+    )
+    return edits, shift
+
+
+def _presented_from(track: Track, begin: Cut, segment_index: int) -> int | None:
+    """The media time from which a segment's track is presented. None: as the source's edit list says.
+
+    Without an edit list, a first frame with a late composition time is presented late. Players disagree about that once
+    there is an edit list, so the delay becomes an empty edit.
     """
     if segment_index:
         return begin.media_time
     return None if track.edits else track.table.composition_start()
 
 
-def _edits_of_piece(
-    movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
-) -> tuple[tuple[Edit, ...], int]:
-    """The edit list that keeps a piece in sync, and how far its composition offsets have to move for it.
-
-    Media times in an edit list cannot be negative, but composition offsets can (ctts version 1).
-    """
-    track = movie.tracks[track_number]
-    spans = track.spans(movie.timescale)
-    begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
-    if spans is None or begin.sample == end.sample:
-        return (), 0
-    shift = max(0, begin.decode_time - begin.media_time) if segment_index else 0
-    cut = cut_spans(
-        spans,
-        _shown_from(track, begin, segment_index),
-        end.media_time if end.sample < track.table.count else None,
-    )
-    edits = edits_of(
-        cut,
-        film_origin=plan.starts_s[segment_index] * track.timescale,
-        media_origin=begin.decode_time - shift,
-        media_end=plan.cuts[track_number][-1].media_time,
-        track_timescale=track.timescale,
-        movie_timescale=movie_timescale,
-    )
-    return edits, shift
+def _moved(track: Track, media: MediaRanges) -> Track:
+    return replace(track, table=replace(track.table, chunks=media.moved(track.table.chunks)))

@@ -1,4 +1,7 @@
-"""Reading `stbl`: the boxes of a sample table, each count checked against the bytes that are there."""
+"""The boxes of `stbl`, each with its parser and its builder (ISO/IEC 14496-12, 8.5 to 8.9).
+
+Counts in a file are not trusted: each is checked against the size of its box.
+"""
 
 from __future__ import annotations
 
@@ -6,145 +9,305 @@ import struct
 import sys
 from array import array
 from bisect import bisect_left
-from itertools import accumulate
+from dataclasses import replace
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING
 
-from .boxes import Box, unpack
+from .boxes import Box, full_box, parse_boxes, unpack, version_and_flags
 from .errors import BrokenFile, Unsupported
-from .groups import parse_groups
-from .places import Chunks, Sizes
-from .runs import Runs
-from .tables import PER_SAMPLE_BYTES, SampleTable
+from .samples import PER_SAMPLE_BYTES, Chunks, Runs, SampleGroup, SampleTable, Sizes
 
-_COUNT = struct.Struct(">4xI")
-_STSZ = struct.Struct(">4xII")
-_STZ2 = struct.Struct(">7xBI")
-# What a track of 16 years at a nanosecond per tick adds up to; sums below it fit every integer used here.
-MAX_MEDIA_TIME = 1 << 59
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 TABLES = frozenset(
     {b"stts", b"ctts", b"stss", b"stps", b"stsz", b"stz2", b"stsc", b"stco", b"co64", b"sdtp", b"stdp", b"sbgp"}
-    # Left out on the way: shadow sync samples, padding bits and compact sample groups. None of them changes a picture.
+    # Not written: shadow sync samples, padding bits, subsamples and compact sample groups. Decoding needs none of them.
     | {b"sgpd", b"csgp", b"stsh", b"padb", b"cslg", b"subs"}
 )
+ENCRYPTION_TABLES = (b"senc", b"saiz", b"saio")
+# 16 years at one tick per nanosecond. Sums below this fit into every integer type used here.
+MAX_MEDIA_TIME = 1 << 59
+_U32 = struct.Struct(">I")
 
 
 def parse_sample_table(stbl: Box) -> SampleTable:
-    """The sample table; what the tables disagree about is settled as players do: the smaller count wins."""
-    for kind in (b"saiz", b"saio", b"senc"):
-        if stbl.find(kind):
-            raise Unsupported("auxiliary information beside the samples (encryption)")
+    """The sample table. If its boxes disagree about the number of samples, the lowest counts, as in players.
+
+    Raises:
+        Unsupported: the samples are encrypted or their durations are negative.
+        BrokenFile: a box contradicts itself, or one is missing.
+    """
+    refuse_encryption(stbl)
     sizes = _parse_sizes(stbl)
     chunks = _parse_chunks(stbl, sizes.count)
     count = chunks.starts[-1]
-    sizes = sizes.resized(count)
-    durations = _parse_durations(stbl, count)
     return SampleTable(
-        durations=durations,
-        offsets=_parse_offsets(stbl, count),
-        sizes=sizes,
+        durations=_parse_stts(stbl.need(b"stts"), count),
+        offsets=_parse_ctts(stbl.find(b"ctts"), count),
+        sizes=sizes.resized(count),
         sync=_parse_numbers(stbl.find(b"stss"), count),
         chunks=chunks,
         per_sample=_parse_per_sample(stbl, count),
-        groups=parse_groups(stbl, count),
+        groups=_parse_groups(stbl, count),
         partial_sync=_parse_numbers(stbl.find(b"stps"), count),
         has_bounds=stbl.find(b"cslg") is not None,
     )
 
 
-def integers(code: str, box: Box, offset: int, count: int) -> array[int]:
-    """`count` big-endian numbers at `offset` of a box."""
+def build_sample_table(table: SampleTable) -> list[Box]:
+    """The boxes of a sample table, without chunk offsets: these depend on the size of the header."""
+    boxes = [_build_runs(b"stts", table.durations)]
+    if table.offsets is not None:
+        boxes.append(_build_ctts(table.offsets))
+        if table.has_bounds:
+            boxes.append(_build_cslg(table, table.offsets))
+    if table.sync is not None:
+        boxes.append(_build_numbers(b"stss", table.sync))
+    if table.partial_sync is not None:
+        boxes.append(_build_numbers(b"stps", table.partial_sync))
+    boxes.extend(Box(kind, full_box(0) + data) for kind, data in table.per_sample.items())
+    boxes += [_build_stsc(table.chunks), _build_stsz(table.sizes)]
+    return boxes + _build_groups(table.groups)
+
+
+def refuse_encryption(container: Box) -> None:
+    """Raise `Unsupported` if there is auxiliary information for each sample, which only encryption uses."""
+    for kind in ENCRYPTION_TABLES:
+        if container.find(kind):
+            raise Unsupported(f"the samples have auxiliary information (box {kind.decode()}): the file is encrypted")
+
+
+# Tables of integers
+
+
+def parse_integers(code: str, box: Box, offset: int, count: int) -> array[int]:
+    """`count` big-endian integers of array type `code` at `offset` of the payload.
+
+    Raises:
+        BrokenFile: the payload ends before them.
+    """
     numbers = array(code)
     end = offset + count * numbers.itemsize
     if end > len(box.payload):
-        raise BrokenFile(f"{box.kind.decode('latin-1')} holds more entries than its box")
+        raise BrokenFile(f"box {box.kind.decode('latin-1')} has fewer entries than it declares")
     numbers.frombytes(box.payload[offset:end])
     if sys.byteorder == "little":
         numbers.byteswap()
     return numbers
 
 
-def _entries(code: str, box: Box, numbers_each: int) -> array[int]:
-    """The entries of a table that begins with version, flags and entry count."""
-    (count,) = unpack(_COUNT, box)
-    return integers(code, box, 8, count * numbers_each)
+def _big_endian(numbers: array[int]) -> bytes:
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
-def _parse_sizes(stbl: Box) -> Sizes:
-    if (box := stbl.find(b"stsz")) is not None:
-        constant, count = unpack(_STSZ, box)
-        return Sizes.same(count, constant) if constant else Sizes.of(integers("I", box, 12, count))
-    if (box := stbl.find(b"stz2")) is not None:
-        return Sizes.of(_compact_sizes(box))
-    raise BrokenFile("no stsz box in stbl")
+def _parse_table(code: str, box: Box, columns: int = 1) -> array[int]:
+    """The entries behind version, flags and entry count, row by row."""
+    (count,) = unpack(struct.Struct(">4xI"), box)
+    return parse_integers(code, box, 8, count * columns)
 
 
-def _compact_sizes(box: Box) -> array[int]:
-    """`stz2`: 4, 8 or 16 bits for each size (8.7.3.3)."""
-    bits, count = unpack(_STZ2, box)
-    match bits:
-        case 4:
-            nibbles = integers("B", box, 12, (count + 1) // 2)
-            return array("I", (half for byte in nibbles for half in (byte >> 4, byte & 15)))[:count]
-        case 8:
-            return array("I", integers("B", box, 12, count))
-        case 16:
-            return array("I", integers("H", box, 12, count))
-    raise BrokenFile(f"stz2 with sizes of {bits} bits")
+def _build_table(kind: bytes, code: str, numbers: Iterable[int], version: int = 0, columns: int = 1) -> Box:
+    entries = array(code, numbers)
+    return Box(kind, full_box(version) + struct.pack(">I", len(entries) // columns) + _big_endian(entries))
 
 
-def _parse_durations(stbl: Box, count: int) -> Runs:
-    entries = _entries("I", stbl.need(b"stts"), 2)
-    # A table that is too short goes on with its last value, as in every player.
+def _build_runs(kind: bytes, runs: Runs, version: int = 0, code: str = "I") -> Box:
+    entries = array(code, bytes(2 * len(runs.counts) * array(code).itemsize))
+    entries[0::2], entries[1::2] = array(code, runs.counts), array(code, runs.values)
+    return _build_table(kind, code, entries, version, columns=2)
+
+
+# stsd: sample descriptions (8.5.2)
+
+
+def parse_stsd(stsd: Box) -> tuple[Box, ...]:
+    """The sample entries, byte for byte."""
+    (count,) = unpack(_U32, stsd, 4)
+    entries = parse_boxes(memoryview(stsd.payload)[8:], b"stsd")
+    if count > len(entries):
+        raise BrokenFile("box stsd has fewer entries than it declares")
+    return tuple(Box(entry.kind, bytes(entry.payload), entry.children) for entry in entries[:count])
+
+
+def build_stsd(stsd: Box, descriptions: Sequence[Box]) -> Box:
+    """The box with other sample entries."""
+    head = bytes(stsd.payload[:4]) + struct.pack(">I", len(descriptions))
+    return Box(b"stsd", head + b"".join(entry.to_bytes() for entry in descriptions))
+
+
+# stts: durations (8.6.1.2)
+
+
+def _parse_stts(stts: Box, count: int) -> Runs:
+    entries = _parse_table("I", stts, columns=2)
+    # If the table is too short, its last value repeats, as in players.
     durations = Runs.of(entries[0::2], entries[1::2]).resized(count, entries[-1] if entries else 0)
     if any(value >= 1 << 31 for value in durations.values):
-        raise Unsupported("sample durations that go backwards")
+        raise Unsupported("a sample duration is negative or exceeds 31 bits")
     if durations.total() > MAX_MEDIA_TIME:
-        raise BrokenFile("sample durations add up to more than a lifetime")
+        raise BrokenFile("the sum of the sample durations is impossibly long")
     return durations
 
 
-def _parse_offsets(stbl: Box, count: int) -> Runs | None:
-    if (box := stbl.find(b"ctts")) is None:
+# ctts and cslg: composition offsets and their bounds (8.6.1.3, 8.6.1.4)
+
+
+def _parse_ctts(ctts: Box | None, count: int) -> Runs | None:
+    if ctts is None:
         return None
-    counts = _entries("I", box, 2)[0::2]
-    # Signed in version 1; version 0 should not be, but writers put negative numbers there and readers take them so.
-    return Runs.of(counts, _entries("i", box, 2)[1::2]).resized(count, 0)
+    counts = _parse_table("I", ctts, columns=2)[0::2]
+    # Version 0 is unsigned, but some writers store negative offsets in it and readers accept them.
+    return Runs.of(counts, _parse_table("i", ctts, columns=2)[1::2]).resized(count, 0)
+
+
+def _build_ctts(offsets: Runs) -> Box:
+    if min(offsets.values, default=0) < 0:
+        return _build_runs(b"ctts", offsets, version=1, code="i")
+    return _build_runs(b"ctts", offsets)
+
+
+def _build_cslg(table: SampleTable, offsets: Runs) -> Box:
+    least, greatest = min(offsets.values, default=0), max(offsets.values, default=0)
+    numbers = (max(0, -least), least, greatest, table.composition_start(), table.composition_end())
+    return Box(b"cslg", full_box(1) + struct.pack(">5q", *numbers))
+
+
+# stss and stps: sync samples (8.6.2; QuickTime File Format, "Partial Sync Sample Atoms")
 
 
 def _parse_numbers(box: Box | None, count: int) -> array[int] | None:
-    """Sample numbers, from 0, in order, none beyond the last sample."""
+    """Sample numbers, from 0, in order, without those above the number of samples."""
     if box is None:
         return None
-    numbers = array("Q", (number - 1 for number in _entries("I", box, 1) if number))
+    numbers = array("Q", (number - 1 for number in _parse_table("I", box) if number))
     if any(map(int.__ge__, numbers, numbers[1:])):
         numbers = array("Q", sorted(set(numbers)))
     return numbers[: bisect_left(numbers, count)]
 
 
+def _build_numbers(kind: bytes, numbers: Iterable[int]) -> Box:
+    return _build_table(kind, "I", (number + 1 for number in numbers))
+
+
+# sdtp and stdp: a fixed number of bytes for each sample (8.6.4, 8.5.3)
+
+
+def _parse_per_sample(stbl: Box, count: int) -> dict[bytes, bytes]:
+    """The payloads of these boxes. One of the wrong length describes other samples and is dropped."""
+    found = {}
+    for kind, width in PER_SAMPLE_BYTES.items():
+        box = stbl.find(kind)
+        if box is not None and len(box.payload) == 4 + count * width:
+            found[kind] = bytes(box.payload[4:])
+    return found
+
+
+# stsz and stz2: sizes (8.7.3)
+
+
+def _parse_sizes(stbl: Box) -> Sizes:
+    if (stsz := stbl.find(b"stsz")) is not None:
+        constant, count = unpack(struct.Struct(">4xII"), stsz)
+        return Sizes.same(count, constant) if constant else Sizes.of(parse_integers("I", stsz, 12, count))
+    if (stz2 := stbl.find(b"stz2")) is not None:
+        return Sizes.of(_parse_stz2(stz2))
+    raise BrokenFile("box stbl has no stsz box")
+
+
+def _parse_stz2(stz2: Box) -> array[int]:
+    bits, count = unpack(struct.Struct(">7xBI"), stz2)
+    match bits:
+        case 4:
+            nibbles = parse_integers("B", stz2, 12, (count + 1) // 2)
+            return array("I", (half for byte in nibbles for half in (byte >> 4, byte & 15)))[:count]
+        case 8:
+            return array("I", parse_integers("B", stz2, 12, count))
+        case 16:
+            return array("I", parse_integers("H", stz2, 12, count))
+    raise BrokenFile(f"box stz2 has sizes of {bits} bits")
+
+
+def _build_stsz(sizes: Sizes) -> Box:
+    if sizes.table is None:
+        return Box(b"stsz", full_box(0) + struct.pack(">II", sizes.constant or 0, sizes.count))
+    return Box(b"stsz", full_box(0) + struct.pack(">II", 0, sizes.count) + _big_endian(sizes.table[:]))
+
+
+# PCM sizes: the sample entry decides, as QuickTime's stsz often says 1 (QuickTime File Format, "Sound Sample
+# Descriptions").
+
+_AUDIO_ENTRY = struct.Struct(">8xH6xHH")  # version, channels, bits per sample
+_AUDIO_VERSION_1 = struct.Struct(">28xIIII")  # samples per packet, bytes per packet, per frame and per sample
+_AUDIO_VERSION_2 = struct.Struct(">40xI4xIIII")  # channels, bits per channel, flags, bytes and samples per packet
+_LPCM_VERSION = 2
+_PCM_BITS = {
+    b"twos": 0, b"sowt": 0, b"raw ": 0, b"NONE": 0, b"in24": 24, b"in32": 32, b"fl32": 32, b"fl64": 64,
+    b"ulaw": 8, b"alaw": 8,
+}  # fmt: skip
+
+
+def with_pcm_sizes(table: SampleTable, entry: Box) -> SampleTable:
+    """The table of a PCM track with the sample size that its sample entry declares. Other tables do not change.
+
+    Raises:
+        Unsupported: the samples share packets (IMA, MACE), so the table does not say where a sample is.
+    """
+    if not table.is_pcm or not table.count:
+        return table
+    size_bytes = _pcm_sample_bytes(entry)
+    if size_bytes is None or size_bytes == table.sizes.constant:
+        return table
+    return replace(table, sizes=Sizes.same(table.count, size_bytes))
+
+
+def _pcm_sample_bytes(entry: Box) -> int | None:
+    """The size of one sample of all channels, or None if the entry is not QuickTime PCM."""
+    version, channels, bits = unpack(_AUDIO_ENTRY, entry)
+    if entry.kind in _PCM_BITS:
+        return channels * ((_PCM_BITS[entry.kind] or bits) // 8) or None
+    if version == 1:
+        samples, _, frame_bytes, _ = unpack(_AUDIO_VERSION_1, entry)
+        if samples > 1:
+            raise Unsupported("QuickTime audio in which several samples share a packet")
+        return frame_bytes or None
+    if version == _LPCM_VERSION and entry.kind == b"lpcm":
+        return unpack(_AUDIO_VERSION_2, entry)[3] or None
+    return None
+
+
+# stsc, stco and co64: chunks (8.7.4, 8.7.5)
+
+
 def _parse_chunks(stbl: Box, sample_count: int) -> Chunks:
-    if (box := stbl.find(b"stco")) is not None:
-        offsets = array("Q", _entries("I", box, 1))
+    """Chunks of at most `sample_count` samples in total."""
+    if (stco := stbl.find(b"stco")) is not None:
+        offsets = array("Q", _parse_table("I", stco))
     else:
-        offsets = _entries("Q", stbl.need(b"co64"), 1)
-    counts, descriptions = _expand_stsc(_entries("I", stbl.need(b"stsc"), 3), len(offsets))
+        offsets = _parse_table("Q", stbl.need(b"co64"))
+    counts, descriptions = _parse_stsc(stbl.need(b"stsc"), len(offsets))
     starts = array("Q", accumulate(counts, initial=0))
-    used = min(bisect_left(starts, sample_count), len(counts))  # chunks that begin before the samples end
+    used = min(bisect_left(starts, sample_count), len(counts))
     offsets, counts, descriptions = offsets[:used], counts[:used], descriptions.resized(used, 1)
     if used and starts[used] > sample_count:
         counts[-1] -= starts[used] - sample_count
     return _without_empty(offsets, counts, descriptions)
 
 
-def _expand_stsc(entries: array[int], chunk_count: int) -> tuple[array[int], Runs]:
-    """Samples and sample description of each chunk, from "from this chunk on" entries (8.7.4)."""
+def _parse_stsc(stsc: Box, chunk_count: int) -> tuple[array[int], Runs]:
+    """The number of samples and the sample description of each chunk. An entry holds up to the next entry's chunk."""
+    entries = _parse_table("I", stsc, columns=3)
     counts = array("I")
     run_lengths, descriptions = [], []
     firsts = [*(first - 1 for first in entries[0::3]), chunk_count]
     if firsts[0] != 0 and chunk_count:
-        raise BrokenFile("stsc does not begin with the first chunk")
+        raise BrokenFile("box stsc does not start with the first chunk")
     for number in range(len(firsts) - 1):
         first, following = min(firsts[number], chunk_count), min(firsts[number + 1], chunk_count)
         if following < first:
-            raise BrokenFile("stsc is not in order")
+            raise BrokenFile("the entries of box stsc are out of order")
         counts.extend(array("I", [entries[number * 3 + 1]]) * (following - first))
         run_lengths.append(following - first)
         descriptions.append(entries[number * 3 + 2])
@@ -159,11 +322,51 @@ def _without_empty(offsets: array[int], counts: array[int], descriptions: Runs) 
     return Chunks.of(offsets, counts, descriptions.merged())
 
 
-def _parse_per_sample(stbl: Box, count: int) -> dict[bytes, bytes]:
-    """Tables with so many bytes for each sample; one of another length is about other samples and left out."""
-    found = {}
-    for kind, width in PER_SAMPLE_BYTES.items():
-        box = stbl.find(kind)
-        if box is not None and len(box.payload) == 4 + count * width:
-            found[kind] = bytes(box.payload[4:])
-    return found
+def _build_stsc(chunks: Chunks) -> Box:
+    entries = array("I")
+    number = 1
+    for (count, description), group in groupby(zip(chunks.counts, chunks.descriptions, strict=True)):
+        entries.extend((number, count, description))
+        number += sum(1 for _ in group)
+    return _build_table(b"stsc", "I", entries, columns=3)
+
+
+def build_chunk_offsets(chunks: Chunks, media_offset: int, *, wide: bool) -> Box:
+    """`stco`, or `co64` if `wide`. `media_offset` is added to each chunk offset; 0 is used to measure the box."""
+    kind, code = (b"co64", "Q") if wide else (b"stco", "I")
+    if not wide and media_offset == 0:  # the offsets may not fit into 32 bits, but the size of the box is known
+        return Box(kind, bytes(8 + 4 * len(chunks.offsets)))
+    return _build_table(kind, code, (offset + media_offset for offset in chunks.offsets))
+
+
+# sgpd and sbgp: sample groups (8.9)
+
+
+def _parse_groups(stbl: Box, sample_count: int) -> tuple[SampleGroup, ...]:
+    """All sample groups. An `sbgp` without its `sgpd` has no meaning and is dropped."""
+    descriptions = {bytes(box.payload[4:8]): bytes(box.payload) for box in stbl.find_all(b"sgpd")}
+    groups = []
+    for box in stbl.find_all(b"sbgp"):
+        version, _ = version_and_flags(box)
+        grouping = bytes(box.payload[4 : 8 if version == 0 else 12])
+        if (description := descriptions.get(grouping[:4])) is not None:
+            members = _parse_members(box, 4 + len(grouping)).resized(sample_count, 0)
+            groups.append(SampleGroup(grouping, members, description))
+    return tuple(groups)
+
+
+def _parse_members(sbgp: Box, offset: int) -> Runs:
+    (count,) = unpack(_U32, sbgp, offset)
+    pairs = parse_integers("I", sbgp, offset + 4, count * 2)
+    return Runs.of(pairs[0::2], pairs[1::2])
+
+
+def _build_groups(groups: Sequence[SampleGroup]) -> list[Box]:
+    """All `sgpd` boxes, each once, then all `sbgp` boxes."""
+    boxes = [Box(b"sgpd", description) for description in dict.fromkeys(group.description for group in groups)]
+    for group in groups:
+        version = 1 if group.grouping[4:] else 0
+        head = full_box(version) + group.grouping + struct.pack(">I", len(group.members.counts))
+        pairs = zip(group.members.counts, group.members.values, strict=True)
+        boxes.append(Box(b"sbgp", head + b"".join(struct.pack(">II", *pair) for pair in pairs)))
+    return boxes

@@ -1,4 +1,4 @@
-"""What a film amounts to, in few numbers: to compare a file that was written with the plan it was written by."""
+"""What a movie contains, in a few numbers: used to compare a file that was written with its plan."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .movie import Movie
-    from .writer import NewMovie
+    from .movie import Movie, Track
 
 
 @dataclass(frozen=True, slots=True)
 class TrackSummary:
-    """One track: what it is, and how much of it there is."""
+    """One track."""
 
     handler: str
     codecs: tuple[str, ...]
@@ -23,7 +22,7 @@ class TrackSummary:
     sync_samples: int
     media_bytes: int
     duration_s: Fraction
-    shown_s: Fraction
+    presented_s: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +33,38 @@ class MovieSummary:
     tracks: tuple[TrackSummary, ...]
 
 
-def summary_of(movie: Movie | NewMovie, size_bytes: int) -> MovieSummary:
-    """Of a file that was read, or of one that is about to be written."""
-    tracks = []
-    for track in movie.tracks:
-        table = track.table
-        shown = sum(edit.duration for edit in track.edits if not edit.is_empty)
-        duration_s = Fraction(table.media_duration, track.timescale)
-        handler = bytes(track.box.need(b"mdia", b"hdlr").payload[8:12])
-        summary = TrackSummary(
-            handler=handler.decode("latin-1"),
-            codecs=tuple(entry.kind.decode("latin-1") for entry in track.descriptions),
-            samples=table.count,
-            sync_samples=table.count if table.sync is None else len(table.sync),
-            media_bytes=table.sizes.between(0, table.count),
-            duration_s=duration_s,
-            shown_s=Fraction(shown, movie.timescale) if track.edits else duration_s,
-        )
-        tracks.append(summary)
-    return MovieSummary(size_bytes, tuple(tracks))
+def summary_of(movie: Movie, size_bytes: int) -> MovieSummary:
+    """The summary of a file that was read, or that is to be written."""
+    return MovieSummary(size_bytes, tuple(_track_summary(track, movie.timescale) for track in movie.tracks))
+
+
+def _track_summary(track: Track, movie_timescale: int) -> TrackSummary:
+    table = track.table
+    duration_s = Fraction(table.media_duration, track.timescale)
+    presented = sum(edit.duration for edit in track.edits if not edit.is_empty)
+    return TrackSummary(
+        handler=track.handler.decode("latin-1"),
+        codecs=tuple(kind.decode("latin-1") for kind in track.codecs),
+        samples=table.count,
+        sync_samples=table.count if table.sync is None else len(table.sync),
+        media_bytes=table.sizes.between(0, table.count),
+        duration_s=duration_s,
+        presented_s=Fraction(presented, movie_timescale) if track.edits else duration_s,
+    )
 
 
 def differences(planned: MovieSummary, found: MovieSummary) -> tuple[str, ...]:
-    """Everything that is not as planned, in words; empty when the file is what it should be."""
-    said = []
+    """Each difference as a sentence, or nothing if the file is as planned."""
+    reasons = []
     if planned.size_bytes != found.size_bytes:
-        said.append(f"{found.size_bytes} bytes instead of {planned.size_bytes}")
+        reasons.append(f"size_bytes is {found.size_bytes}, expected {planned.size_bytes}")
     if len(planned.tracks) != len(found.tracks):
-        return (*said, f"{len(found.tracks)} tracks instead of {len(planned.tracks)}")
+        return (*reasons, f"{len(found.tracks)} tracks, expected {len(planned.tracks)}")
     for number, (want, got) in enumerate(zip(planned.tracks, found.tracks, strict=True), start=1):
-        said.extend(f"track {number}: {reason}" for reason in _track_differences(want, got))
-    return tuple(said)
+        reasons.extend(f"track {number}: {reason}" for reason in _track_differences(want, got))
+    return tuple(reasons)
 
 
 def _track_differences(planned: TrackSummary, found: TrackSummary) -> Sequence[str]:
     values = ((field.name, getattr(planned, field.name), getattr(found, field.name)) for field in fields(planned))
-    return [f"{name} {got} instead of {want}" for name, want, got in values if want != got]
+    return [f"{name} is {got}, expected {want}" for name, want, got in values if want != got]

@@ -1,4 +1,4 @@
-"""Boxes: what is read is what was written, and nonsense is called so."""
+"""Boxes survive writing and reading, and impossible ones are rejected."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def as_plain(box: Box) -> object:
 
 @given(st.lists(TREES, max_size=4))
 def test_boxes_survive_writing_and_reading(boxes: list[Box]) -> None:
-    """`parse_boxes(write(boxes)) == boxes`, and each knows its length."""
+    """`parse_boxes(write(boxes)) == boxes`, and `size_bytes` is the size written."""
     data = b"".join(box.to_bytes() for box in boxes)
     assert [as_plain(box) for box in parse_boxes(memoryview(data), b"moov")] == [as_plain(box) for box in boxes]
     assert len(data) == sum(box.size_bytes for box in boxes)
 
 
 def test_a_large_box_gets_a_64_bit_size() -> None:
-    """Beyond 4 GiB the size moves behind the kind."""
+    """Above 4 GiB, the size follows the kind."""
     header = mdat_header(5 << 30)
     assert header == struct.pack(">I4sQ", 1, b"mdat", (5 << 30) + 16)
     found = read_box_header(header)
@@ -52,35 +52,35 @@ def test_a_large_box_gets_a_64_bit_size() -> None:
 
 
 def test_the_largest_small_mdat_keeps_a_32_bit_size() -> None:
-    """The limit counts the header as well."""
+    """The header counts towards the 4 GiB."""
     assert len(mdat_header((1 << 32) - 9)) == 8
     assert len(mdat_header((1 << 32) - 8)) == 16
 
 
-def test_a_size_of_zero_means_to_the_end() -> None:
-    """The last box of a file may leave its size open."""
+def test_a_size_of_zero_extends_to_the_end() -> None:
+    """The last box of a file may have a size of 0."""
     found = read_box_header(box_header(b"mdat", 0))
     assert found is not None
     assert found.size_bytes is None
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "reason"),
     [
-        (struct.pack(">I4s", 7, b"free"), "less than its own header"),
-        (struct.pack(">I4sQ", 1, b"free", 15), "less than its own header"),
-        (struct.pack(">I4s", 100, b"free"), "larger than moov"),
+        (struct.pack(">I4s", 7, b"free"), "less than its header"),
+        (struct.pack(">I4sQ", 1, b"free", 15), "less than its header"),
+        (struct.pack(">I4s", 100, b"free"), "larger than its parent moov"),
         (Box(b"free").to_bytes() * (MAX_CHILDREN + 1), "more than"),
     ],
 )
-def test_impossible_sizes_are_refused(data: bytes, said: str) -> None:
-    """A size that cannot be true is a broken file, whatever follows."""
-    with pytest.raises(BrokenFile, match=said):
+def test_impossible_sizes_are_rejected(data: bytes, reason: str) -> None:
+    """A size that cannot be right makes the file a broken one."""
+    with pytest.raises(BrokenFile, match=reason):
         parse_boxes(memoryview(data), b"moov")
 
 
-def test_boxes_nested_without_end_are_refused() -> None:
-    """Depth is bounded, so that a small file cannot exhaust the stack."""
+def test_deeply_nested_boxes_are_rejected() -> None:
+    """The depth is limited, so that a small file cannot exhaust the stack."""
     box = Box(b"trak", children=())
     for _ in range(MAX_DEPTH + 1):
         box = Box(b"trak", children=(box,))
@@ -89,5 +89,5 @@ def test_boxes_nested_without_end_are_refused() -> None:
 
 
 def test_a_zero_word_at_the_end_is_ignored() -> None:
-    """QuickTime closes some lists with four zero bytes."""
+    """QuickTime ends some lists with four zero bytes."""
     assert len(parse_boxes(memoryview(Box(b"free").to_bytes() + bytes(4)), b"moov")) == 1

@@ -1,4 +1,4 @@
-"""Mutated files end in one of the two errors of the package, soon, and without eating memory."""
+"""Damaged files raise the errors of the package, within limits of time and memory."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_worker.mp4 import Mp4Error, lay_out, plan_join, plan_split
-from media_worker.mp4.edits import EMPTY, Edit
+from media_worker.mp4.edit_list import EMPTY, Edit
 
-from tests.unit.mp4.films import TrackSpec, load, make_film, put_together
-from tests.unit.mp4.fragmented_films import make_fragmented
+from tests.unit.mp4.fragmented_movies import make_fragmented
+from tests.unit.mp4.movies import TrackSpec, assemble, load, make_movie
 
 SPECS = (
     TrackSpec([40] * 30, offsets=[40, 80, 0] * 10, sync=range(0, 30, 3), edits=(Edit(1200, 40),)),
     TrackSpec([1024] * 40, b"soun", 48000, edits=(Edit(20, EMPTY), Edit(800, 1024))),
     TrackSpec([1] * 300, b"soun", 8000, sizes=[4] * 300, per_chunk=50),
 )
-PLAIN = make_film(SPECS)
+PLAIN = make_movie(SPECS)
 FRAGMENTED = make_fragmented(SPECS[:2], fragments=5)
-FILMS = {"plain": PLAIN, "fragmented": FRAGMENTED}
+MOVIES = {"plain": PLAIN, "fragmented": FRAGMENTED}
 NUMBERS = [0, 1, 2, 7, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF]
 
 
 def use(data: bytes) -> None:
-    """All that is ever done with a file: read, cut, put together, join."""
+    """Everything that is done with a file: read, split, assemble, join."""
     with contextlib.suppress(Mp4Error):
         movie = load(data)
         plan = plan_split(movie, Fraction(1, 5))
         segments = []
         for index in range(min(plan.total_segments, 4)):
             layout = lay_out(movie, plan, index)
-            segments.append(load(put_together(layout, data)))
+            segments.append(load(assemble(layout, data)))
         plan_join([movie, movie])
         plan_join(segments)
 
@@ -46,13 +46,13 @@ def index_end(data: bytes) -> int:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(sorted(FILMS)), st.data())
+@given(st.sampled_from(sorted(MOVIES)), st.data())
 def test_a_changed_index_never_crashes(name: str, data: st.DataObject) -> None:
-    """Bytes anywhere in the index may say anything."""
-    film = FILMS[name]
-    mutated = bytearray(film)
+    """Any bytes of the index may have any value."""
+    movie = MOVIES[name]
+    mutated = bytearray(movie)
     for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(8, index_end(film)))
+        at = data.draw(st.integers(8, index_end(movie)))
         if data.draw(st.booleans()):
             mutated[at] = data.draw(st.integers(0, 255))
         else:
@@ -61,18 +61,18 @@ def test_a_changed_index_never_crashes(name: str, data: st.DataObject) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(sorted(FILMS)), st.integers(0, 3000), st.integers(0, 200))
-def test_a_file_with_a_piece_missing_never_crashes(name: str, at: int, length: int) -> None:
-    """Cut short, or with a hole."""
-    film = FILMS[name]
-    use(film[:at])
-    use(film[:at] + film[at + length :])
+@given(st.sampled_from(sorted(MOVIES)), st.integers(0, 3000), st.integers(0, 200))
+def test_a_file_with_missing_bytes_never_crashes(name: str, at: int, length: int) -> None:
+    """It ends early, or bytes in the middle are missing."""
+    movie = MOVIES[name]
+    use(movie[:at])
+    use(movie[:at] + movie[at + length :])
 
 
 @pytest.mark.parametrize("kind", [b"stts", b"ctts", b"stss", b"stsc", b"stsz", b"stco", b"elst", b"stsd", b"dref"])
 @pytest.mark.parametrize("number", [0, 2, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_a_count_is_only_the_files_word(kind: bytes, number: int) -> None:
-    """Any count, any first entries: bounded time and memory."""
+def test_numbers_in_sample_tables_are_not_trusted(kind: bytes, number: int) -> None:
+    """Counts and first entries may have any value: time and memory stay limited."""
     for shift in (4, 8, 16):
         start = 0
         while (at := PLAIN.find(kind, start)) >= 0:
@@ -84,8 +84,8 @@ def test_a_count_is_only_the_files_word(kind: bytes, number: int) -> None:
 
 @pytest.mark.parametrize("kind", [b"trun", b"tfhd", b"tfdt", b"trex", b"traf", b"moof"])
 @pytest.mark.parametrize("number", [0, 2, 0x7FFFFFFF, 0xFFFFFFFF])
-def test_a_fragment_is_only_the_files_word(kind: bytes, number: int) -> None:
-    """The same for the tables of fragments."""
+def test_numbers_in_fragments_are_not_trusted(kind: bytes, number: int) -> None:
+    """The same holds for the boxes of fragments."""
     for shift in (4, 8, 12):
         mutated = bytearray(FRAGMENTED)
         at = FRAGMENTED.find(kind)

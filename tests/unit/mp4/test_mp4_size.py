@@ -1,4 +1,4 @@
-"""Long and large films: what the index costs in time and memory, and offsets beyond 32 bits."""
+"""Long and large movies: time and memory that the index takes, and offsets above 32 bits."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from fractions import Fraction
 from itertools import cycle, islice
 
 import pytest
-from media_worker.mp4 import Movie, lay_out, plan_join, plan_split, read_movie
-from media_worker.mp4.places import Chunks, Sizes
-from media_worker.mp4.runs import Runs
-from media_worker.mp4.tables import SampleTable
-from media_worker.mp4.writer import NewMovie, NewTrack, build_header
+from media_worker.mp4 import Movie, Track, lay_out, plan_join, plan_split, read_movie
+from media_worker.mp4.samples import Chunks, Runs, SampleTable, Sizes
+from media_worker.mp4.writer import build_header
 
-from tests.unit.mp4.films import FTYP, TrackSpec, moov_box, sound_entry, trak_box, video_entry
+from tests.unit.mp4.movies import FTYP, TrackSpec, audio_entry, moov_box, trak_box, video_entry
 
 HOURS_S = 36_000
 GB = 1 << 30
@@ -30,33 +28,33 @@ def chunked(sizes: Sizes, per_chunk: int, first_offset: int) -> Chunks:
     return Chunks.of(offsets, counts, Runs.constant(len(counts), 1))
 
 
-def film_header(video: SampleTable, sound: SampleTable, media_bytes: int) -> bytes:
-    picture, tone = TrackSpec([], timescale=60_000), TrackSpec([], b"soun", 48_000)
-    traks = [trak_box(1, picture, video_entry()), trak_box(2, tone, sound_entry())]
+def movie_header(video: SampleTable, audio: SampleTable, media_bytes: int) -> bytes:
+    specs = TrackSpec([], timescale=60_000), TrackSpec([], b"soun", 48_000)
+    traks = [trak_box(1, specs[0], video_entry()), trak_box(2, specs[1], audio_entry())]
     tracks = (
-        NewTrack(traks[0], 60_000, (video_entry(),), (), video),
-        NewTrack(traks[1], 48_000, (sound_entry(),), (), sound),
+        Track(traks[0], 60_000, (video_entry(),), (), video),
+        Track(traks[1], 48_000, (audio_entry(),), (), audio),
     )
-    return build_header(NewMovie(FTYP, moov_box(traks, 1000), 1000, tracks), media_bytes)
+    return build_header(Movie(FTYP, moov_box(traks, 1000), 1000, tracks), media_bytes)
 
 
 def ten_hours() -> tuple[bytes, int]:
-    """60 pictures a second with B-pictures, AAC at 48 kHz, half a second in a chunk; header and file size."""
-    pictures, packets = HOURS_S * 60, HOURS_S * 48_000 // 1024
-    sizes = Sizes.of(array("I", islice(cycle(range(2000, 60_000, 977)), pictures)))
-    sound_sizes = Sizes.of(array("I", islice(cycle(range(200, 400, 7)), packets)))
+    """60 fps with B-frames and AAC at 48 kHz, half a second per chunk. Returns header and file size."""
+    frames, packets = HOURS_S * 60, HOURS_S * 48_000 // 1024
+    sizes = Sizes.of(array("I", islice(cycle(range(2000, 60_000, 977)), frames)))
+    audio_sizes = Sizes.of(array("I", islice(cycle(range(200, 400, 7)), packets)))
     video = SampleTable(
-        durations=Runs.constant(pictures, 1000),
-        offsets=Runs.of(array("Q", [1]) * pictures, islice(cycle([2000, 5000, 2000, 0, 1000]), pictures)),
+        durations=Runs.constant(frames, 1000),
+        offsets=Runs.of(array("Q", [1]) * frames, islice(cycle([2000, 5000, 2000, 0, 1000]), frames)),
         sizes=sizes,
-        sync=array("Q", range(0, pictures, 120)),
+        sync=array("Q", range(0, frames, 120)),
         chunks=chunked(sizes, 30, 0),
     )
-    video_bytes = sizes.between(0, pictures)
-    media_bytes = video_bytes + sound_sizes.between(0, packets)
-    chunks = chunked(sound_sizes, 23, video_bytes)
-    sound = SampleTable(Runs.constant(packets, 1024), None, sound_sizes, None, chunks)
-    header = film_header(video, sound, media_bytes)
+    video_bytes = sizes.between(0, frames)
+    media_bytes = video_bytes + audio_sizes.between(0, packets)
+    chunks = chunked(audio_sizes, 23, video_bytes)
+    audio = SampleTable(Runs.constant(packets, 1024), None, audio_sizes, None, chunks)
+    header = movie_header(video, audio, media_bytes)
     return header, len(header) + media_bytes
 
 
@@ -66,7 +64,7 @@ def read_header(header: bytes, size_bytes: int) -> Movie:
 
 @pytest.mark.timeout(120)
 def test_ten_hours_are_read_in_seconds_and_little_memory() -> None:
-    """Arrays, not objects: some four million samples. The limits leave room for a slow machine."""
+    """They have about four million samples. The limits leave room for a slow machine."""
     header, size_bytes = ten_hours()
     started = time.process_time()
     movie = read_header(header, size_bytes)
@@ -87,15 +85,15 @@ def test_ten_hours_are_read_in_seconds_and_little_memory() -> None:
 
 
 def large_segment(samples: int, sample_bytes: int) -> tuple[bytes, int]:
-    """A segment of a few giant pictures: its header, and the size that the file would have."""
+    """A segment with a few huge samples. Returns its header, and the size that the file would have."""
     sizes = Sizes.of(array("I", [sample_bytes]) * samples)
     video = SampleTable(Runs.constant(samples, 60_000), None, sizes, None, chunked(sizes, 1, 0))
-    header = film_header(video, SampleTable.empty(), samples * sample_bytes)
+    header = movie_header(video, SampleTable.empty(), samples * sample_bytes)
     return header, len(header) + samples * sample_bytes
 
 
-def test_a_film_of_over_100_gb_is_planned_right() -> None:
-    """Offsets beyond 32 bits go to `co64`, and point where the ranges put the samples."""
+def test_a_final_above_100_gb_has_64_bit_offsets() -> None:
+    """The offsets in `co64` are where the ranges put the samples."""
     header, size_bytes = large_segment(10, 3 * GB)
     segments = [read_header(header, size_bytes) for _ in range(5)]
     layout = plan_join(segments)
@@ -110,14 +108,14 @@ def test_a_film_of_over_100_gb_is_planned_right() -> None:
 
 
 @pytest.mark.parametrize(("media_bytes", "kind"), [((1 << 32) - 5000, b"stco"), ((1 << 32) - 10, b"co64")])
-def test_offsets_stay_small_as_long_as_they_fit(media_bytes: int, kind: bytes) -> None:
-    """The header's own length counts: it moves the media."""
+def test_offsets_have_32_bits_if_they_fit(media_bytes: int, kind: bytes) -> None:
+    """The size of the header counts, because the media follows it."""
     header, _ = large_segment(1, media_bytes)
     assert kind in header
 
 
-def test_a_segment_of_a_huge_film_has_small_offsets_again() -> None:
-    """Each segment counts from its own start."""
+def test_a_segment_of_a_huge_source_has_32_bit_offsets() -> None:
+    """The offsets of a segment count from its own start."""
     header, size_bytes = large_segment(40, GB)
     movie = read_header(header, size_bytes)
     plan = plan_split(movie, Fraction(1))

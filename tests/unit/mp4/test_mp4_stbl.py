@@ -1,4 +1,4 @@
-"""Sample tables: each box is written as it is read, and read as the standard says."""
+"""The boxes of a sample table survive writing and reading, and are read as the standard says."""
 
 from __future__ import annotations
 
@@ -10,28 +10,25 @@ import pytest
 from hypothesis import given, settings
 from media_worker.mp4.boxes import Box, full_box, parse_boxes
 from media_worker.mp4.errors import BrokenFile, Unsupported
-from media_worker.mp4.groups import SampleGroup
-from media_worker.mp4.runs import Runs
-from media_worker.mp4.stbl import parse_sample_table
-from media_worker.mp4.tables import SampleTable, concat_tables
-from media_worker.mp4.writer import chunk_offset_box, table_boxes
+from media_worker.mp4.samples import Chunks, Runs, SampleGroup, SampleTable, Sizes, concat_tables
+from media_worker.mp4.stbl import build_chunk_offsets, build_sample_table, parse_sample_table, with_pcm_sizes
 
-from tests.unit.mp4.films import TrackSpec, load, make_film
+from tests.unit.mp4.movies import TrackSpec, load, make_movie
 from tests.unit.mp4.strategies import videos
 
 ROLL = full_box(1) + b"roll" + struct.pack(">IIh", 2, 1, -1)
 
 
 def written(table: SampleTable, *more: Box) -> Box:
-    """The table as `stbl`, through bytes."""
-    boxes = [*table_boxes(table), chunk_offset_box(table.chunks, 0, wide=True), *more]
+    """The table as an `stbl` box that was written and read."""
+    boxes = [*build_sample_table(table), build_chunk_offsets(table.chunks, 0, wide=True), *more]
     stbl = Box(b"stbl", children=tuple(boxes))
     return parse_boxes(memoryview(stbl.to_bytes()), b"minf")[0]
 
 
 def small() -> SampleTable:
-    film = make_film([TrackSpec([40, 40, 20], offsets=[40, 80, 0], sync=[0], per_chunk=2)])
-    return load(film).tracks[0].table
+    movie = make_movie([TrackSpec([40, 40, 20], offsets=[40, 80, 0], sync=[0], per_chunk=2)])
+    return load(movie).tracks[0].table
 
 
 def with_box(kind: bytes, payload: bytes) -> Box:
@@ -43,13 +40,13 @@ def with_box(kind: bytes, payload: bytes) -> Box:
 @settings(max_examples=60, deadline=None)
 @given(videos())
 def test_a_table_survives_writing_and_reading(spec: TrackSpec) -> None:
-    """`parse(write(table)) == table`."""
-    table = load(make_film([spec])).tracks[0].table
+    """`parse(build(table)) == table`."""
+    table = load(make_movie([spec])).tracks[0].table
     assert parse_sample_table(written(table)) == table
 
 
-def test_everything_about_single_samples_survives() -> None:
-    """Dependency bytes, sample groups, partial sync samples, and the bounds of the offsets."""
+def test_every_optional_box_survives_writing_and_reading() -> None:
+    """Dependencies, sample groups, partial sync samples, and the bounds of the composition offsets."""
     table = replace(
         small(),
         per_sample={b"sdtp": b"abc"},
@@ -64,15 +61,15 @@ def test_everything_about_single_samples_survives() -> None:
     assert struct.unpack(">4x5q", cslg.payload) == (0, 0, 80, 40, 160)
 
 
-def test_groups_that_are_described_differently_are_left_out() -> None:
-    """Their indexes would mean different things."""
+def test_groups_with_different_descriptions_are_dropped() -> None:
+    """The same index has different meanings in them."""
     first, other = (SampleGroup(b"roll", Runs.constant(3, 1), ROLL + extra) for extra in (b"", b"x"))
     tables = [replace(small(), groups=(group,)) for group in (first, other)]
     assert concat_tables(tables).groups == ()
 
 
 def test_negative_offsets_are_written_in_version_1() -> None:
-    """Version 0 is read as signed as well: some writers put negative numbers there."""
+    """Version 0 is read as signed too, because some writers store negative offsets in it."""
     table = replace(small(), offsets=Runs.from_values([-40, 0, 40]))
     ctts = written(table).need(b"ctts")
     assert ctts.payload[0] == 1
@@ -89,8 +86,8 @@ def test_compact_sizes_are_read(bits: int, data: bytes) -> None:
     assert parse_sample_table(stbl).sizes.table == array("I", [1, 2, 3])
 
 
-def test_tables_that_end_early_go_on_as_players_do() -> None:
-    """Durations repeat the last one, offsets are 0, samples without a chunk do not exist."""
+def test_tables_that_are_too_short_are_read_as_players_do() -> None:
+    """The last duration repeats, missing offsets are 0, and samples without a chunk are ignored."""
     short = parse_sample_table(with_box(b"stts", full_box(0) + struct.pack(">III", 1, 2, 7)))
     assert list(short.durations) == [7, 7, 7]
     short = parse_sample_table(with_box(b"ctts", full_box(0) + struct.pack(">III", 1, 1, 9)))
@@ -111,16 +108,59 @@ def test_tables_that_end_early_go_on_as_players_do() -> None:
         (b"saiz", full_box(0), Unsupported),
     ],
 )
-def test_impossible_tables_are_refused(kind: bytes, payload: bytes, error: type[Exception]) -> None:
-    """With the class that says who may still try."""
+def test_impossible_tables_are_rejected(kind: bytes, payload: bytes, error: type[Exception]) -> None:
+    """The error class tells an unsupported table from a broken one."""
     with pytest.raises(error):
         parse_sample_table(with_box(kind, payload))
 
 
-def test_samples_of_no_chunk_and_sync_numbers_out_of_order_are_settled() -> None:
-    """Chunks without samples are skipped; sync samples are sorted, and none lies behind the end."""
+def test_empty_chunks_and_unordered_sync_samples_are_normalised() -> None:
+    """Chunks without samples are dropped. Sync samples are sorted, without those above the number of samples."""
     stsc = full_box(0) + struct.pack(">IIIIIII", 2, 1, 0, 1, 2, 3, 1)
     table = parse_sample_table(with_box(b"stsc", stsc))
     assert len(table.chunks.offsets) == 1
     table = parse_sample_table(with_box(b"stss", full_box(0) + struct.pack(">IIIII", 4, 3, 1, 1, 99)))
     assert table.sync == array("Q", [0, 2])
+
+
+def pcm(size_bytes: int = 1, duration: int = 1) -> SampleTable:
+    chunks = Chunks.of(array("Q", [0]), array("I", [100]), Runs.constant(1, 1))
+    return SampleTable(Runs.constant(100, duration), None, Sizes.same(100, size_bytes), None, chunks)
+
+
+def entry(kind: bytes, version: int = 0, channels: int = 2, bits: int = 16, more: bytes = b"") -> Box:
+    head = bytes(6) + struct.pack(">HHHIHHI", 1, version, 0, 0, channels, bits, 0) + struct.pack(">I", 48000 << 16)
+    return Box(kind, head + more)
+
+
+VERSION_1 = struct.pack(">IIII", 1, 3, 6, 2)
+VERSION_2 = struct.pack(">IdIIIIII", 72, 48000.0, 2, 0x7F000000, 24, 12, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("description", "size_bytes"),
+    [
+        (entry(b"twos"), 4),
+        (entry(b"sowt", channels=1), 2),
+        (entry(b"in24"), 6),
+        (entry(b"ulaw", channels=1), 1),
+        (entry(b"qdmx", version=1, more=VERSION_1), 6),
+        (entry(b"lpcm", version=2, more=VERSION_2), 6),
+        (entry(b"ipcm"), 1),  # ISO: the table decides
+    ],
+)
+def test_the_sample_entry_determines_the_size_of_pcm(description: Box, size_bytes: int) -> None:
+    """It is channels times bits, or a field of newer entries."""
+    assert with_pcm_sizes(pcm(), description).sizes.constant == size_bytes
+
+
+def test_compressed_packets_keep_their_size() -> None:
+    """AC-3 packets have a constant size too, but last longer than a tick."""
+    table = pcm(1792, duration=1536)
+    assert with_pcm_sizes(table, entry(b"ac-3")) is table
+
+
+def test_audio_with_shared_packets_is_unsupported() -> None:
+    """With IMA and MACE, the tables do not say where a sample is."""
+    with pytest.raises(Unsupported, match="share a packet"):
+        with_pcm_sizes(pcm(), entry(b"ima4", version=1, more=struct.pack(">IIII", 64, 34, 68, 2)))

@@ -1,4 +1,4 @@
-"""The small films of `films`, spread over fragments."""
+"""The small movies of `movies`, but in fragments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from media_worker.mp4.boxes import Box, full_box, mdat_header
 
-from tests.unit.mp4.films import TrackSpec, make_film, sample_data
+from tests.unit.mp4.movies import TrackSpec, make_movie, sample_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,28 +18,28 @@ NON_SYNC = 0x01010000
 
 
 def make_fragmented(specs: Sequence[TrackSpec], fragments: int, start_times: Sequence[int] = ()) -> bytes:
-    """A `moov` without samples, and so many `moof` and `mdat` pairs."""
+    """A `moov` without samples, followed by `fragments` pairs of `moof` and `mdat`."""
     empty = [replace(spec, durations=[], offsets=None, sync=None, sizes=[]) for spec in specs]
-    bare = make_film(empty)
+    bare = make_movie(empty)
     trex = [Box(b"trex", full_box(0) + struct.pack(">5I", number + 1, 1, 0, 0, 0)) for number in range(len(specs))]
     moov = bytearray(bare[: bare.rindex(b"mdat") - 4])
     mvex = Box(b"mvex", children=tuple(trex)).to_bytes()
     at = moov.index(b"moov") - 4
     moov[at : at + 4] = struct.pack(">I", len(moov) - at + len(mvex))
-    film = bytes(moov) + mvex
+    movie = bytes(moov) + mvex
     starts = list(start_times) or [0] * len(specs)
     for number in range(fragments):
-        film += _fragment(specs, number, fragments, starts)
-    return film
+        movie += _fragment(specs, number, fragments, starts)
+    return movie
 
 
 def _fragment(specs: Sequence[TrackSpec], number: int, fragments: int, starts: Sequence[int]) -> bytes:
-    def moof(data_at: int) -> tuple[bytes, bytes]:
+    def moof(data_offset: int) -> tuple[bytes, bytes]:
         trafs, media = [], b""
         for track, spec in enumerate(specs):
             count = len(spec.durations)
             part = range(count * number // fragments, count * (number + 1) // fragments)
-            trafs.append(_traf(track, spec, part, starts[track], data_at + len(media)))
+            trafs.append(_traf(track, spec, part, starts[track], data_offset + len(media)))
             sizes = spec.sample_sizes
             media += b"".join(sample_data(track, sample, sizes[sample]) for sample in part)
         mfhd = Box(b"mfhd", full_box(0) + struct.pack(">I", number + 1))

@@ -1,4 +1,4 @@
-"""Small films for the tests, byte by byte: no encoder needed, and every sample can be told from every other."""
+"""Small movies for the tests, made without an encoder. Every sample has content of its own."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from media_worker.mp4 import Movie, SegmentLayout, Track, plan_join, read_movie
+from media_worker.mp4 import Layout, Movie, Track, plan_join, read_movie
 from media_worker.mp4.boxes import Box, full_box
-from media_worker.mp4.origin import ORIGIN_UUID
-from media_worker.mp4.places import Chunks, Sizes
-from media_worker.mp4.runs import Runs
-from media_worker.mp4.tables import SampleTable
-from media_worker.mp4.writer import NewMovie, NewTrack, build_header
+from media_worker.mp4.provenance import PROVENANCE_UUID
+from media_worker.mp4.samples import Chunks, Runs, SampleTable, Sizes
+from media_worker.mp4.writer import build_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from media_worker.mp4.edits import Edit
-    from media_worker.mp4.join import FinalLayout
+    from media_worker.mp4.edit_list import Edit
 
 MATRIX = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 FTYP = b"isom\0\0\2\0isomiso2mp41"
@@ -28,7 +25,7 @@ FTYP = b"isom\0\0\2\0isomiso2mp41"
 
 @dataclass(frozen=True)
 class TrackSpec:
-    """One track to be made. Lengths of the lists must agree."""
+    """A track to be made. The lists must have the same length."""
 
     durations: Sequence[int]
     handler: bytes = b"vide"
@@ -47,7 +44,7 @@ class TrackSpec:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a reader finds: decode and composition time in ticks, and the bytes."""
+    """A sample as a reader finds it: decode and composition time in ticks, and its bytes."""
 
     decode_time: int
     composition_time: int
@@ -60,7 +57,7 @@ def video_entry(kind: bytes = b"avc1", width: int = 64, config: bytes = b"x") ->
     return Box(kind, head + Box(b"avcC", config).to_bytes())
 
 
-def sound_entry(kind: bytes = b"mp4a", rate: int = 48000, extra: bytes = b"") -> Box:
+def audio_entry(kind: bytes = b"mp4a", rate: int = 48000, extra: bytes = b"") -> Box:
     head = bytes(6) + struct.pack(">H", 1) + bytes(8) + struct.pack(">HHII", 2, 16, 0, rate << 16)
     return Box(kind, head + extra)
 
@@ -91,7 +88,7 @@ def _table(spec: TrackSpec, chunk_offsets: Sequence[int]) -> SampleTable:
     count = len(spec.durations)
     counts = array("I", (min(spec.per_chunk, count - first) for first in range(0, count, spec.per_chunk)))
     sizes = spec.sample_sizes
-    # A table unless the samples are numbers (one tick each): those have one size for all, as in real files.
+    # PCM samples (one tick each) have a constant size, as in real files. Others have a table.
     is_pcm = set(spec.durations) == {1} and len(set(sizes)) == 1 and sizes[0] > 0
     return SampleTable(
         durations=Runs.from_values(spec.durations),
@@ -102,8 +99,8 @@ def _table(spec: TrackSpec, chunk_offsets: Sequence[int]) -> SampleTable:
     )
 
 
-def make_film(specs: Sequence[TrackSpec], timescale: int = 1000) -> bytes:
-    """The tracks interleaved chunk by chunk, `moov` in front."""
+def make_movie(specs: Sequence[TrackSpec], timescale: int = 1000) -> bytes:
+    """A file with its tracks interleaved chunk by chunk and `moov` in front."""
     media = b""
     offsets: list[list[int]] = [[] for _ in specs]
     for round_number in range(max((len(spec.durations) for spec in specs), default=0)):
@@ -115,11 +112,11 @@ def make_film(specs: Sequence[TrackSpec], timescale: int = 1000) -> bytes:
             sizes = spec.sample_sizes[first : first + spec.per_chunk]
             media += b"".join(sample_data(number, first + n, size) for n, size in enumerate(sizes))
     tracks, traks = [], []
-    for number, (spec, places) in enumerate(zip(specs, offsets, strict=True)):
-        entry = spec.entry or (sound_entry() if spec.handler == b"soun" else video_entry())
+    for number, (spec, chunk_offsets) in enumerate(zip(specs, offsets, strict=True)):
+        entry = spec.entry or (audio_entry() if spec.handler == b"soun" else video_entry())
         traks.append(trak_box(number + 1, spec, entry))
-        tracks.append(NewTrack(traks[-1], spec.timescale, (entry,), tuple(spec.edits), _table(spec, places)))
-    return build_header(NewMovie(FTYP, moov_box(traks, timescale), timescale, tuple(tracks)), len(media)) + media
+        tracks.append(Track(traks[-1], spec.timescale, (entry,), tuple(spec.edits), _table(spec, chunk_offsets)))
+    return build_header(Movie(FTYP, moov_box(traks, timescale), timescale, tuple(tracks)), len(media)) + media
 
 
 def load(data: bytes) -> Movie:
@@ -127,35 +124,31 @@ def load(data: bytes) -> Movie:
 
 
 def samples_of(data: bytes, track: Track) -> list[Sample]:
-    """Every sample of a track, read by its chunks."""
+    """Every sample of a track, read chunk by chunk."""
     table = track.table
     times = list(accumulate(table.durations, initial=0))[: table.count]
     offsets = list(table.offsets) if table.offsets is not None else [0] * table.count
     sync = set(range(table.count)) if table.sync is None else set(table.sync)
     found = []
     for number, offset in enumerate(table.chunks.offsets):
-        place = offset
+        position = offset
         for sample in range(table.chunks.starts[number], table.chunks.starts[number + 1]):
             size = table.sizes.between(sample, sample + 1)
-            content = data[place : place + size]
+            content = data[position : position + size]
             found.append(Sample(times[sample], times[sample] + offsets[sample], sample in sync, content))
-            place += size
+            position += size
     return found
 
 
-def put_together(layout: SegmentLayout, source: bytes) -> bytes:
-    return layout.header + b"".join(source[each.offset : each.end] for each in layout.ranges)
-
-
-def put_final_together(layout: FinalLayout, segments: Sequence[bytes]) -> bytes:
-    pieces = (segments[each.segment_index][each.offset : each.offset + each.length] for each in layout.ranges)
-    return layout.header + b"".join(pieces)
+def assemble(layout: Layout, *sources: bytes) -> bytes:
+    """The file that a layout describes."""
+    return layout.header + b"".join(sources[each.source][each.offset : each.end] for each in layout.ranges)
 
 
 def join_bytes(segments: Sequence[bytes]) -> bytes:
-    return put_final_together(plan_join([load(segment) for segment in segments]), segments)
+    return assemble(plan_join([load(segment) for segment in segments]), *segments)
 
 
-def without_note(segment: bytes) -> bytes:
-    """The segment as a worker would leave it that knows nothing of our note."""
-    return segment.replace(b"uuid" + ORIGIN_UUID, b"free" + ORIGIN_UUID)
+def without_provenance(segment: bytes) -> bytes:
+    """The segment as a worker writes it that does not know the provenance box."""
+    return segment.replace(b"uuid" + PROVENANCE_UUID, b"free" + PROVENANCE_UUID)

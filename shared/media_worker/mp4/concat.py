@@ -1,0 +1,414 @@
+"""Concatenating changed segments, such as re-encoded ones: each has its own encoder delay, padding and timescale.
+
+The video decides. Its segments follow each other without a gap and with every frame. The other tracks are placed
+relative to the video of their own segment, so that no error adds up, whatever their durations are:
+
+    video   |---- 0 ----|---- 1 ----|---- 2 ----|
+    audio   |.---- 0 ----|.--- 1 ---|.---- 2 ----.     delay and padding (dots) are dropped at the inner edges
+
+"Packet" means a sample of compressed audio here, as in ffmpeg: one packet contains many PCM samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from .edit_list import PresentedRange, exact_movie_timescale, single_edit
+from .errors import TracksDiffer, Unsupported
+from .movie import Movie, Track
+from .samples import Runs, SampleTable, Timeline, concat_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+MAX_TIMESCALE = 1 << 31
+MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
+
+type Row = tuple[Track | None, ...]  # one track of the final: its part in each segment
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedTrack:
+    """A track of the final: `track`, but with the samples of `tables`, one for each segment at its offsets there."""
+
+    track: Track
+    tables: tuple[SampleTable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedMovie:
+    """The tracks of the final, and its movie timescale."""
+
+    timescale: int
+    tracks: tuple[JoinedTrack, ...]
+
+
+def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
+    """The segments one after the other. `rows` are the matched tracks of `movies`.
+
+    Raises:
+        TracksDiffer: a segment cannot be joined with the others; names it.
+        Unsupported: an edit list of a segment cannot be joined.
+    """
+    tracks = [_presented_parts(row, movies) for row in rows]
+    main = tracks[_main_row(movies, rows)]
+    starts_s = _segment_starts_s(main)
+    timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
+    return JoinedMovie(timescale, tuple(_concatenate_track(track, starts_s, timescale) for track in tracks))
+
+
+def _main_row(movies: Sequence[Movie], rows: Sequence[Row]) -> int:
+    """The row of the main track of the first segment that has video, or the first row with samples."""
+    for index, movie in enumerate(movies):
+        main = movie.tracks[movie.main_track_number]
+        if main.is_video:
+            parts = [row[index] for row in rows]
+            return next(n for n, part in enumerate(parts) if part is not None and part.track_id == main.track_id)
+    return next(number for number, row in enumerate(rows) if any(part and part.table.count for part in row))
+
+
+# What each segment presents of its tracks
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedPart:
+    """What a segment presents of one of its tracks, in ticks of `timescale`."""
+
+    table: SampleTable
+    timescale: int
+    media_start: int  # composition time of the first frame presented
+    start: Fraction  # its presentation time in the segment
+    length: int
+
+    def scaled_to(self, timescale: int) -> PresentedPart:
+        """The same in a timescale that is a multiple of its own."""
+        factor = timescale // self.timescale
+        if factor == 1:
+            return self
+        offsets = self.table.offsets
+        table = replace(
+            self.table,
+            durations=self.table.durations.scaled(factor),
+            offsets=None if offsets is None else offsets.scaled(factor),
+        )
+        return PresentedPart(table, timescale, self.media_start * factor, self.start * factor, self.length * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class _TrackParts:
+    """A track of the final: its row, and what each segment presents of it in a common timescale (None: nothing)."""
+
+    row: Row
+    parts: tuple[PresentedPart | None, ...]
+    timescale: int
+
+
+def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
+    parts = [
+        presented_part(track, movie.timescale, index, is_last=index == len(movies) - 1)
+        if track is not None and track.table.count
+        else None
+        for index, (track, movie) in enumerate(zip(row, movies, strict=True))
+    ]
+    timescale = 1
+    for index, part in enumerate(parts):
+        timescale = math.lcm(timescale, part.timescale if part else 1)
+        if timescale > MAX_TIMESCALE:
+            raise TracksDiffer(index, "incompatible timescales: their common multiple exceeds 2^31")
+    if not any(parts):
+        timescale = next(track.timescale for track in row if track is not None)
+    return _TrackParts(row, tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+
+
+def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is_last: bool) -> PresentedPart:
+    """What a segment presents of a track that has samples.
+
+    Raises:
+        Unsupported: its edit list presents several ranges, or not forward at normal speed.
+    """
+    ranges = track.presented_ranges(movie_timescale)
+    if ranges is None:
+        raise Unsupported(f"the edit list of {track.name} in segment {segment_index} loops or changes the speed")
+    if len(ranges) > 1:
+        raise Unsupported(f"the edit list of {track.name} in segment {segment_index} has several parts")
+    first = ranges[0]
+    media_start, start = math.floor(first.media_start), first.start
+    composition_start = track.table.composition_start()
+    # Nothing can be presented before the first frame. And the final cannot hide frames in its middle: those that the
+    # edit list of a later segment hides are the leading samples of an open GOP, which belong to the video.
+    presents_hidden = track.is_video and segment_index > 0
+    if media_start < composition_start or presents_hidden:
+        media_start, start = composition_start, start + composition_start - media_start
+    length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
+    return PresentedPart(track.table, track.timescale, media_start, start, length)
+
+
+def _presented_length(
+    track: Track, presented: PresentedRange, media_start: int, movie_timescale: int, *, is_last: bool
+) -> int:
+    """How long a track is presented: by its edit list, unless that is just the rounded duration of its samples.
+
+    ffmpeg's movie timescale is 1000, so its edit lists are in milliseconds. The sum of 200 such durations would be off
+    by many frames. The durations of samples are exact.
+    """
+    by_samples = track.table.composition_end() - media_start
+    if presented.media_end is None:
+        return by_samples
+    by_edits = presented.media_end - media_start
+    is_exact = movie_timescale % track.timescale == 0
+    # Nothing follows the last segment, so its edit list is applied exactly.
+    is_rounded = not (is_exact or is_last) and abs(by_edits - by_samples) <= Fraction(track.timescale, movie_timescale)
+    # The final can hide frames at its end, but not in its middle.
+    presents_all = track.is_video and not is_last and max(track.table.last_composition_times()) >= presented.media_end
+    return by_samples if is_rounded or presents_all else max(1, round(by_edits))
+
+
+# The timeline of the final
+
+
+def _segment_starts_s(main: _TrackParts) -> list[Fraction]:
+    """When each segment starts, in seconds, if its video starts where the video of the segment before it ends."""
+    starts_s: list[Fraction] = []
+    end: Fraction | None = None
+    for index, part in enumerate(main.parts):
+        if part is None:
+            raise TracksDiffer(index, "its video track has no samples")
+        video_start = part.start if end is None else end
+        starts_s.append((video_start - part.start) / main.timescale)
+        end = video_start + part.length
+    return starts_s
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTrack:
+    """One segment's part of a track on the timeline of the final, in ticks of the track.
+
+    `length` ticks of media from `media_start` are presented at `start`.
+    """
+
+    table: SampleTable
+    media_start: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConcatenatedTrack:
+    """A table for each segment, and the one edit that presents them all: `length` from `media_start` at `start`."""
+
+    tables: tuple[SampleTable, ...]
+    media_start: int = 0
+    start: int = 0
+    length: int = 0
+
+
+def _concatenate_track(track: _TrackParts, starts_s: Sequence[Fraction], movie_timescale: int) -> JoinedTrack:
+    sources = [source for source in track.row if source is not None]
+    first = next((source for source in sources if source.table.count), sources[0])
+    parts = [
+        None if part is None else _on_timeline(part, start_s)
+        for part, start_s in zip(track.parts, starts_s, strict=True)
+    ]
+    joined = concatenate_audio(parts) if _is_droppable(first.handler, parts) else concatenate_in_order(parts)
+    edits = single_edit(
+        joined.start,
+        joined.media_start,
+        joined.length,
+        track_timescale=track.timescale,
+        movie_timescale=movie_timescale,
+    )
+    return JoinedTrack(replace(first, timescale=track.timescale, edits=edits if any(parts) else ()), joined.tables)
+
+
+def _on_timeline(part: PresentedPart, segment_start_s: Fraction) -> SegmentTrack:
+    start = math.floor(segment_start_s * part.timescale + part.start + Fraction(1, 2))
+    return SegmentTrack(part.table, part.media_start, start, part.length)
+
+
+def _is_droppable(handler: bytes, parts: Sequence[SegmentTrack | None]) -> bool:
+    """Whether single samples can be dropped: audio whose packets are in order and decode independently."""
+    tables = [part.table for part in parts if part is not None]
+    return handler == b"soun" and all(table.offsets is None and table.sync is None for table in tables)
+
+
+# Video, and every track of which no sample may be dropped
+
+
+def concatenate_in_order(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack:
+    """Every sample in order. The last duration of a segment is changed so that the next segment starts in time.
+
+    Encoders differ in delay, the composition time of the first frame. All segments get the longest delay, by a shift of
+    their composition offsets. Then decode times simply follow presentation times.
+    """
+    filled = [part for part in parts if part is not None]
+    if not filled:
+        return ConcatenatedTrack((SampleTable.empty(),) * len(parts))
+    first = filled[0]
+    delays = [part.table.composition_start() for part in filled]
+    hidden = max(0, first.media_start - delays[0])  # media before the first presented frame, at the start of the final
+    decode_starts = _decode_starts(filled, hidden - first.start)
+    media_start = hidden + max(delays)
+    shifts = [
+        media_start + part.start - first.start - decode_start - part.media_start
+        for part, decode_start in zip(filled, decode_starts, strict=True)
+    ]
+    is_reordered = any(shifts) or any(part.table.offsets is not None for part in filled)
+    tables = []
+    for number, part in enumerate(filled):
+        table = part.table
+        if number + 1 < len(filled):
+            table = _with_length(table, decode_starts[number + 1] - decode_starts[number])
+        if is_reordered:
+            offsets = table.offsets if table.offsets is not None else Runs.constant(table.count, 0)
+            table = replace(table, offsets=offsets.shifted(shifts[number]))
+        tables.append(table)
+    length = filled[-1].start + filled[-1].length - first.start
+    return ConcatenatedTrack(_for_all_segments(parts, tables), media_start, first.start, length)
+
+
+def _decode_starts(parts: Sequence[SegmentTrack], shift: int) -> list[int]:
+    """When the first sample of each part is decoded: at `start` plus `shift`, but after all samples before it."""
+    starts: list[int] = []
+    earliest = 0
+    for part in parts:
+        starts.append(max(part.start + shift, earliest) if starts else 0)
+        durations = part.table.durations
+        earliest = starts[-1] + durations.total() - durations[len(durations) - 1] + 1
+    return starts
+
+
+def _with_length(table: SampleTable, length: int) -> SampleTable:
+    """The table with another last duration, so that the sum of its durations is `length`."""
+    durations = table.durations
+    last = durations[len(durations) - 1] + length - durations.total()
+    return replace(table, durations=durations.with_last(max(last, 1)))
+
+
+def _for_all_segments(parts: Sequence[SegmentTrack | None], tables: Sequence[SampleTable]) -> tuple[SampleTable, ...]:
+    """One table for each segment: the next of `tables`, or an empty one for a segment without a part."""
+    remaining: Iterator[SampleTable] = iter(tables)
+    return tuple(SampleTable.empty() if part is None else next(remaining) for part in parts)
+
+
+# Audio
+
+
+def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack:
+    """Packets that encoders added at the inner edges (delay, padding) are dropped. The others keep their times.
+
+    The last duration of a segment absorbs the rest, less than half a packet. Some players count packets instead of
+    reading times. The error that they accumulate (`surplus`) stays below half a packet too.
+    """
+    filled = [part for part in parts if part is not None]
+    if not filled:
+        return ConcatenatedTrack((SampleTable.empty(),) * len(parts))
+    ranges = _packet_ranges(filled)
+    is_pcm = all(part.table.is_pcm for part in filled)
+    surplus = 0
+    lengths: list[int] = []
+    for before, after in itertools.pairwise(ranges):
+        surplus = _fit(before, after, 0 if is_pcm else surplus)
+        lengths.append(after.start - before.start)
+    lengths.append(ranges[-1].end - ranges[-1].start)
+    with_length = _pcm_with_length if is_pcm else _with_length
+    tables = [with_length(packets.table(), length) for packets, length in zip(ranges, lengths, strict=True)]
+    first, last = filled[0], filled[-1]
+    length = last.start + last.length - first.start
+    return ConcatenatedTrack(_for_all_segments(parts, tables), first.media_start, first.start, length)
+
+
+@dataclass(slots=True)
+class _PacketRange:
+    """Packets `first_packet` to `end_packet` of a segment, whose media time 0 is `zero` of the track's media time."""
+
+    part: SegmentTrack
+    timeline: Timeline
+    zero: int
+    first_packet: int
+    end_packet: int
+
+    @property
+    def start(self) -> int:
+        """The media time of the track at which the first packet starts."""
+        return self.zero + self.timeline.time_of(self.first_packet)
+
+    @property
+    def end(self) -> int:
+        """The media time of the track at which the last packet ends."""
+        return self.zero + self.timeline.time_of(self.end_packet)
+
+    @property
+    def last_duration(self) -> int:
+        return self.part.table.durations[self.end_packet - 1]
+
+    @property
+    def starts_hidden(self) -> bool:
+        """Whether the first packet is presented in part or not at all, and others follow it."""
+        return self.start < self.zero + self.part.media_start and self.first_packet + 1 < self.end_packet
+
+    def drop_from(self, time: int) -> None:
+        """Drop packets at the end that start at media time `time` of the track or later, but keep one packet."""
+        self.end_packet = min(self.end_packet, max(self.first_packet + 1, self.timeline.first_at(time - self.zero)))
+
+    def include_from(self, time: int) -> None:
+        """Include hidden packets at the start, back to the one that is decoded at media time `time` of the track."""
+        self.first_packet = min(self.first_packet, max(0, self.timeline.first_at(time - self.zero + 1) - 1))
+
+    def table(self) -> SampleTable:
+        return self.part.table.slice(self.first_packet, self.end_packet)
+
+
+def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
+    """The packets that each segment's own edit list presents. Nothing is dropped at the start and end of the final."""
+    first = parts[0]
+    ranges = []
+    for number, part in enumerate(parts):
+        timeline = Timeline.of(part.table.durations)
+        zero = first.media_start + part.start - first.start - part.media_start
+        first_packet = 0 if number == 0 else max(0, timeline.first_at(part.media_start + 1) - 1)
+        packets = _PacketRange(part, timeline, zero, min(first_packet, part.table.count - 1), part.table.count)
+        if number + 1 < len(parts):
+            packets.drop_from(zero + part.media_start + part.length)
+        ranges.append(packets)
+    return ranges
+
+
+def _fit(before: _PacketRange, after: _PacketRange, surplus: int) -> int:
+    """Choose the packets on both sides of a join so that their number fits the time. Returns the new surplus."""
+    packet = before.last_duration
+    surplus += before.end - after.start
+    if surplus > packet // 2 and after.starts_hidden:
+        # Hidden packets are encoder delay. ffmpeg shortens the hidden part of the first packet by the surplus.
+        old_start = after.start
+        after.first_packet += 1
+        surplus -= after.start - old_start
+    if surplus > packet // 2:
+        old_end = before.end
+        before.drop_from(old_end - (surplus - packet // 2))
+        surplus -= old_end - before.end
+    if surplus < -(packet // 2):
+        old_start = after.start
+        after.include_from(old_start + surplus + packet // 2)
+        surplus += old_start - after.start
+    # Decode times must increase, whatever the surplus is: the last packet starts before the next segment's first one.
+    old_end = before.end
+    before.drop_from(after.start)
+    return surplus - (old_end - before.end)
+
+
+def _pcm_with_length(table: SampleTable, length: int) -> SampleTable:
+    """Exactly `length` samples of PCM. Their durations must stay 1, so a gap is filled by repeating the last samples.
+
+    Raises:
+        Unsupported: the gap is too long for that.
+    """
+    missing = length - table.count
+    if missing <= 0:
+        return table.slice(0, max(length, 1))
+    if missing > min(table.count, MAX_PCM_GAP_SAMPLES):
+        raise Unsupported(f"a gap of {missing} samples in PCM audio between two segments")
+    return concat_tables([table, table.slice(table.count - missing, table.count)])

@@ -1,0 +1,121 @@
+"""The provenance of a segment: which part of which source it is.
+
+The index of a segment does not contain the edit lists and durations of the source. They are stored as JSON in a `uuid`
+box (4.2), which players skip. A worker that writes a new file drops the box. A worker that keeps the box but changes
+the samples is detected by the digest. In both cases the segments are joined by their own times instead.
+
+The format is persisted: segments written by another version of this code must stay readable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from .boxes import Box
+from .edit_list import Edit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .movie import Track
+
+PROVENANCE_UUID = bytes.fromhex("6d656469612d776f726b65722d637574")  # "media-worker-cut"
+MAX_PROVENANCE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TrackProvenance:
+    """What the join needs to restore one track."""
+
+    first_sample: int
+    offset_shift: int  # was added to the composition offsets of this segment
+    edits: tuple[Edit, ...]  # of the source
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which part of which source a segment is. The field names are the JSON's."""
+
+    source: str  # fingerprint of the source's index
+    segment_index: int
+    total_segments: int
+    movie_timescale: int
+    tracks: tuple[TrackProvenance, ...]
+    digest: str  # of the tracks of this segment
+
+
+def build_provenance(provenance: Provenance) -> Box:
+    """The provenance as a box."""
+    return Box(b"uuid", PROVENANCE_UUID + json.dumps(asdict(provenance), separators=(",", ":")).encode())
+
+
+def find_provenance(moov: Box) -> Provenance | None:
+    """The provenance in a `moov` box, or None if there is no valid one."""
+    box = next(filter(_is_provenance, moov.children or ()), None)
+    if box is None or len(box.payload) > MAX_PROVENANCE_BYTES:
+        return None
+    try:
+        return _parse(json.loads(bytes(box.payload[16:])))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def without_provenance(moov: Box) -> Box:
+    """A `moov` box without provenance."""
+    return moov.with_children(tuple(child for child in moov.children or () if not _is_provenance(child)))
+
+
+def _is_provenance(box: Box) -> bool:
+    return box.kind == b"uuid" and bytes(box.payload[:16]) == PROVENANCE_UUID
+
+
+def _parse(document: dict[str, object]) -> Provenance:
+    tracks = document["tracks"]
+    if not isinstance(tracks, list):
+        raise TypeError("tracks")
+    return Provenance(
+        source=str(document["source"]),
+        segment_index=_integer(document["segment_index"]),
+        total_segments=_integer(document["total_segments"]),
+        movie_timescale=_integer(document["movie_timescale"], at_least=1),
+        tracks=tuple(_parse_track(track) for track in tracks),
+        digest=str(document["digest"]),
+    )
+
+
+def _parse_track(document: dict[str, object]) -> TrackProvenance:
+    edits = document["edits"]
+    if not isinstance(edits, list):
+        raise TypeError("edits")
+    return TrackProvenance(
+        first_sample=_integer(document["first_sample"]),
+        offset_shift=_integer(document["offset_shift"], at_least=-(1 << 31)),
+        edits=tuple(
+            Edit(_integer(edit["duration"]), _integer(edit["media_time"], at_least=-1), _integer(edit["rate"]))
+            for edit in edits
+        ),
+    )
+
+
+def _integer(value: object, at_least: int = 0) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value < 1 << 62:
+        raise ValueError(value)
+    return value
+
+
+def digest_of(tracks: Iterable[Track]) -> str:
+    """A digest of the times and sizes of these tracks. Chunk offsets do not count: a worker may move samples."""
+    digest = hashlib.blake2b(digest_size=16)
+    for track in tracks:
+        table = track.table
+        # `repr` of an `Edit` is part of the persisted digest: do not rename the class or its fields.
+        digest.update(repr((track.timescale, track.edits, table.count, table.sizes.constant)).encode())
+        for runs in (table.durations, table.offsets):
+            merged = runs.merged() if runs is not None else None
+            digest.update(b"-" if merged is None else merged.counts.tobytes() + merged.values.tobytes())
+        for numbers in (table.sizes.table, table.sync):
+            digest.update(b"-" if numbers is None else numbers.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,270 @@
+"""Reading the index of a file with few reads, wherever in the file it is.
+
+    moov in front:  ftyp moov mdat       one read, plus the rest of a moov larger than PEEK_BYTES
+    moov at end:    ftyp mdat moov       one more read, behind mdat
+
+A read from S3 takes about 20 ms and is a billed request. Media between the boxes is not fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import add
+
+from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of
+from .edit_list import parse_elst
+from .errors import BrokenFile, Unsupported, overflow_is_unsupported
+from .fragments import Moof, has_fragments, with_fragments
+from .movie import Movie, Track
+from .stbl import TABLES, parse_sample_table, parse_stsd, with_pcm_sizes
+
+# read(offset, length): that many bytes of the file.
+type Read = Callable[[int, int], bytes]
+
+PEEK_BYTES = 64 * 1024
+# Each box between the start of the file and moov costs one read. Valid files have a handful.
+MAX_TOP_LEVEL_BOXES = 100_000
+MAX_READS = 512
+# After this many reads only box headers are read, so that the total stays below moov + 1 MB.
+MAX_READS_WITH_PEEK = 12
+MAX_MOOV_BYTES = 1 << 30
+MAX_FRAGMENTS = 100_000
+MAX_MOOF_BYTES = 64 << 20
+MIN_MOOF_PEEK_BYTES, MAX_MOOF_PEEK_BYTES = 1 << 10, 1 << 16
+MAX_TRACKS = 256
+MAX_EDITS = 4096
+# The boxes that an MP4 or QuickTime file may begin with. QuickTime files older than ftyp have none.
+FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"junk"})
+ENCRYPTED = frozenset({b"encv", b"enca", b"enct", b"encs", b"encm", b"drmi", b"drms"})
+_SELF_CONTAINED = 1
+
+
+@overflow_is_unsupported()
+def read_movie(read: Read, size_bytes: int) -> Movie:
+    """The index of a file of `size_bytes`. `read(offset, length)` is called for the parts that are needed.
+
+    Raises:
+        Unsupported: the file may be valid, but its index cannot be rewritten.
+        BrokenFile: the file contradicts itself.
+    """
+    file = BufferedFile(read, size_bytes)
+    index = find_index(file)
+    moov = Box(b"moov", children=parse_boxes(memoryview(index.moov), b"moov"))
+    if moov.find(b"cmov"):
+        raise Unsupported("the index is compressed (cmov)")
+    timescale = timescale_of(moov.need(b"mvhd"))
+    tracks = _parse_tracks(moov)
+    fingerprint = hashlib.blake2b(index.moov, digest_size=16)
+    if has_fragments(moov):
+        moofs = _read_moofs(file, index.moov_end, fingerprint)
+        tracks, timescale = with_fragments(moov, tracks, timescale, moofs)
+    movie = Movie(index.ftyp, _without_tables(moov), timescale, tracks, fingerprint.digest())
+    _check_supported(movie, size_bytes)
+    return movie
+
+
+# Finding the index
+
+
+class BufferedFile:
+    """Reads a file through a buffer of the last read, so that adjacent small boxes cost one read."""
+
+    def __init__(self, read: Read, size_bytes: int) -> None:
+        self._read, self.size_bytes = read, size_bytes
+        self._start, self._data = 0, b""
+        self.reads = 0
+
+    def header_at(self, offset: int, peek_bytes: int = PEEK_BYTES) -> BoxHeader | None:
+        """The box header at `offset`, or None at the end of the file. A read fetches `peek_bytes`."""
+        if offset < self._start or offset + 16 > self._start + len(self._data):
+            if offset + 8 > self.size_bytes:
+                return None
+            self._fetch(offset, peek_bytes)
+        return read_box_header(self._data, offset - self._start)
+
+    def bytes_at(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes. Only those that are not in the buffer are read."""
+        buffered = self._data[offset - self._start :][:length] if offset >= self._start else b""
+        if len(buffered) == length:
+            return buffered
+        rest = self._read(offset + len(buffered), length - len(buffered))
+        if len(rest) != length - len(buffered):
+            raise BrokenFile("the file is shorter than its size says")
+        return buffered + rest
+
+    def _fetch(self, offset: int, length: int) -> None:
+        self.reads += 1
+        self._data = self._read(offset, min(length, self.size_bytes - offset))
+        self._start = offset
+
+
+@dataclass(frozen=True, slots=True)
+class TopLevelBox:
+    """A box of the file: where it is, and how large."""
+
+    kind: bytes
+    offset: int
+    header_bytes: int
+    size_bytes: int
+
+    @property
+    def end(self) -> int:
+        """The offset of the next box."""
+        return self.offset + self.size_bytes
+
+    def payload(self, file: BufferedFile) -> bytes:
+        """The bytes behind the header."""
+        return file.bytes_at(self.offset + self.header_bytes, self.size_bytes - self.header_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The payloads of `ftyp` and `moov`, and the offset behind `moov`."""
+
+    ftyp: bytes | None
+    moov: bytes
+    moov_end: int
+
+
+def find_index(file: BufferedFile) -> Index:
+    """Read `ftyp` and `moov`.
+
+    Raises:
+        Unsupported: this is not an MP4 or QuickTime file, or its index is too far away or too large.
+        BrokenFile: there is no complete index.
+    """
+    ftyp: bytes | None = None
+    for number, box in enumerate(_top_level_boxes(file)):
+        if number == 0 and box.kind not in FIRST_BOXES:
+            raise Unsupported("not an MP4 or QuickTime file")
+        if box.kind == b"moov":
+            return Index(ftyp, _limited_payload(file, box, MAX_MOOV_BYTES), box.end)
+        if box.kind == b"ftyp" and ftyp is None:
+            ftyp = _limited_payload(file, box, 4096)
+    raise BrokenFile("no moov box: the file is cut short, or its recording was not finished")
+
+
+def _top_level_boxes(file: BufferedFile) -> Iterator[TopLevelBox]:
+    """The boxes of the file in order. The size of a truncated last box is the one that it declares."""
+    offset = 0
+    for _ in range(MAX_TOP_LEVEL_BOXES):
+        peek_bytes = PEEK_BYTES if file.reads < MAX_READS_WITH_PEEK else 16
+        if file.reads > MAX_READS:
+            raise Unsupported(f"no moov box found after {MAX_READS} reads")
+        if (header := file.header_at(offset, peek_bytes)) is None:
+            return
+        size_bytes = file.size_bytes - offset if header.size_bytes is None else header.size_bytes
+        yield TopLevelBox(header.kind, offset, header.header_bytes, size_bytes)
+        offset += size_bytes
+
+
+def _limited_payload(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> bytes:
+    name = box.kind.decode("latin-1")
+    if box.end > file.size_bytes:
+        raise BrokenFile(f"box {name} extends beyond the end of the file: the file is cut short")
+    if box.size_bytes > limit_bytes:
+        raise Unsupported(f"box {name} has {box.size_bytes} bytes, more than the limit of {limit_bytes}")
+    return box.payload(file)
+
+
+def _read_moofs(file: BufferedFile, offset: int, digest: hashlib.blake2b) -> Iterator[Moof]:
+    """Every `moof` box from `offset` on. Each costs one read, about as large as the `moof` before it."""
+    peek_bytes, count = MAX_MOOF_PEEK_BYTES, 0
+    while (header := file.header_at(offset, peek_bytes)) is not None:
+        size_bytes = file.size_bytes - offset if header.size_bytes is None else header.size_bytes
+        if header.kind == b"moof":
+            if size_bytes > MAX_MOOF_BYTES or offset + size_bytes > file.size_bytes or count > MAX_FRAGMENTS:
+                raise BrokenFile("a fragment is cut short or too large, or there are too many of them")
+            payload = TopLevelBox(header.kind, offset, header.header_bytes, size_bytes).payload(file)
+            digest.update(payload)
+            yield Moof(offset, payload)
+            peek_bytes = min(max(2 * size_bytes, MIN_MOOF_PEEK_BYTES), MAX_MOOF_PEEK_BYTES)
+            count += 1
+        offset += size_bytes
+        if file.reads > 2 * MAX_FRAGMENTS:
+            raise Unsupported(f"more than {2 * MAX_FRAGMENTS} reads for the fragments")
+
+
+# Parsing the index
+
+
+def _parse_tracks(moov: Box) -> tuple[Track, ...]:
+    boxes = list(moov.find_all(b"trak"))
+    if len(boxes) > MAX_TRACKS:
+        raise BrokenFile(f"{len(boxes)} tracks, more than the limit of {MAX_TRACKS}")
+    tracks = tuple(_parse_track(box) for box in boxes)
+    if len({track.track_id for track in tracks}) < len(tracks):
+        raise BrokenFile("two tracks have the same id")
+    return tracks
+
+
+def _parse_track(trak: Box) -> Track:
+    stbl = trak.need(b"mdia", b"minf", b"stbl")
+    edits = parse_elst(trak.find(b"edts", b"elst"))
+    if len(edits) > MAX_EDITS:
+        raise Unsupported(f"an edit list of {len(edits)} entries, more than the limit of {MAX_EDITS}")
+    handler = trak.need(b"mdia", b"hdlr").payload[8:12]
+    descriptions = parse_stsd(stbl.need(b"stsd"))
+    table = parse_sample_table(stbl)
+    if handler == b"soun" and descriptions:
+        table = with_pcm_sizes(table, descriptions[0])
+    timescale = timescale_of(trak.need(b"mdia", b"mdhd"))
+    return Track(_without_tables(trak), timescale, descriptions, edits, table)
+
+
+def _without_tables(box: Box) -> Box:
+    """The box without sample tables and edit list. Copied, because a slice keeps the whole index in memory."""
+    if box.children is None:
+        return Box(box.kind, bytes(box.payload))
+    dropped = TABLES if box.kind == b"stbl" else {b"edts", b"mvex"}
+    return box.with_children(tuple(_without_tables(child) for child in box.children if child.kind not in dropped))
+
+
+# Rejecting files whose index cannot be rewritten
+
+
+def _check_supported(movie: Movie, size_bytes: int) -> None:
+    if not any(track.table.count for track in movie.tracks):
+        raise Unsupported("the file has no samples")
+    for holder in (movie.box, *movie.box.find_all(b"trak")):
+        _check_no_file_offsets(holder)
+    for track in movie.tracks:
+        _check_descriptions(track)
+        _check_inside_file(track, size_bytes)
+
+
+def _check_no_file_offsets(holder: Box) -> None:
+    """Items of a `meta` box may be anywhere in the file (8.11.3). Their offsets would become wrong."""
+    meta = holder.find(b"meta")
+    if meta is not None and b"iloc" in bytes(meta.payload):
+        raise Unsupported("metadata items are stored outside the index (iloc)")
+
+
+def _check_descriptions(track: Track) -> None:
+    used = set(track.table.chunks.descriptions.values)
+    if used and not 1 <= min(used) <= max(used) <= len(track.descriptions):
+        raise BrokenFile(f"{track.name} uses a sample description that does not exist")
+    if ENCRYPTED.intersection(track.codecs):
+        raise Unsupported(f"{track.name} is encrypted")
+    is_in_this_file = _data_references(track.box.find(b"mdia", b"minf", b"dinf", b"dref"))
+    for number in used:
+        reference = int.from_bytes(track.descriptions[number - 1].payload[6:8], "big")
+        # Numbers without an entry are ignored: Android writes metadata sample entries without this field (8.5.2.2).
+        if 1 <= reference <= len(is_in_this_file) and not is_in_this_file[reference - 1]:
+            raise Unsupported(f"the media of {track.name} is in another file")
+
+
+def _data_references(dref: Box | None) -> list[bool]:
+    """For each data reference, whether it is this file (8.7.2)."""
+    if dref is None:
+        return []
+    entries = parse_boxes(memoryview(dref.payload)[8:], b"dref")
+    return [len(entry.payload) >= FULL_BOX_BYTES and bool(entry.payload[3] & _SELF_CONTAINED) for entry in entries]
+
+
+def _check_inside_file(track: Track, size_bytes: int) -> None:
+    chunks = track.table.chunks
+    if max(map(add, chunks.offsets, chunks.lengths(track.table.sizes)), default=0) > size_bytes:
+        raise Unsupported(f"{track.name} has samples beyond the end of the file: the file is cut short")
