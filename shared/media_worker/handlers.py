@@ -114,7 +114,7 @@ def _delay_s(error: Exception, receive_count: int) -> int:
     return min(_MAX_BACK_OFF_S, _FIRST_BACK_OFF_S << min(receive_count - 1, 10))
 
 
-class _Returned(Exception):  # noqa: N818
+class _Returned(Exception):
     """Tells Powertools' batch processor that a record is returned to the queue."""
 
 
@@ -214,7 +214,7 @@ def _report(error: Exception, disposition: Disposition) -> Disposition:
     """Log and count an error; its disposition."""
     if disposition.metric:
         count(disposition.metric)
-    fields = {"failure": type(error).__name__, "reason": str(error)}
+    fields: dict[str, Any] = {"failure": type(error).__name__, "reason": str(error)}
     if isinstance(error, NothingToDo):
         logger.info("Nothing to do", event="nothing_to_do", **fields)
     elif isinstance(error, PermanentError):

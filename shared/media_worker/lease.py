@@ -133,7 +133,7 @@ class LeaseStore(BasePersistenceLayer):
         if lease.created_with is None:
             condition += " AND attribute_exists(job_id)"
         numbers = {**sets, **created_with, "now": now_s(), "one": 1}
-        names = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
+        names: dict[str, Any] = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
         try:
             self.aws.dynamodb.update_item(
                 **lease.key,

@@ -60,7 +60,7 @@ def parse_reassembly_body(body: str) -> list[ReassemblyRequest]:
     """
     job_id = _json_object(body).get("job_id")
     if not isinstance(job_id, str) or not is_job_id(job_id):
-        raise MessageError(f"the message names no job: expected {{"job_id": "..."}} ({_excerpt(body)})")
+        raise MessageError(f'the message names no job: expected {{"job_id": "..."}} ({_excerpt(body)})')
     return [ReassemblyRequest(job_id)]
 
 

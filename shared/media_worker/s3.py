@@ -24,7 +24,7 @@ from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import TagTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, TagTypeDef
 
     from media_worker.aws import Aws
 
@@ -202,11 +202,10 @@ def write_once(
         TransferFailed: somebody else is writing the same object.
         TooManyParts: S3 does not allow that many parts.
     """
-    if look_first and (existing := describe(aws, target.bucket, target.key)):
-        if is_made_from(existing, target.source_etag):
-            return False
+    if look_first and _is_written(aws, target):
+        return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition = {"IfNoneMatch": "*"}
+    condition: Mapping[str, str] = {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
             _write(aws, target, parts, sources, condition)
@@ -226,8 +225,14 @@ def write_once(
     raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
 
 
+def _is_written(aws: "Aws", target: Target) -> bool:
+    """Whether the object made from the same source exists."""
+    existing = describe(aws, target.bucket, target.key)
+    return existing is not None and is_made_from(existing, target.source_etag)
+
+
 def _write(
-    aws: "Aws", target: Target, parts: Sequence[Part], sources: Sequence[Source], condition: Mapping[str, str]
+    aws: "Aws", target: Target, parts: Sequence[Part], sources: Sequence[Source], condition: Mapping[str, Any]
 ) -> None:
     """One conditional write: a single PUT when one uploaded part is all there is, else a multipart upload."""
     if len(parts) == 1 and isinstance(parts[0], UploadedPart):
@@ -244,7 +249,9 @@ def _write(
             submit(pool, _send_part, aws, part, sources, {**upload, "PartNumber": number})
             for number, part in enumerate(parts, start=1)
         ]
-        etags = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
+        etags: list[CompletedPartTypeDef] = [
+            {"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)
+        ]
         aws.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": etags}, **condition)
     except BaseException:
         pool.shutdown(cancel_futures=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 
-from media_worker.errors import BadSource
 from media_worker.engines.cuts import Frame, Plan
+from media_worker.errors import BadSource
 
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
 CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"

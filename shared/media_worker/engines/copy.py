@@ -63,7 +63,7 @@ class Split:
         write_segment(self.aws, job, self.source, (index, self.total_segments), self.contents[index], self.source)
 
 
-def write_segment(  # noqa: PLR0913, PLR0917
+def write_segment(
     aws: "Aws",
     job: "Job",
     source: StoredObject,
@@ -128,6 +128,6 @@ def _read_movies(aws: "Aws", segments: Sequence[StoredObject]) -> list[Movie]:
 
 def _contents(layout: Layout) -> list[Content]:
     """Header and media, checked against S3's limits before anything is written."""
-    contents = [layout.header, *layout.ranges]
+    contents: list[Content] = [layout.header, *layout.ranges]
     plan_parts(contents)
     return contents

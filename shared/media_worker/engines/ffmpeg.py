@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from media_worker.deadline import Deadline
-from media_worker.errors import FfmpegFailed, FfmpegStopped
 from media_worker.engines.commands import (
     NO_COVERS,
     PICTURE_CODECS,
@@ -31,6 +30,7 @@ from media_worker.engines.commands import (
     trial_command,
 )
 from media_worker.engines.cuts import Frame
+from media_worker.errors import FfmpegFailed, FfmpegStopped
 
 # Copying takes 64 MiB; the index of a day-long video takes a few hundred. A static ffmpeg maps little else.
 _MEMORY_BYTES = 1024 * 1024 * 1024

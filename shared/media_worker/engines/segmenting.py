@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from media_worker.byte_ranges import ByteRange
 from media_worker.deadline import Deadline
-from media_worker.engines.copy import SEGMENTS_AT_ONCE, write_segment
-from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, PermanentError
-from media_worker.engines.ffmpeg import Ffmpeg, Process
 from media_worker.engines.commands import Media, concat_list, join_command, split_command
+from media_worker.engines.copy import SEGMENTS_AT_ONCE, write_segment
+from media_worker.engines.cuts import Plan, Span, measure_span, offset_of_next, plan_cuts
+from media_worker.engines.ffmpeg import Ffmpeg, Process
+from media_worker.errors import BadFinal, BadSegment, BadSource, FfmpegFailed, PermanentError
 from media_worker.final import announcing
 from media_worker.mp4.reader import read_movie
 from media_worker.mp4.summary import MovieSummary, summary_of
-from media_worker.engines.cuts import Plan, Span, measure_span, offset_of_next, plan_cuts
 from media_worker.s3 import StoredObject, Target, download, downloads, write_once
 from media_worker.telemetry import Steps, logger, submit
 from media_worker.workdir import require_room, work_directory
