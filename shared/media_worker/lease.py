@@ -87,7 +87,7 @@ def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable
     store = LeaseStore(aws, lease)
     config = IdempotencyConfig(lambda_context=context)  # type: ignore[arg-type]  # our Protocol is the part it uses
 
-    @idempotent_function(data_keyword_argument="job_id", persistence_store=store, config=config)
+    @idempotent_function(data_keyword_argument="job_id", persistence_store=store, config=config)  # type: ignore[untyped-decorator]
     def leased(*, job_id: str) -> None:  # noqa: ARG001  # Powertools makes its key from it
         work()
 
