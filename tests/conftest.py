@@ -1,4 +1,4 @@
-"""What all tests share: clips made by ffmpeg itself, and looking at media again."""
+"""Settings for all tests: no test reaches AWS, and none changes the process for the next one."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ os.environ.update(
 
 
 @pytest.fixture(autouse=True)
-def _same_process_for_all() -> Iterator[None]:
-    """A command run in the process sets signal handlers and silences the log: not for the tests that follow."""
+def _restore_process() -> Iterator[None]:
+    """Restore signal handlers and the log level, which a command run inside the test process changes."""
     from media_worker.telemetry import logger  # noqa: PLC0415 (it reads the environment that is set above)
 
     level = logger.log_level

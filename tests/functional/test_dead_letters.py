@@ -73,7 +73,7 @@ def test_nothing_to_list(dlq: Command) -> None:
 
 def test_the_list_says_why(deployed: Stack, dlq: Command) -> None:
     """The job's own error, and plain words where there is none; looking changes nothing."""
-    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "gave up after 5 tries: no room"})
+    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "failed after 5 attempts: no room"})
     bury(deployed, "chunking", s3_event("input/job-1/source.mp4"))
     bury(deployed, "reassembly", {"job_id": "job-2"})
     bury(deployed, "reassembly", "not json")
@@ -87,7 +87,7 @@ def test_the_list_says_why(deployed: Stack, dlq: Command) -> None:
             ["reassembly", "-"],
         ]
         assert [line.split("  ")[4] for line in lines] == [
-            "gave up after 5 tries: no room",
+            "failed after 5 attempts: no room",
             "there is no such job",
             "the message names no job",
         ]

@@ -1,4 +1,4 @@
-"""Objects come and go whole, at sizes around the limits, and each of ours is written once."""
+"""S3: objects are written once, whole, at sizes around the limits, and read as the version that was described."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from media_worker.deadline import Deadline
 from media_worker.errors import SourceChanged, TransferFailed
 from media_worker.jobs import JobStatus
-from media_worker.storage import (
+from media_worker.s3 import (
     MULTIPART_THRESHOLD_BYTES,
     StoredObject,
     Target,
@@ -34,7 +34,7 @@ KEY = "jobs/job-1/final.mp4"
 
 
 def make_file(path: Path, size_bytes: int) -> Path:
-    """Bytes that repeat nowhere in step with parts or blocks."""
+    """A file whose content does not repeat in step with parts or blocks."""
     block = hashlib.shake_256(b"media-worker").digest(1_000_003)
     with path.open("wb") as file:
         while (left := size_bytes - file.tell()) > 0:
@@ -73,8 +73,8 @@ def open_uploads(stack: Stack) -> int:
         (104 * MIB + 12_345, 7),
     ],
 )
-def test_a_file_is_stored_and_fetched_whole(stack: Stack, tmp_path: Path, size_bytes: int, parts: int) -> None:
-    """Below the threshold in one piece, above it in parts, beyond 100 MB too: byte by byte the same."""
+def test_a_file_is_uploaded_and_downloaded_whole(stack: Stack, tmp_path: Path, size_bytes: int, parts: int) -> None:
+    """A small file is one PUT, a large one a multipart upload; the bytes are the same."""
     path = make_file(tmp_path / "file", size_bytes)
     assert put(stack, path)
     stored = described(stack)
@@ -89,8 +89,8 @@ def test_a_file_is_stored_and_fetched_whole(stack: Stack, tmp_path: Path, size_b
         assert hashlib.file_digest(after, "sha256").digest() == hashlib.file_digest(before, "sha256").digest()
 
 
-def test_a_final_over_100_mb_is_right_and_whole(stack: Stack, tmp_path: Path) -> None:
-    """It goes up in parts, and every picture and sound packet of the processed segments is in it."""
+def test_a_final_over_100_mb_is_complete(stack: Stack, tmp_path: Path) -> None:
+    """Every frame and audio packet of the processed segments is in it."""
     segment = tmp_path / "segment.mp4"
     # A constant rate filled up with padding: large without work.
     ffmpeg(
@@ -119,8 +119,8 @@ def test_a_final_over_100_mb_is_right_and_whole(stack: Stack, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES])
-def test_what_is_there_is_not_written_again(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
-    """Made of the same source: the first writer's stays."""
+def test_an_existing_object_is_not_written_again(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
+    """An object made from the same source stays."""
     assert put(stack, make_file(tmp_path / "first", size_bytes))
     before = described(stack)
     assert not put(stack, make_file(tmp_path / "second", size_bytes + 1))
@@ -129,8 +129,8 @@ def test_what_is_there_is_not_written_again(stack: Stack, tmp_path: Path, size_b
 
 
 @pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES])
-def test_a_leftover_of_another_source_is_replaced(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
-    """Under the condition that nobody else replaces it meanwhile."""
+def test_an_object_of_another_source_is_replaced(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
+    """The replacement is conditional on its ETag."""
     put(stack, make_file(tmp_path / "first", size_bytes), "other")
     assert put(stack, make_file(tmp_path / "second", size_bytes + 1))
     assert described(stack).size_bytes == size_bytes + 1
@@ -138,7 +138,7 @@ def test_a_leftover_of_another_source_is_replaced(stack: Stack, tmp_path: Path, 
 
 
 class Answers:
-    """S3's answers to the writes of a test, in front of moto's: (status, code) or None for moto's own."""
+    """Answers of S3 that a test injects in front of moto: (status, code), or None for moto's own."""
 
     def __init__(self, stack: Stack, *operations: str) -> None:
         self.of: list[tuple[int, str] | None] = []
@@ -162,8 +162,8 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return make_file(tmp_path / "file", request.param)
 
 
-def test_a_conflict_begins_the_upload_anew(stack: Stack, file: Path) -> None:
-    """409: somebody wrote the same key at the same moment, and may have failed."""
+def test_a_conflict_repeats_the_upload(stack: Stack, file: Path) -> None:
+    """409: somebody wrote the same key at the same time, and may have failed."""
     answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
     answers.of = [(409, "ConditionalRequestConflict"), None]
     assert put(stack, file)
@@ -172,8 +172,8 @@ def test_a_conflict_begins_the_upload_anew(stack: Stack, file: Path) -> None:
     assert open_uploads(stack) == 0
 
 
-def test_a_conflict_that_never_ends_is_a_retry(stack: Stack, file: Path) -> None:
-    """Three times, then the message comes back."""
+def test_a_lasting_conflict_is_retried_later(stack: Stack, file: Path) -> None:
+    """After three conflicts the message is returned to the queue."""
     answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
     answers.of = [(409, "ConditionalRequestConflict")] * 3
     with pytest.raises(TransferFailed, match=f"s3://{OUTPUT}/{KEY} is being written by somebody else"):
@@ -181,8 +181,8 @@ def test_a_conflict_that_never_ends_is_a_retry(stack: Stack, file: Path) -> None
     assert open_uploads(stack) == 0
 
 
-def test_a_leftover_that_vanishes_is_no_obstacle(stack: Stack, tmp_path: Path, file: Path) -> None:
-    """It was there, then it was removed: what was to replace it is written."""
+def test_an_object_that_is_removed_before_its_replacement(stack: Stack, tmp_path: Path, file: Path) -> None:
+    """The replacement is written without it."""
     put(stack, make_file(tmp_path / "other", 10), "other")
     etag = described(stack).etag
     answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
@@ -196,16 +196,16 @@ def test_a_leftover_that_vanishes_is_no_obstacle(stack: Stack, tmp_path: Path, f
     assert answers.conditions == [{"If-None-Match": "*"}, {"If-Match": etag}, {"If-None-Match": "*"}]
 
 
-def test_another_refusal_goes_on(stack: Stack, file: Path) -> None:
-    """An unknown code is no answer to our condition; nothing incomplete stays."""
+def test_another_error_is_raised(stack: Stack, file: Path) -> None:
+    """An unknown error code is raised, and the upload is aborted."""
     Answers(stack, "PutObject", "CompleteMultipartUpload").of = [(403, "AccessDenied")]
     with pytest.raises(ClientError, match="AccessDenied"):
         put(stack, file)
     assert open_uploads(stack) == 0
 
 
-def test_a_part_that_fails_gives_the_upload_up(stack: Stack, tmp_path: Path) -> None:
-    """The parts that were to come are not sent, those that were sent are removed."""
+def test_a_failed_part_aborts_the_upload(stack: Stack, tmp_path: Path) -> None:
+    """No part and no object is left."""
     answers = Answers(stack, "UploadPart")
     answers.of = [None, (403, "AccessDenied"), *[None] * 20]
     with pytest.raises(ClientError, match="AccessDenied"):
@@ -214,16 +214,16 @@ def test_a_part_that_fails_gives_the_upload_up(stack: Stack, tmp_path: Path) -> 
     assert describe(stack.aws, OUTPUT, KEY) is None
 
 
-def test_an_upload_that_cannot_be_given_up_does_not_hide_why(stack: Stack, tmp_path: Path, logs: Logs) -> None:
-    """A lifecycle rule removes it."""
+def test_a_failed_abort_does_not_hide_the_error(stack: Stack, tmp_path: Path, logs: Logs) -> None:
+    """A lifecycle rule removes the incomplete upload."""
     Answers(stack, "CompleteMultipartUpload").of = [(403, "AccessDenied")]
     Answers(stack, "AbortMultipartUpload").of = [(404, "NoSuchUpload")]
     with pytest.raises(ClientError, match="AccessDenied"):
         put(stack, make_file(tmp_path / "file", MULTIPART_THRESHOLD_BYTES))
-    assert "NoSuchUpload" in logs.the("an incomplete upload was not removed")["reason"]
+    assert "NoSuchUpload" in logs.one("upload_not_aborted")["reason"]
 
 
-def test_a_refused_look_is_no_absence(stack: Stack) -> None:
+def test_a_forbidden_object_is_not_absent(stack: Stack) -> None:
     """403 is not 404."""
     Answers(stack, "HeadObject").of = [(403, "403")]
     with pytest.raises(ClientError, match="403"):
@@ -235,8 +235,8 @@ def test_a_refused_look_is_no_absence(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES + 1])
-def test_another_object_under_the_key_is_not_taken(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
-    """At any size: what was described is what is fetched, or nothing."""
+def test_a_replaced_object_is_not_downloaded(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
+    """At any size, the download has the version that was described or fails."""
     put(stack, make_file(tmp_path / "file", size_bytes))
     stored = described(stack)
     stack.aws.s3.put_object(Bucket=OUTPUT, Key=KEY, Body=bytes(size_bytes))
@@ -245,21 +245,21 @@ def test_another_object_under_the_key_is_not_taken(stack: Stack, tmp_path: Path,
     assert not (tmp_path / "fetched").exists()
 
 
-def test_an_object_that_vanishes_is_a_changed_source(stack: Stack, tmp_path: Path) -> None:
-    """The next try will say that it is gone."""
+def test_a_removed_object_is_a_changed_source(stack: Stack, tmp_path: Path) -> None:
+    """The next attempt reports that it does not exist."""
     with pytest.raises(SourceChanged, match="was removed while it was being read"):
         fetch(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "fetched")
 
 
-def test_a_refused_download_goes_on(stack: Stack, tmp_path: Path) -> None:
-    """An unknown code is nothing we can speak for."""
+def test_another_download_error_is_raised(stack: Stack, tmp_path: Path) -> None:
+    """An unknown error code is raised unchanged."""
     Answers(stack, "GetObject").of = [(403, "AccessDenied")]
     with pytest.raises(ClientError, match="AccessDenied"):
         fetch(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "fetched")
 
 
 class BrokenBody(io.RawIOBase):
-    """A connection that ends in the middle."""
+    """A connection that is reset."""
 
     def stream(self, *_: Any, **__: Any) -> Iterator[bytes]:
         yield b""
@@ -268,8 +268,8 @@ class BrokenBody(io.RawIOBase):
         raise ConnectionResetError("connection reset by peer")
 
 
-def test_a_connection_that_keeps_breaking_is_a_retry(stack: Stack, tmp_path: Path) -> None:
-    """After s3transfer's own tries; the error says what and why."""
+def test_a_connection_that_keeps_breaking_is_retried_later(stack: Stack, tmp_path: Path) -> None:
+    """After the retries of s3transfer, the error names the object."""
     put(stack, make_file(tmp_path / "file", 1000))
     stored = described(stack)
 
@@ -281,8 +281,8 @@ def test_a_connection_that_keeps_breaking_is_a_retry(stack: Stack, tmp_path: Pat
         fetch(stack, stored, tmp_path / "fetched")
 
 
-def test_uploads_of_several_threads_write_one_object(stack: Stack, tmp_path: Path) -> None:
-    """One of them says that it wrote it, the others that it was there."""
+def test_concurrent_writes_write_one_object(stack: Stack, tmp_path: Path) -> None:
+    """One of them says that it wrote the object, the others that it existed."""
     path = make_file(tmp_path / "file", 1000)
     written: list[bool] = []
     threads = [threading.Thread(target=lambda: written.append(put(stack, path))) for _ in range(4)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_worker import plan
 from media_worker.errors import BadSource
-from media_worker.plan import Frame, Plan, Span, describe_gaps, measure_span, offset_of_next, plan_cuts
+from media_worker.engines.cuts import Frame, Plan, Span, describe_gaps, measure_span, offset_of_next, plan_cuts
 
 SECOND = Fraction(1)
 

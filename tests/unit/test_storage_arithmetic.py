@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from media_worker.storage import MULTIPART_THRESHOLD_BYTES, StoredObject, is_made_of, part_size_bytes
+from media_worker.s3 import MULTIPART_THRESHOLD_BYTES, StoredObject, is_made_of, part_size_bytes
 
 MIB = 1024 * 1024
 LARGEST_OBJECT_BYTES = 48 * 1024 * 1024 * MIB

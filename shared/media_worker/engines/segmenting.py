@@ -124,7 +124,7 @@ def _plan(ffmpeg: Ffmpeg, segment_duration_s: Fraction) -> tuple[Media, Plan]:
         for track in media.left_out:
             if track.kind == "audio":
                 raise BadSource(f"{track} cannot be held by an MP4; convert it before the upload")
-            logger.warning("a track is left out: the MP4 muxer does not take it", track=str(track))
+            logger.warning("Track left out: an MP4 cannot hold it", event="track_left_out", track=str(track))
         if not any(track.kind == "video" for track in media.kept):
             raise BadSource(f"the source has no video track: {'; '.join(map(str, media.tracks)) or 'no track at all'}")
         return media, plan_cuts(ffmpeg.frames(_SOURCE), segment_duration_s)
@@ -165,7 +165,9 @@ def _join(ffmpeg: Ffmpeg, names: Sequence[str], media: Media, spans: Sequence[Sp
         ffmpeg.run(join_command(ffmpeg.path, "list.txt", media, _FINAL))
     except FfmpegFailed as error:
         raise BadSegment(f"the segments cannot be joined: {error.reason}") from error
-    logger.info("joined", segments=len(names), frames=sum(span.frame_count for span in spans))
+    logger.info(
+        "Segments joined", event="segments_joined", segments=len(names), frames=sum(span.frame_count for span in spans)
+    )
 
 
 def _summary(final: Path, spans: Sequence[Span]) -> MovieSummary:
