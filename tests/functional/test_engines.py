@@ -125,9 +125,7 @@ def test_the_final_of_an_earlier_attempt_is_read_back_too(stack: Stack, clip: Cl
     assert stack.job().status is JobStatus.FAILED
 
 
-def test_a_source_that_is_replaced_while_it_is_copied_is_retried(
-    stack: Stack, large_clip: Path, clip: ClipMaker
-) -> None:
+def test_a_source_replaced_while_it_is_copied_is_retried(stack: Stack, large_clip: Path, clip: ClipMaker) -> None:
     """No segment mixes two sources: each copy names the source's ETag."""
     stack.add_job(engine={"S": "copy"})
     stack.upload(large_clip)

@@ -11,11 +11,11 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.exceptions import ClientError
+from media_worker.byte_ranges import UPLOAD_PART_BYTES, ByteRange
 from media_worker.deadline import Deadline
 from media_worker.errors import SourceChanged, TransferFailed
 from media_worker.jobs import JobStatus
 from media_worker.s3 import (
-    MULTIPART_THRESHOLD_BYTES,
     StoredObject,
     Target,
     describe,
@@ -43,10 +43,10 @@ def make_file(path: Path, size_bytes: int) -> Path:
 
 
 def put(stack: Stack, path: Path, etag: str = "source") -> bool:
-    return write_once(stack.aws, path, Target(OUTPUT, KEY, etag))
+    return write_once(stack.aws, Target(OUTPUT, KEY, etag), [ByteRange(0, 0, path.stat().st_size)], [path])
 
 
-def fetch(stack: Stack, stored: StoredObject, path: Path) -> None:
+def download_to(stack: Stack, stored: StoredObject, path: Path) -> None:
     with downloads(stack.aws) as manager:
         download(manager, stored, path, Deadline(stack.context))
 
@@ -65,12 +65,12 @@ def open_uploads(stack: Stack) -> int:
     ("size_bytes", "parts"),
     [
         (1, 0),
-        (MULTIPART_THRESHOLD_BYTES - 1, 0),
-        (MULTIPART_THRESHOLD_BYTES, 1),
-        (MULTIPART_THRESHOLD_BYTES + 1, 2),
-        (2 * MULTIPART_THRESHOLD_BYTES, 2),
-        (2 * MULTIPART_THRESHOLD_BYTES + 1, 3),
-        (104 * MIB + 12_345, 7),
+        (UPLOAD_PART_BYTES - 1, 0),
+        (UPLOAD_PART_BYTES, 0),
+        (UPLOAD_PART_BYTES + 1, 2),
+        (2 * UPLOAD_PART_BYTES, 2),
+        (2 * UPLOAD_PART_BYTES + 1, 3),
+        (104 * MIB + 12_345, 14),
     ],
 )
 def test_a_file_is_uploaded_and_downloaded_whole(stack: Stack, tmp_path: Path, size_bytes: int, parts: int) -> None:
@@ -84,15 +84,15 @@ def test_a_file_is_uploaded_and_downloaded_whole(stack: Stack, tmp_path: Path, s
     assert stack.aws.s3.head_object(Bucket=OUTPUT, Key=KEY)["ContentType"] == "video/mp4"
     assert open_uploads(stack) == 0
 
-    fetch(stack, stored, tmp_path / "fetched")
-    with path.open("rb") as before, (tmp_path / "fetched").open("rb") as after:
+    download_to(stack, stored, tmp_path / "downloaded")
+    with path.open("rb") as before, (tmp_path / "downloaded").open("rb") as after:
         assert hashlib.file_digest(after, "sha256").digest() == hashlib.file_digest(before, "sha256").digest()
 
 
 def test_a_final_over_100_mb_is_complete(stack: Stack, tmp_path: Path) -> None:
     """Every frame and audio packet of the processed segments is in it."""
     segment = tmp_path / "segment.mp4"
-    # A constant rate filled up with padding: large without work.
+    # A constant bit rate with padding: a large file in a short time.
     ffmpeg(
         *("-f", "lavfi", "-i", "testsrc2=size=192x108:rate=25:duration=3", "-f", "lavfi", "-i", "sine=duration=3"),
         *("-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p", "-c:a", "aac"),
@@ -108,17 +108,17 @@ def test_a_final_over_100_mb_is_complete(stack: Stack, tmp_path: Path) -> None:
     final = stack.save_final(tmp_path / "final.mp4")
     assert final.stat().st_size > 100_000_000
     assert described(stack).etag.partition("-")[2] != ""
-    pictures = [frame.content for frame in look.decoded_frames(segment)]
-    assert [frame.content for frame in look.decoded_frames(final)] == pictures * 3
-    sounds = [packet.content for packet in look.packets(segment, "a:0")]
-    assert [packet.content for packet in look.packets(final, "a:0")] == sounds * 3
+    frames = [frame.content for frame in look.decoded_frames(segment)]
+    assert [frame.content for frame in look.decoded_frames(final)] == frames * 3
+    audio = [packet.content for packet in look.packets(segment, "a:0")]
+    assert [packet.content for packet in look.packets(final, "a:0")] == audio * 3
     assert look.is_fast_start(final)
 
 
 # Written once
 
 
-@pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES])
+@pytest.mark.parametrize("size_bytes", [1000, UPLOAD_PART_BYTES + 1])
 def test_an_existing_object_is_not_written_again(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
     """An object made from the same source stays."""
     assert put(stack, make_file(tmp_path / "first", size_bytes))
@@ -128,7 +128,7 @@ def test_an_existing_object_is_not_written_again(stack: Stack, tmp_path: Path, s
     assert open_uploads(stack) == 0
 
 
-@pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES])
+@pytest.mark.parametrize("size_bytes", [1000, UPLOAD_PART_BYTES + 1])
 def test_an_object_of_another_source_is_replaced(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
     """The replacement is conditional on its ETag."""
     put(stack, make_file(tmp_path / "first", size_bytes), "other")
@@ -157,7 +157,7 @@ class Answers:
         return response, {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
 
 
-@pytest.fixture(params=[1000, MULTIPART_THRESHOLD_BYTES], ids=["put", "parts"])
+@pytest.fixture(params=[1000, UPLOAD_PART_BYTES + 1], ids=["put", "parts"])
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return make_file(tmp_path / "file", request.param)
 
@@ -209,7 +209,7 @@ def test_a_failed_part_aborts_the_upload(stack: Stack, tmp_path: Path) -> None:
     answers = Answers(stack, "UploadPart")
     answers.of = [None, (403, "AccessDenied"), *[None] * 20]
     with pytest.raises(ClientError, match="AccessDenied"):
-        put(stack, make_file(tmp_path / "file", 6 * MULTIPART_THRESHOLD_BYTES))
+        put(stack, make_file(tmp_path / "file", 6 * UPLOAD_PART_BYTES))
     assert open_uploads(stack) == 0
     assert describe(stack.aws, OUTPUT, KEY) is None
 
@@ -219,7 +219,7 @@ def test_a_failed_abort_does_not_hide_the_error(stack: Stack, tmp_path: Path, lo
     Answers(stack, "CompleteMultipartUpload").of = [(403, "AccessDenied")]
     Answers(stack, "AbortMultipartUpload").of = [(404, "NoSuchUpload")]
     with pytest.raises(ClientError, match="AccessDenied"):
-        put(stack, make_file(tmp_path / "file", MULTIPART_THRESHOLD_BYTES))
+        put(stack, make_file(tmp_path / "file", UPLOAD_PART_BYTES + 1))
     assert "NoSuchUpload" in logs.one("upload_not_aborted")["reason"]
 
 
@@ -231,31 +231,31 @@ def test_a_forbidden_object_is_not_absent(stack: Stack) -> None:
     assert describe(stack.aws, OUTPUT, "elsewhere") is None
 
 
-# Fetching
+# Downloading
 
 
-@pytest.mark.parametrize("size_bytes", [1000, MULTIPART_THRESHOLD_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", [1000, UPLOAD_PART_BYTES + 1])
 def test_a_replaced_object_is_not_downloaded(stack: Stack, tmp_path: Path, size_bytes: int) -> None:
     """At any size, the download has the version that was described or fails."""
     put(stack, make_file(tmp_path / "file", size_bytes))
     stored = described(stack)
     stack.aws.s3.put_object(Bucket=OUTPUT, Key=KEY, Body=bytes(size_bytes))
     with pytest.raises(SourceChanged, match="was replaced while it was being read"):
-        fetch(stack, stored, tmp_path / "fetched")
-    assert not (tmp_path / "fetched").exists()
+        download_to(stack, stored, tmp_path / "downloaded")
+    assert not (tmp_path / "downloaded").exists()
 
 
 def test_a_removed_object_is_a_changed_source(stack: Stack, tmp_path: Path) -> None:
     """The next attempt reports that it does not exist."""
     with pytest.raises(SourceChanged, match="was removed while it was being read"):
-        fetch(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "fetched")
+        download_to(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "downloaded")
 
 
 def test_another_download_error_is_raised(stack: Stack, tmp_path: Path) -> None:
     """An unknown error code is raised unchanged."""
     Answers(stack, "GetObject").of = [(403, "AccessDenied")]
     with pytest.raises(ClientError, match="AccessDenied"):
-        fetch(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "fetched")
+        download_to(stack, StoredObject(OUTPUT, KEY, 1000, "x"), tmp_path / "downloaded")
 
 
 class BrokenBody(io.RawIOBase):
@@ -278,7 +278,7 @@ def test_a_connection_that_keeps_breaking_is_retried_later(stack: Stack, tmp_pat
 
     stack.aws.s3.meta.events.register("after-call.s3.GetObject", cut)
     with pytest.raises(TransferFailed, match=f"{stored.uri} could not be downloaded"):
-        fetch(stack, stored, tmp_path / "fetched")
+        download_to(stack, stored, tmp_path / "downloaded")
 
 
 def test_concurrent_writes_write_one_object(stack: Stack, tmp_path: Path) -> None:
