@@ -94,10 +94,8 @@ def test_ffmpeg_inherits_no_open_file(tmp_path: Path) -> None:
 def test_a_hung_ffmpeg_is_killed_at_the_deadline(tmp_path: Path) -> None:
     """The error has its last output."""
     path = script(tmp_path, "echo half a frame >&2", "exec /bin/sleep 60")
-    begin = time.monotonic()
     with pytest.raises(FfmpegStopped, match="ffmpeg did not end within 1 s and was killed: half a frame"):
         ffmpeg(tmp_path, remaining_s=1, path=path).probe("source")
-    assert time.monotonic() - begin < 10
 
 
 def test_a_hung_ffmpeg_returns_the_message(
@@ -109,7 +107,7 @@ def test_a_hung_ffmpeg_returns_the_message(
     monkeypatch.setattr("media_worker.handlers.MIN_FOR_A_RECORD_S", 0)
     stack.aws = type(stack.aws).connect(type(stack.aws.settings).from_environment(ENVIRONMENT | {"FFMPEG_PATH": path}))
     stack.context.remaining_ms = 17_000
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("no_audio"))
     assert stack.chunk() == ["message-0"]
     assert stack.job().status is JobStatus.CHUNKING_IN_PROGRESS
@@ -121,7 +119,7 @@ def test_a_missing_ffmpeg_is_retried_and_named(stack: Stack, clip: ClipMaker) ->
     """A missing layer is not the source's fault."""
     environment = ENVIRONMENT | {"FFMPEG_PATH": "/nowhere/ffmpeg"}
     stack.aws = type(stack.aws).connect(type(stack.aws.settings).from_environment(environment))
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("no_audio"))
     assert stack.chunk(receive_count=5) == ["message-0"]
     assert "/nowhere/ffmpeg" in (stack.job().error or "")

@@ -22,7 +22,6 @@ def test_every_line_of_a_job_names_the_job(stack: Stack, clip: ClipMaker, logs: 
     """Lines from upload threads too; each line also has the message and the request."""
     run_through(stack, clip)
     assert len(logs.all("segment_written")) == 3
-    assert len(logs.lines) > 20
     for line in logs.lines:
         assert line["job_id"] == "job-1", line
         assert line["service"] == "media-worker"
@@ -75,7 +74,7 @@ def test_a_failed_job_is_logged_with_its_reason(stack: Stack, logs: Logs) -> Non
     assert line["failure"] == "BadSource"
     assert line["reason"] == stack.job().error
     assert "FfmpegFailed" in line["exception"]
-    assert logs.one("step_failed")["step"] == "plan"
+    assert {line["step"] for line in logs.all("step_failed")} == {"plan"}
 
 
 def test_credentials_are_not_logged(stack: Stack, clip: ClipMaker, logs: Logs) -> None:

@@ -380,7 +380,7 @@ def test_a_download_is_cancelled_at_the_deadline(
     stack: Stack, clip: ClipMaker, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease is released and the work directory removed before the invocation ends."""
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("no_audio"))
     SlowS3(stack, monkeypatch)
     assert stack.chunk() == ["message-0"]
@@ -393,7 +393,7 @@ def test_a_download_is_cancelled_at_the_deadline(
 
 def test_a_job_that_never_has_enough_time_fails(stack: Stack, clip: ClipMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last attempt writes the reason to the job."""
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("no_audio"))
     SlowS3(stack, monkeypatch)
     assert stack.chunk(receive_count=5) == ["message-0"]

@@ -173,7 +173,7 @@ def test_a_source_without_room_fails_before_its_download(stack: Stack, clip: Cli
     free_bytes[0] = 10_000_000
     fetched: list[object] = []
     stack.aws.s3.meta.events.register("before-call.s3.GetObject", lambda **call: fetched.append(call))
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.FAILED
@@ -188,7 +188,7 @@ def test_a_source_without_room_fails_before_its_download(stack: Stack, clip: Cli
 def test_segments_without_room_fail_before_their_download(stack: Stack, clip: ClipMaker, free_bytes: list[int]) -> None:
     """Space for the segments and for the final is needed."""
     free_bytes[0] = 10**12
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("plain"))
     stack.chunk()
     stack.process_segments()

@@ -5,7 +5,6 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_worker.errors import BadSource
 from media_worker.engines.commands import (
     Media,
     Track,
@@ -19,6 +18,7 @@ from media_worker.engines.commands import (
     trial_command,
 )
 from media_worker.engines.cuts import Frame, Plan
+from media_worker.errors import BadSource
 
 BEGIN = ["ffmpeg", "-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y"]
 WHITELIST = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
