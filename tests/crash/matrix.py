@@ -58,10 +58,10 @@ class Case:
     shape: Shape
     actor: Actor
     fault: Fault
-    every_try: bool = False
+    every_attempt: bool = False
 
     def __str__(self) -> str:
-        return f"{self.shape.name}, {self.actor}: {self.fault}{', on every try' if self.every_try else ''}"
+        return f"{self.shape.name}, {self.actor}: {self.fault}{', on every try' if self.every_attempt else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +136,13 @@ class Lab:
                     for kind in kinds_for(call):
                         yield Case(shape, actor, Fault(call, kind))
                     if actor != "worker":
-                        yield Case(shape, actor, Fault(call, KILLS[0]), every_try=True)
-                        yield Case(shape, actor, Fault(call, "internal error"), every_try=True)
+                        yield Case(shape, actor, Fault(call, KILLS[0]), every_attempt=True)
+                        yield Case(shape, actor, Fault(call, "internal error"), every_attempt=True)
 
     def attempt(self, case: Case) -> Outcome:
         """Run the job with the fault in it, and judge."""
         world = self.world(case.shape)
-        world.fault, world.fault_actor, world.every_try = case.fault, case.actor, case.every_try
+        world.fault, world.fault_actor, world.every_attempt = case.fault, case.actor, case.every_attempt
         world.submit(self.source(case.shape))
         world.run()
         complaints = tuple(self.judge(world, case))
@@ -157,9 +157,9 @@ class Lab:
         yield from world.violations
         yield from (f"doubled: {text}" for text in world.doubled())
         # Where the release fails on every try, the lease can only expire.
-        yield from (text for text in world.leftovers() if not (case.every_try and text.startswith("a lease")))
+        yield from (text for text in world.leftovers() if not (case.every_attempt and text.startswith("a lease")))
         yield from self._judge_end(world, case)
-        if not case.every_try and world.reassemblies_sent > _most_reassemblies(case.fault):
+        if not case.every_attempt and world.reassemblies_sent > _most_reassemblies(case.fault):
             yield f"doubled: {world.reassemblies_sent} reassembly messages"
         for name, delivery in world.deliveries:
             if delivery.error and name != "worker":
@@ -174,7 +174,7 @@ class Lab:
                 yield f"total_segments is {job.total_segments}"
             if there != expected:
                 yield f"other objects: {sorted(there)} instead of {sorted(expected)}, or other bytes"
-        elif job.status is JobStatus.FAILED and case.every_try:
+        elif job.status is JobStatus.FAILED and case.every_attempt:
             if not job.error:
                 yield "failed without an error"
             if not world.dead_letters:
@@ -205,7 +205,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
             case = outcome.case
             kind = case.fault.kind if case.fault.kind in KILLS else "call answers an error"
             groups.setdefault(
-                (case.shape.name, case.actor, kind + (", every try" if case.every_try else "")), []
+                (case.shape.name, case.actor, kind + (", every try" if case.every_attempt else "")), []
             ).append(outcome)
     groups["all", "", ""] = [outcome for outcome in outcomes if outcome.reached]
     for names, group in groups.items():

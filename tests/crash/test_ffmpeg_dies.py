@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import media_worker.ffmpeg
+import media_worker.engines.ffmpeg
 import pytest
 from media_worker.deadline import Deadline
 from media_worker.errors import FfmpegFailed
-from media_worker.ffmpeg import Ffmpeg
+from media_worker.engines.ffmpeg import Ffmpeg
 from media_worker.jobs import JobStatus
 from media_worker.workdir import work_directory
 from media_worker_cli.local.ffmpeg import ffmpeg_path
@@ -124,6 +124,6 @@ def test_ffmpeg_has_limits(tmp_path: Path) -> None:
 
 def test_a_file_that_grows_without_end_is_the_medias_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables that name the same bytes a million times fill no disk."""
-    monkeypatch.setattr(media_worker.ffmpeg, "_FILE_MARGIN_BYTES", 100_000)
+    monkeypatch.setattr(media_worker.engines.ffmpeg, "_FILE_MARGIN_BYTES", 100_000)
     with pytest.raises(FfmpegFailed, match="far more than the media holds"):
         inside(tmp_path, "sleep 0.2; exec dd if=/dev/zero of=big bs=10000 count=100 2>/dev/null")

@@ -29,8 +29,8 @@ KNOWN = (
     Case(ONE, "worker", Fault(Call("SendMessage", 1), "killed before")),
     Case(COPIED, "chunking", Fault(Call("UploadPartCopy", 1), "killed after")),
     Case(COPIED, "reassembly", Fault(Call("CompleteMultipartUpload", 1), "hit and lost")),
-    Case(ONE, "chunking", Fault(Call("GetObject", 1), "killed before"), every_try=True),
-    Case(ONE, "reassembly", Fault(Call("GetObject", 1), "killed before"), every_try=True),
+    Case(ONE, "chunking", Fault(Call("GetObject", 1), "killed before"), every_attempt=True),
+    Case(ONE, "reassembly", Fault(Call("GetObject", 1), "killed before"), every_attempt=True),
 )
 
 
@@ -54,7 +54,7 @@ def run(lab: Lab, sabotage: Callable[[World], None], case: Case) -> tuple[str, .
     """The complaints about a job without a protection."""
     world = lab.world(case.shape)
     world.sabotage = sabotage
-    world.fault, world.fault_actor, world.every_try = case.fault, case.actor, case.every_try
+    world.fault, world.fault_actor, world.every_attempt = case.fault, case.actor, case.every_attempt
     world.newest_first = True
     world.submit(lab.source(case.shape))
     world.run()

@@ -181,10 +181,10 @@ def test_no_record_is_begun_that_the_time_does_not_allow(lab: Lab) -> None:
 def test_a_job_that_was_given_up_runs_again_when_its_message_is_put_back(lab: Lab) -> None:
     """Every try died; the cause is repaired."""
     world = submitted(lab)
-    world.fault, world.fault_actor, world.every_try = Fault(Call("GetObject", 1), "killed before"), "chunking", True
+    world.fault, world.fault_actor, world.every_attempt = Fault(Call("GetObject", 1), "killed before"), "chunking", True
     world.run()
     assert world.job().status is JobStatus.FAILED
-    assert "gave up after 5 tries" in (world.job().error or "")
+    assert "failed after 5 attempts" in (world.job().error or "")
     (letter,) = world.dead_letters
     world.dead_letters.clear()
     world.fault = None

@@ -82,7 +82,7 @@ class World:
     fault: Fault | None = None
     fault_actor: Actor | None = None
     # On every try, or on the first one that gets there.
-    every_try: bool = False
+    every_attempt: bool = False
     fired: int = 0
     # Done in each process before the handler runs: a protection taken out, a hook on a call.
     sabotage: Callable[["World"], None] | None = None
@@ -172,9 +172,9 @@ class World:
             with self.clock.patches():
                 self._process(self.aws, messages[0].body)
             return Delivery(died=False, failures=(), hidden_s={}, calls=(), fired=False, error="", ahead_s=0)
-        armed = self.fault_actor == actor and (self.every_try or not self.fired)
+        armed = self.fault_actor == actor and (self.every_attempt or not self.fired)
         tries = self.aws.settings.max_receive_count - 1
-        if self.every_try and any(message.receives > tries for message in messages):
+        if self.every_attempt and any(message.receives > tries for message in messages):
             armed = False
         delivery = self.start(*messages, fault=self.fault if armed else None).finish()
         self.fired += delivery.fired

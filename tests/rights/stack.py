@@ -10,7 +10,7 @@ from media_worker.aws import Aws
 from media_worker.handlers import build_chunking_handler, build_reassembly_handler
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_output_segment_key
-from media_worker.storage import SOURCE_ETAG
+from media_worker.s3 import SOURCE_ETAG
 
 from tests.functional.stack import OUTPUT, LambdaContext, Stack
 from tests.rights.enforcement import Guard
