@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 _MIB = 1024 * 1024
 MIN_PART_BYTES = 5 * _MIB
 MAX_PARTS = 10_000
-# Many small part copies in parallel beat few large ones: a public measurement of a 9.15 GB copy took 18.0 s with parts of
-# 50 MB and 26.1 s with parts of 500 MB. docs/performance.md has ours.
+# Many small part copies in parallel beat few large ones: in a public measurement, a copy of 9.15 GB took 18.0 s with
+# parts of 50 MB and 26.1 s with parts of 500 MB. docs/performance.md has ours.
 COPY_PART_BYTES = 64 * _MIB
 # An uploaded part is in memory while it is sent.
 UPLOAD_PART_BYTES = 8 * _MIB

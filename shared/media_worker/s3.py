@@ -80,8 +80,8 @@ type Source = StoredObject | Path
 class Target:
     """Where a new object goes, and what it is made from.
 
-    `identity` is a metadata entry, such as ("plan", digest). `replaces` is the ETag of an object of the same identity that
-    is to be overwritten.
+    `identity` is a metadata entry, such as ("plan", digest). `replaces` is the ETag of an object of the same identity
+    that is to be overwritten.
     """
 
     bucket: str
@@ -247,10 +247,10 @@ def write_once(
     """Write an object unless the one with the same identity exists already. Says whether it was written.
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another
-    identity is replaced, and so is the one that `target` names, unless somebody else replaces it at the same time. With `look_first` the
-    object is looked for before anything is transferred: a retry is likely to find it. Writes that share a `pool` have
-    their parts transferred in the order of the calls.
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another identity is
+    replaced, and so is the one that `target` names, unless somebody else replaces it at the same time. With
+    `look_first` the object is looked for before anything is transferred: a retry is likely to find it. Writes that
+    share a `pool` have their parts transferred in the order of the calls.
 
     Raises:
         SourceChanged: a source object was replaced or removed.
