@@ -115,7 +115,7 @@ class Stack:
 
     def segment_keys(self, job_id: str = "job-1") -> list[str]:
         listing = self.aws.s3.list_objects_v2(Bucket=INPUT, Prefix=f"segments/{job_id}/")
-        return [entry["Key"] for entry in listing.get("Contents", [])]
+        return [entry["Key"] for entry in listing.get("Contents", []) if not entry["Key"].endswith("plan.json")]
 
     def read(self, bucket: str, key: str) -> bytes:
         return self.aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
