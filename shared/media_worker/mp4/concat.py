@@ -163,7 +163,7 @@ def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
 def common_timescale(timescales: Sequence[int]) -> int:
     """A timescale in which the ticks of all parts are whole numbers, or those of most parts if it would be too large.
 
-    Encoders that choose a timescale by themselves for each segment (10240, 10002, 19996) have no useful common multiple.
+    Encoders that choose another timescale for each segment (10240, 10002, 19996) have no useful common multiple.
     """
     result = 1
     for timescale, _ in Counter(timescales).most_common():
