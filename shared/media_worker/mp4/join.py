@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from .concat import JoinedMovie, JoinedTrack, Row, concatenate
 from .errors import TracksDiffer, overflow_is_unsupported
-from .provenance import Provenance, digest_of, find_provenance, without_provenance
+from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
 from .samples import Runs, concat_tables
 from .writer import Layout, MediaRanges, layout_of, media_ranges
 
@@ -93,7 +93,9 @@ def _is_whole_source(movies: Sequence[Movie], provenances: Sequence[Provenance])
         expected = (source, len(movies), index)
         if (provenance.source, provenance.total_segments, provenance.segment_index) != expected:
             return False
-        if provenance.digest != digest_of(movie.tracks) or len(movie.tracks) != len(provenances[0].tracks):
+        if provenance.digest != digest_of(movie.tracks, provenance.version) or len(movie.tracks) != len(
+            provenances[0].tracks
+        ):
             return False
     return all(_is_whole_track(movies, provenances, number) for number in range(len(provenances[0].tracks)))
 
@@ -107,24 +109,30 @@ def _is_whole_track(movies: Sequence[Movie], provenances: Sequence[Provenance], 
         is_alike = (track.track_id, track.descriptions) == (first.track_id, first.descriptions)
         if not is_alike or len(provenance.tracks) != len(movie.tracks):
             return False
-        if provenance.tracks[number].first_sample != sample:
+        known = provenance.tracks[number]
+        if known.first_sample != sample or known.repeated_samples > track.table.count:
             return False
-        sample += track.table.count
+        sample += track.table.count - known.repeated_samples
     return True
 
 
 def _restored_track(movies: Sequence[Movie], provenances: Sequence[Provenance], number: int) -> JoinedTrack:
     tables = tuple(
-        _without_shift(movie.tracks[number].table, provenance.tracks[number].offset_shift)
+        _restored_table(movie.tracks[number].table, provenance.tracks[number])
         for movie, provenance in zip(movies, provenances, strict=True)
     )
     return JoinedTrack(replace(movies[0].tracks[number], edits=provenances[0].tracks[number].edits), tables)
 
 
-def _without_shift(table: SampleTable, shift: int) -> SampleTable:
-    if not shift or table.offsets is None:
-        return table
-    return replace(table, offsets=table.offsets.shifted(-shift))
+def _restored_table(table: SampleTable, known: TrackProvenance) -> SampleTable:
+    """The samples as they were in the source, without those that are also at the end of the segment before."""
+    if known.is_marked and table.sync is not None:
+        table = replace(table, sync=table.sync[1:])
+    if known.repeated_samples:
+        table = table.slice(known.repeated_samples, table.count)
+    if known.offset_shift and table.offsets is not None:
+        table = replace(table, offsets=table.offsets.shifted(-known.offset_shift))
+    return table
 
 
 # Matching the tracks of changed segments
