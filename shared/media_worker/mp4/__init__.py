@@ -11,16 +11,17 @@ The modules, from the bottom up:
     boxes, errors                the box tree
     samples, stbl, edit_list     the tables of a track: model, parsers and builders
     movie                        a movie and its tracks
+    encryption                   detecting encrypted files
     fragments, reader            reading a file
     writer, summary              writing a file: header and byte ranges
     provenance                   what a segment says about its source
     split, join, concat          which samples go where
 
-Errors: `Unsupported` (ffmpeg may be able to do it), `BrokenFile` (the file contradicts itself) and `TracksDiffer` (a
-segment cannot be joined with the others).
+Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can without the key), `BrokenFile` (the file
+contradicts itself) and `TracksDiffer` (a segment cannot be joined with the others).
 """
 
-from .errors import BrokenFile, Mp4Error, TracksDiffer, Unsupported
+from .errors import BrokenFile, Encrypted, Mp4Error, TracksDiffer, Unsupported
 from .join import plan_join
 from .movie import Movie, Track
 from .reader import Read, read_movie
@@ -30,6 +31,7 @@ from .writer import Layout
 
 __all__ = [
     "BrokenFile",
+    "Encrypted",
     "Layout",
     "Movie",
     "MovieSummary",

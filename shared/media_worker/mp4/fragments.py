@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from .boxes import Box, parse_boxes, unpack, version_and_flags
 from .edit_list import EMPTY, Edit, exact_movie_timescale
+from .encryption import refuse_encrypted_samples
 from .errors import BrokenFile, Unsupported
 from .samples import Chunks, Runs, SampleTable, Sizes, concat_tables
-from .stbl import parse_integers, refuse_encryption
+from .stbl import parse_integers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,9 +125,9 @@ def _add_traf(
     tracks: dict[int, _Samples], defaults: dict[int, _Defaults], traf: Box, moof_offset: int, data_offset: int
 ) -> int:
     """Add the samples of one track in one fragment. Returns where their media ends."""
-    refuse_encryption(traf)
     tfhd = traf.need(b"tfhd")
     (track_id,) = unpack(_U32, tfhd, 4)
+    refuse_encrypted_samples(traf, f"track {track_id} of a fragment")
     if track_id not in tracks:
         raise BrokenFile(f"a fragment belongs to track {track_id}, which does not exist")
     base, default = _parse_tfhd(tfhd, defaults[track_id], moof_offset, data_offset)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import add
 
-from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of
+from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
 from .edit_list import parse_elst
+from .encryption import refuse_encrypted_track
 from .errors import BrokenFile, Unsupported, overflow_is_unsupported
 from .fragments import Moof, has_fragments, with_fragments
 from .movie import Movie, Track
@@ -37,7 +38,6 @@ MAX_TRACKS = 256
 MAX_EDITS = 4096
 # The boxes that an MP4 or QuickTime file may begin with. QuickTime files older than ftyp have none.
 FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"junk"})
-ENCRYPTED = frozenset({b"encv", b"enca", b"enct", b"encs", b"encm", b"drmi", b"drms"})
 _SELF_CONTAINED = 1
 
 
@@ -46,6 +46,7 @@ def read_movie(read: Read, size_bytes: int) -> Movie:
     """The index of a file of `size_bytes`. `read(offset, length)` is called for the parts that are needed.
 
     Raises:
+        Encrypted: the samples are encrypted.
         Unsupported: the file may be valid, but its index cannot be rewritten.
         BrokenFile: the file contradicts itself.
     """
@@ -194,10 +195,19 @@ def _parse_tracks(moov: Box) -> tuple[Track, ...]:
     boxes = list(moov.find_all(b"trak"))
     if len(boxes) > MAX_TRACKS:
         raise BrokenFile(f"{len(boxes)} tracks, more than the limit of {MAX_TRACKS}")
+    for box in boxes:  # before anything else can be unsupported, because ffmpeg tries what is
+        _refuse_encrypted(box)
     tracks = tuple(_parse_track(box) for box in boxes)
     if len({track.track_id for track in tracks}) < len(tracks):
         raise BrokenFile("two tracks have the same id")
     return tracks
+
+
+def _refuse_encrypted(trak: Box) -> None:
+    stsd = trak.find(b"mdia", b"minf", b"stbl", b"stsd")
+    tkhd = trak.find(b"tkhd")
+    name = f"track {track_id_of(tkhd)}" if tkhd is not None else "a track"
+    refuse_encrypted_track(trak, name, [entry.kind for entry in parse_stsd(stsd)] if stsd is not None else [])
 
 
 def _parse_track(trak: Box) -> Track:
@@ -246,8 +256,6 @@ def _check_descriptions(track: Track) -> None:
     used = set(track.table.chunks.descriptions.values)
     if used and not 1 <= min(used) <= max(used) <= len(track.descriptions):
         raise BrokenFile(f"{track.name} uses a sample description that does not exist")
-    if ENCRYPTED.intersection(track.codecs):
-        raise Unsupported(f"{track.name} is encrypted")
     is_in_this_file = _data_references(track.box.find(b"mdia", b"minf", b"dinf", b"dref"))
     for number in used:
         reference = int.from_bytes(track.descriptions[number - 1].payload[6:8], "big")

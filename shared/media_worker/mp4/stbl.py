@@ -25,7 +25,6 @@ TABLES = frozenset(
     # Not written: shadow sync samples, padding bits, subsamples and compact sample groups. Decoding needs none of them.
     | {b"sgpd", b"csgp", b"stsh", b"padb", b"cslg", b"subs"}
 )
-ENCRYPTION_TABLES = (b"senc", b"saiz", b"saio")
 # 16 years at one tick per nanosecond. Sums below this fit into every integer type used here.
 MAX_MEDIA_TIME = 1 << 59
 _U32 = struct.Struct(">I")
@@ -35,10 +34,9 @@ def parse_sample_table(stbl: Box) -> SampleTable:
     """The sample table. If its boxes disagree about the number of samples, the lowest counts, as in players.
 
     Raises:
-        Unsupported: the samples are encrypted or their durations are negative.
+        Unsupported: a duration is negative.
         BrokenFile: a box contradicts itself, or one is missing.
     """
-    refuse_encryption(stbl)
     sizes = _parse_sizes(stbl)
     chunks = _parse_chunks(stbl, sizes.count)
     count = chunks.starts[-1]
@@ -69,13 +67,6 @@ def build_sample_table(table: SampleTable) -> list[Box]:
     boxes.extend(Box(kind, full_box(0) + data) for kind, data in table.per_sample.items())
     boxes += [_build_stsc(table.chunks), _build_stsz(table.sizes)]
     return boxes + _build_groups(table.groups)
-
-
-def refuse_encryption(container: Box) -> None:
-    """Raise `Unsupported` if there is auxiliary information for each sample, which only encryption uses."""
-    for kind in ENCRYPTION_TABLES:
-        if container.find(kind):
-            raise Unsupported(f"the samples have auxiliary information (box {kind.decode()}): the file is encrypted")
 
 
 # Tables of integers
