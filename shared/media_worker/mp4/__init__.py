@@ -12,7 +12,8 @@ The modules, from the bottom up:
     samples, stbl, edit_list     the tables of a track: model, parsers and builders
     movie                        a movie and its tracks
     encryption                   detecting encrypted files
-    fragments, reader            reading a file
+    fragment_reader, fragments   the fragments of a file
+    reader                       reading a file
     writer, summary              writing a file: header and byte ranges
     provenance                   what a segment says about its source
     split, join, concat          which samples go where
@@ -22,6 +23,7 @@ contradicts itself) and `TracksDiffer` (a segment cannot be joined with the othe
 """
 
 from .errors import BrokenFile, Encrypted, Mp4Error, TracksDiffer, Unsupported
+from .fragment_reader import ReadMany, Request
 from .join import plan_join
 from .movie import Movie, Track
 from .reader import Read, read_movie
@@ -37,6 +39,8 @@ __all__ = [
     "MovieSummary",
     "Mp4Error",
     "Read",
+    "ReadMany",
+    "Request",
     "SplitPlan",
     "Track",
     "TrackSummary",
