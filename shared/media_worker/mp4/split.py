@@ -33,7 +33,7 @@ from .edit_list import (
 from .errors import Unsupported, overflow_is_unsupported
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
 from .samples import SampleTable, Timeline
-from .writer import Layout, MediaRanges, layout_of, media_ranges
+from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -214,7 +214,7 @@ def _cut_at(track: Track, points: CutPoints, ranges: Sequence[PresentedRange], s
 
 
 @overflow_is_unsupported()
-def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = 0) -> Layout:
+def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = MAX_GAP_BYTES) -> Layout:
     """One segment of the plan. Byte ranges at most `max_gap_bytes` apart are merged: more bytes, fewer requests.
 
     Raises:

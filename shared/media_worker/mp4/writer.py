@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .movie import Movie, Track
     from .samples import Chunks, SampleTable
 
+# Bytes between samples (moof boxes, padding, dropped packets) that are copied with them: each further byte range is a
+# further request, and S3 copies only ranges of 5 MiB or more by itself.
+MAX_GAP_BYTES = 1 << 16
 MAX_U32 = (1 << 32) - 1
 _QUICKTIME_FTYP = b"qt  \0\0\0\0qt  "
 
@@ -90,7 +93,7 @@ class MediaRanges:
         return chunks.at(self.new_offset_of(offset) + base for offset in chunks.offsets)
 
 
-def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int = 0, source: int = 0) -> MediaRanges:
+def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int, source: int = 0) -> MediaRanges:
     """The byte ranges that these samples occupy. Ranges at most `max_gap_bytes` apart are merged.
 
     Bytes that several tracks share (8.7.1 allows it) are taken once.
