@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress, count, islice, repeat
+from operator import add, gt
 from typing import TYPE_CHECKING
 
 from media_worker.byte_ranges import ByteRange
@@ -89,7 +91,7 @@ class MediaRanges:
         """The chunks at their new offsets, plus `base`."""
         if len(self.ranges) == 1:  # the usual case, and the one with most chunks: needs no search
             shift = base - self.ranges[0].offset
-            return chunks.at(offset + shift for offset in chunks.offsets)
+            return chunks.at(map(add, chunks.offsets, repeat(shift)))
         return chunks.at(self.new_offset_of(offset) + base for offset in chunks.offsets)
 
 
@@ -101,19 +103,16 @@ def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int, source: int 
     extents: list[tuple[int, int]] = []
     for table in tables:
         extents.extend(zip(table.chunks.offsets, table.chunks.lengths(table.sizes), strict=True))
+    if not extents:
+        return MediaRanges.of(())
     extents.sort()
-    merged: list[ByteRange] = []
-    start, end = -1, -1
-    for offset, length in extents:
-        if start >= 0 and offset <= end + max_gap_bytes:
-            end = max(end, offset + length)
-            continue
-        if start >= 0:
-            merged.append(ByteRange(source, start, end - start))
-        start, end = offset, offset + length
-    if start >= 0:
-        merged.append(ByteRange(source, start, end - start))
-    return MediaRanges.of(merged)
+    starts = [offset for offset, _ in extents]
+    ends = list(accumulate(itertools.starmap(add, extents), max))  # of everything up to here
+    first_of_range = compress(count(1), map(gt, islice(starts, 1, None), map(add, ends, repeat(max_gap_bytes))))
+    bounds = [0, *first_of_range, len(extents)]
+    return MediaRanges.of(
+        [ByteRange(source, starts[low], ends[high - 1] - starts[low]) for low, high in itertools.pairwise(bounds)]
+    )
 
 
 # Header
