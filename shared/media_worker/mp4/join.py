@@ -15,7 +15,7 @@ from .concat import JoinedMovie, JoinedTrack, Row, concatenate
 from .errors import TracksDiffer, overflow_is_unsupported
 from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
 from .samples import Runs, concat_tables
-from .writer import Layout, MediaRanges, layout_of, media_ranges
+from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from .movie import Movie, Track
     from .samples import SampleTable
 
-# Bytes between samples (a moov at the end, padding, dropped packets) that are copied with them: each further byte range
-# is a further request.
-DEFAULT_MAX_GAP_BYTES = 1 << 16
 # Writers drop tracks without samples. Subtitles, timecodes and other sparse tracks often have none in a segment.
 _NEVER_MISSING = frozenset({b"vide", b"soun"})
 _TKHD_MATRIX = slice(-44, -8)  # transformation matrix; width and height follow it
@@ -35,7 +32,7 @@ _TKHD_MATRIX = slice(-44, -8)  # transformation matrix; width and height follow 
 
 @overflow_is_unsupported()
 def plan_join(
-    movies: Sequence[Movie], starts_s: Sequence[Fraction] | None = None, max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES
+    movies: Sequence[Movie], starts_s: Sequence[Fraction] | None = None, max_gap_bytes: int = MAX_GAP_BYTES
 ) -> Layout:
     """The layout of the movie that all segments make up, in this order. The sources of its ranges are the segments.
 

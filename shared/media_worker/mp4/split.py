@@ -40,7 +40,7 @@ from .key_frames import KeyFrames, ReadMany, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
 from .samples import Runs, SampleTable, concat_tables
-from .writer import Layout, MediaRanges, layout_of, media_ranges
+from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -297,7 +297,7 @@ def _why_one(source: _Source) -> str:
 
 
 @overflow_is_unsupported()
-def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = 0) -> Layout:
+def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = MAX_GAP_BYTES) -> Layout:
     """One segment of the plan. Byte ranges at most `max_gap_bytes` apart are merged: more bytes, fewer requests.
 
     Raises:
