@@ -1,15 +1,15 @@
 """A state machine of one job: deliveries, crashes, expiries, redrives and deletions, on the real handler and moto."""
 
 import tempfile
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from unittest.mock import patch
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from media_worker import chunking
+from media_worker import chunking, jobs
 from media_worker.errors import BadSource, TransferFailed
 from media_worker.jobs import Job, JobStatus
 from media_worker.s3 import StoredObject
