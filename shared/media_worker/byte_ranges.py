@@ -17,6 +17,10 @@ MAX_PARTS = 10_000
 COPY_PART_BYTES = 64 * _MIB
 # An uploaded part is in memory while it is sent.
 UPLOAD_PART_BYTES = 8 * _MIB
+# Two ranges this close are read by one request: 64 KiB take less time than a request does.
+READ_GAP_BYTES = 64 * 1024
+# Four uploaded parts are assembled at once, each by eight reads: this limits the memory of the gaps.
+READ_BYTES = 2 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,24 @@ class _Pending:
         if length_of(content):
             self.contents.append(content)
             self.length += length_of(content)
+
+
+def coalesced(
+    ranges: Iterable[ByteRange], max_gap_bytes: int = READ_GAP_BYTES, max_bytes: int = READ_BYTES
+) -> list[ByteRange]:
+    """The fewest requests that read these ranges: neighbours of one source are read together, and larger ones alone.
+
+    A gap of up to `max_gap_bytes` is read too. No request is longer than `max_bytes`, unless one range is.
+    """
+    reads: list[ByteRange] = []
+    for each in sorted(ranges, key=lambda each: (each.source, each.offset)):
+        last = reads[-1] if reads else None
+        is_near = last is not None and last.source == each.source and each.offset - last.end <= max_gap_bytes
+        if last is not None and is_near and max(last.end, each.end) - last.offset <= max_bytes:
+            reads[-1] = ByteRange(last.source, last.offset, max(last.end, each.end) - last.offset)
+        else:
+            reads.append(each)
+    return reads
 
 
 def _copies(rest: ByteRange, part_bytes: int) -> Iterator[CopiedPart]:

@@ -17,7 +17,7 @@ from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
 from media_worker.keys import build_segment_key, build_segment_prefix
 from media_worker.lease import chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
-from media_worker.mp4 import Layout, Mp4Error, SplitPlan, lay_out, plan_split, split_at
+from media_worker.mp4 import Layout, Mp4Error, SplitPlan, has_audio, lay_out, only_video, plan_split, split_at
 from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, store_plan
 from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
 from media_worker.settings import Engine
@@ -66,7 +66,7 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
         with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
             with steps.step("layout"):
                 plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
-                layouts = [lay_out(media.movie, split, index) for index in range(split.total_segments)]
+                layouts = _lay_out(job, media, split)
             if stored is None:
                 store_plan(aws, job.job_id, plan)
             jobs.record_plan(aws, job, plan)
@@ -102,9 +102,27 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         segment_duration_s=duration_s,
         timescale=media.movie.tracks[split.main_track].timescale,
         segments=segments,
-        notice="; ".join(filter(None, (split.notice, *media.notices))) or None,
+        notice="; ".join(filter(None, (split.notice, *media.notices, _notice(job, media)))) or None,
+        has_audio=has_audio(media.movie),
     )
     return plan, split
+
+
+def _lay_out(job: Job, media: Media, split: SplitPlan) -> list[Layout]:
+    """The segments, with all tracks of the source or with its video only, as the job says.
+
+    Those of a remuxed source keep all tracks: they are the only copy of them that a join can read.
+    """
+    movie = media.movie
+    if job.segment_tracks == "video" and media.engine == "copy":
+        movie, split = only_video(movie), split.only_main()
+    return [lay_out(movie, split, index) for index in range(split.total_segments)]
+
+
+def _notice(job: Job, media: Media) -> str | None:
+    if job.segment_tracks == "all" or media.engine == "copy":
+        return None
+    return "the segments have all tracks, not only video: the source had to be remuxed, and its audio is kept in them"
 
 
 def _carry_out(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from media_worker.errors import JobMoved, PermanentError
 from media_worker.keys import MODES, Mode
-from media_worker.settings import ENGINES, Engine
+from media_worker.settings import ENGINES, TRACKS, Engine, Tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 # Whether the frames of processed segments are compared with the plan.
 FrameCheck = Literal["auto", "any"]
 FRAME_CHECKS: tuple[FrameCheck, ...] = get_args(FrameCheck)
+
+# Which tracks of the source the segments have.
+SegmentTracks = Literal["all", "video"]
+SEGMENT_TRACKS: tuple[SegmentTracks, ...] = get_args(SegmentTracks)
 
 
 class JobStatus(StrEnum):
@@ -95,6 +99,9 @@ class Job:
     # Unix seconds at which the present plan replaced another one.
     replanned_at: int | None = None
     frame_check: FrameCheck = "auto"
+    # Where the final's audio comes from. None: the stack's setting.
+    tracks: Tracks | None = None
+    segment_tracks: SegmentTracks = "all"
     # Unix seconds at which the present run of the job began: a redriven job starts a new run.
     run_started_at: int | None = None
     error: str | None = None
@@ -119,6 +126,8 @@ class Job:
                 plan=row.get("plan"),
                 replanned_at=_integer(row.get("replanned_at")),
                 frame_check=_one_of(FRAME_CHECKS, row.get("frame_check") or "auto"),
+                tracks=_one_of(TRACKS, row["tracks"]) if row.get("tracks") else None,
+                segment_tracks=_one_of(SEGMENT_TRACKS, row.get("segment_tracks") or "all"),
                 run_started_at=_integer(row.get("run_started_at")),
                 error=row.get("error"),
             )
@@ -174,9 +183,10 @@ def begin_reassembly(aws: "Aws", job_id: str) -> None:
     _move(aws, job_id, JobStatus.REASSEMBLING, {}, ("error",))
 
 
-def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
-    """Set `completed`, with the time and the seconds and bytes of each step."""
-    _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps}, ("error",))
+def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any], tracks_used: str) -> None:
+    """Set `completed`, with the time, the seconds and bytes of each step, and where the audio came from."""
+    attributes = {"completed_at": now_s(), "reassembly_steps": steps, "tracks_used": tracks_used}
+    _move(aws, job_id, JobStatus.COMPLETED, attributes, ("error",))
 
 
 def fail_job(

@@ -79,6 +79,8 @@ class Plan:
     segments: tuple[PlannedSegment, ...]
     # Something that the user should know: why there is a single segment, for example.
     notice: str | None = None
+    # Whether the source has audio. None: the plan was made by code that did not record it.
+    has_audio: bool | None = None
 
     @property
     def frames(self) -> int:
@@ -115,7 +117,7 @@ class Plan:
                 }
                 for segment in self.segments
             ],
-        }
+        } | ({} if self.has_audio is None else {"has_audio": self.has_audio})
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @property
@@ -167,6 +169,7 @@ def _parse(document: Mapping[str, Any]) -> Plan:
         timescale=int(document["timescale"]),
         segments=segments,
         notice=document.get("notice"),
+        has_audio=None if document.get("has_audio") is None else document["has_audio"] is True,
     )
 
 

@@ -18,8 +18,8 @@ from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
-from media_worker.mp4 import Mp4Error, plan_join, presented_video, read_movie
-from media_worker.plan import read_plan
+from media_worker.mp4 import Layout, Movie, Mp4Error, plan_join, plan_source_join, presented_video, read_movie
+from media_worker.plan import Plan, read_plan
 from media_worker.s3 import (
     PLAN,
     SOURCE_ETAG,
@@ -32,8 +32,10 @@ from media_worker.s3 import (
     read_range,
     write_once,
 )
+from media_worker.settings import Tracks
+from media_worker.source_audio import OpenedSource, open_source_tracks, wanted_tracks
 from media_worker.telemetry import Steps, count, logger
-from media_worker.verification import Expected, check_final, check_segments
+from media_worker.verification import Expected, check_durations, check_final, check_segments
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -46,6 +48,8 @@ _SECONDS_FOR_A_FINAL = 60.0
 # Metadata of a final: what it must hold, and which versions of the processed segments it was joined from.
 _EXPECTED = "expected"
 _SEGMENTS = "segments"
+# Where its audio and other tracks come from: `source` or `segments`.
+_TRACKS = "tracks"
 
 
 def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_final_delivery: bool = False) -> None:
@@ -76,7 +80,7 @@ def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> Non
         final = _verified_final(aws, job, Deadline(context), steps)
         abort_incomplete_uploads(aws, final.bucket, final.key)
         with _expiring_if_deleted(aws, job):
-            jobs.finish_reassembly(aws, job.job_id, steps.report)
+            jobs.finish_reassembly(aws, job.job_id, steps.report, final.metadata.get(_TRACKS, "segments"))
     count("JobsCompleted")
     logger.info("Job completed", event="job_completed", key=final.key, bytes=final.size_bytes)
 
@@ -95,7 +99,7 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> S
             raise
         segments = []  # expired since the final was written
     jobs.begin_reassembly(aws, job.job_id)
-    if existing and _is_good(aws, existing, segments, steps):
+    if existing and _is_good(aws, job, existing, segments, steps):
         logger.info("Final of an earlier attempt is good", event="final_present")
         return existing
     _write_final(aws, job, segments, existing, deadline, steps)
@@ -105,9 +109,9 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> S
     return final
 
 
-def _is_good(aws: "Aws", final: StoredObject, segments: Sequence[StoredObject], steps: Steps) -> bool:
+def _is_good(aws: "Aws", job: Job, final: StoredObject, segments: Sequence[StoredObject], steps: Steps) -> bool:
     """Whether an earlier attempt's final holds what it must, and was joined from the segments as they are now."""
-    if segments and final.metadata.get(_SEGMENTS) != _digest_of(segments):
+    if segments and final.metadata.get(_SEGMENTS) != _digest_of(segments, wanted_tracks(aws, job)):
         logger.warning("Segments were replaced since the final was written", event="final_rejected")
         return False
     try:
@@ -139,20 +143,42 @@ def _write_final(
     steps: Steps,
 ) -> None:
     """Compare the processed segments with the plan, join them, and write the final."""
-    plan = read_plan(aws, job) if job.plan and job.frame_check != "any" else None
+    plan = read_plan(aws, job) if job.plan else None
     with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
         movies = [media.movie for media in opened]
+        source = open_source_tracks(aws, job, plan, movies)
         with _as_bad_segment():
-            multiple = check_segments(plan, [presented_video(movie) for movie in movies]) if plan else 1
-            layout = plan_join(movies, plan.starts_s if plan else None)
-            expected = Expected.of(plan, movies, multiple)
-        described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
+            layout, expected = _plan_final(job, plan, movies, source)
+        described = {
+            _EXPECTED: expected.to_json(),
+            _SEGMENTS: _digest_of(segments, wanted_tracks(aws, job)),
+            _TRACKS: "source" if source else "segments",
+        }
         key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
         target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces)
         deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
         with steps.step("join", layout.size_bytes), _as_bad_segment():
-            contents = [layout.header, *layout.ranges]
-            write_once(aws, target, contents, [media.source for media in opened])
+            sources = [*(media.source for media in opened), *(source.objects if source else ())]
+            write_once(aws, target, [layout.header, *layout.ranges], sources)
+
+
+def _plan_final(
+    job: Job, plan: Plan | None, movies: Sequence[Movie], source: OpenedSource | None
+) -> tuple[Layout, Expected]:
+    """The final, and what must be found in it. With `frame_check: any`, segments may have other frames than planned.
+
+    Audio from the source needs segments of the planned durations in any case.
+    """
+    presented = [presented_video(movie) for movie in movies]
+    is_compared = job.frame_check != "any"
+    multiple = check_segments(plan, presented) if plan and is_compared else None
+    if plan is None or source is None:
+        compared = plan if is_compared else None
+        layout = plan_join(movies, compared.starts_s if compared else None)
+        return layout, Expected.of(compared, movies, multiple, None)
+    check_durations(plan, presented)
+    layout = plan_source_join(movies, source.tracks, plan.starts_s)
+    return layout, Expected.of(plan, movies, multiple, source.tracks.movie)
 
 
 @contextmanager
@@ -168,9 +194,9 @@ def _identity(job: Job) -> tuple[str, str]:
     return (PLAN, job.plan) if job.plan else (SOURCE_ETAG, job.source_etag or "")
 
 
-def _digest_of(segments: Sequence[StoredObject]) -> str:
-    """Names these versions of the processed segments."""
-    return hashlib.sha256(" ".join(segment.etag for segment in segments).encode()).hexdigest()[:32]
+def _digest_of(segments: Sequence[StoredObject], tracks: Tracks) -> str:
+    """Names these versions of the processed segments, and which tracks were asked for."""
+    return hashlib.sha256(" ".join([*(segment.etag for segment in segments), tracks]).encode()).hexdigest()[:32]
 
 
 @contextmanager

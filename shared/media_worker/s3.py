@@ -5,8 +5,9 @@ ranges of the sources; ranges of other objects are copied by S3, ranges of local
 """
 
 import threading
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, plan_parts
+from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, coalesced, plan_parts
 from media_worker.deadline import Deadline
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
@@ -39,6 +40,7 @@ _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB,
 # Part copies wait for S3 alone, so many run at once. A part that is uploaded is in memory: fewer of these.
 PARTS_AT_ONCE = 32
 _UPLOADS_AT_ONCE = threading.BoundedSemaphore(4)
+_READS_OF_A_PART = 8
 # Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
 _FORWARD_BYTES = 8 * _MIB
 _FORWARD_READS = 8
@@ -357,10 +359,29 @@ def _send_part(aws: "Aws", part: Part, sources: Sequence[Source], address: dict[
 
 
 def _assemble(aws: "Aws", part: UploadedPart, sources: Sequence[Source]) -> bytes:
-    return b"".join(
-        content if isinstance(content, bytes) else _read(aws, sources[content.source], content)
-        for content in part.contents
-    )
+    """The bytes of a part. Neighbouring ranges are read together, and all reads run in parallel."""
+    wanted = {content for content in part.contents if isinstance(content, ByteRange)}
+    reads = coalesced(wanted)
+    found: dict[ByteRange, bytes] = {}
+
+    def read(request: ByteRange, inside: Sequence[ByteRange]) -> None:
+        body = _read(aws, sources[request.source], request)
+        for each in inside:  # copies, so that the gaps do not stay in memory
+            found[each] = body[each.offset - request.offset : each.end - request.offset]
+
+    with ThreadPoolExecutor(_READS_OF_A_PART) as pool:
+        for done in [submit(pool, read, *each) for each in _members(reads, wanted)]:
+            done.result()
+    return b"".join(content if isinstance(content, bytes) else found[content] for content in part.contents)
+
+
+def _members(reads: Sequence[ByteRange], wanted: Iterable[ByteRange]) -> list[tuple[ByteRange, list[ByteRange]]]:
+    """Each request with the ranges that it reads."""
+    starts = [(each.source, each.offset) for each in reads]
+    members: list[list[ByteRange]] = [[] for _ in reads]
+    for each in wanted:
+        members[bisect_right(starts, (each.source, each.offset)) - 1].append(each)
+    return list(zip(reads, members, strict=True))
 
 
 def _read(aws: "Aws", source: Source, wanted: ByteRange) -> bytes:

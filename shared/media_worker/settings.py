@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -11,6 +12,10 @@ from media_worker.errors import SettingsError
 
 type Engine = Literal["auto", "copy", "ffmpeg"]
 ENGINES: tuple[Engine, ...] = get_args(Engine.__value__)
+
+# Where the tracks of the final other than the video come from.
+type Tracks = Literal["auto", "source", "segments"]
+TRACKS: tuple[Tracks, ...] = get_args(Tracks.__value__)
 
 
 def _text(value: str) -> str:
@@ -31,11 +36,11 @@ def _count(value: str) -> int:
     return number
 
 
-def _engine(value: str) -> Engine:
-    for engine in ENGINES:
-        if value == engine:
-            return engine
-    raise ValueError(f"must be one of {', '.join(ENGINES)}")
+def _one_of[T: str](choices: tuple[T, ...], value: str) -> T:
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise ValueError(f"must be one of {', '.join(choices)}")
 
 
 def _program(value: str) -> str:
@@ -62,7 +67,8 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "chunk_segment_duration_sec": _duration_s,
-    "engine": _engine,
+    "engine": partial(_one_of, ENGINES),
+    "tracks": partial(_one_of, TRACKS),
     "max_receive_count": _count,
     "ffmpeg_path": _program,
 }
@@ -85,6 +91,7 @@ class Settings:
     aws_endpoint_url_s3: str | None = None
     chunk_segment_duration_sec: Fraction = Fraction(300)
     engine: Engine = "auto"
+    tracks: Tracks = "auto"
     ffmpeg_path: str = "/opt/bin/ffmpeg"
     # The queues' maxReceiveCount. The last receive is not an attempt: see final_delivery.py.
     max_receive_count: int = 6

@@ -30,11 +30,24 @@ def check_segments(plan: Plan, found: Sequence[Presented]) -> int:
     """
     multiple = _common_multiple(plan, found)
     pairs = zip(plan.segments, found, strict=True)
-    wrong = [problem for planned, each in pairs if (problem := _difference(planned, each, multiple))]
-    if wrong:
-        more = f" (and {len(wrong) - _LISTED} more segments)" if len(wrong) > _LISTED else ""
-        raise BadSegment("; ".join(wrong[:_LISTED]) + more)
+    _raise_all([problem for planned, each in pairs if (problem := _difference(planned, each, multiple))])
     return multiple
+
+
+def check_durations(plan: Plan, found: Sequence[Presented]) -> None:
+    """Compare only the durations of processed segments with the plan: audio that comes from the source would drift.
+
+    Raises:
+        BadSegment: lists the segments that differ.
+    """
+    pairs = zip(plan.segments, found, strict=True)
+    _raise_all([problem for planned, each in pairs if (problem := _other_duration(planned, each))])
+
+
+def _raise_all(problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (and {len(problems) - _LISTED} more segments)" if len(problems) > _LISTED else ""
+        raise BadSegment("; ".join(problems[:_LISTED]) + more)
 
 
 def _common_multiple(plan: Plan, found: Sequence[Presented]) -> int:
@@ -48,6 +61,10 @@ def _difference(planned: PlannedSegment, found: Presented, multiple: int) -> str
     expected = planned.frames * multiple
     if found.frames != expected:
         return f"segment {planned.index} has {found.frames:,} frames, {expected:,} expected"
+    return _other_duration(planned, found)
+
+
+def _other_duration(planned: PlannedSegment, found: Presented) -> str | None:
     if _off_by(found, planned.duration_s) > planned.longest_frame_s + _ROUNDING_S:
         return (
             f"segment {planned.index} lasts {float(found.duration_s):.3f} s, {float(planned.duration_s):.3f} s expected"
@@ -66,22 +83,27 @@ class Expected:
     tracks: tuple[str, ...]
 
     @classmethod
-    def of(cls, plan: Plan | None, segments: Sequence[Movie], multiple: int) -> Self:
-        """What the joined segments must present. Without a plan, or with `frame_check: any`, what they present."""
+    def of(cls, plan: Plan | None, segments: Sequence[Movie], multiple: int | None, source: Movie | None) -> Self:
+        """What the final must present.
+
+        Without a plan, that is what the segments present. `multiple` is None if their frames are not compared with the
+        plan: then these count, too. `source` is the movie from which all tracks but the video come, if they do.
+        """
         presented = [presented_video(segment) for segment in segments]
         longest = max(segments, key=lambda segment: len(segment.tracks))
+        tracks = describe_tracks(longest) if source is None else _describe_joined(source, segments[0])
         if plan is None:
             return cls(
                 frames=sum(each.frames for each in presented),
                 duration_s=sum((each.duration_s for each in presented), Fraction(0)),
                 tolerance_s=_tolerance(each.longest_frame_s for each in presented),
-                tracks=describe_tracks(longest),
+                tracks=tracks,
             )
         return cls(
-            frames=plan.frames * multiple,
+            frames=sum(each.frames for each in presented) if multiple is None else plan.frames * multiple,
             duration_s=plan.duration_s,
             tolerance_s=_tolerance(each.longest_frame_s for each in plan.segments),
-            tracks=describe_tracks(longest),
+            tracks=tracks,
         )
 
     def to_json(self) -> str:
@@ -149,6 +171,13 @@ def describe_tracks(movie: Movie) -> tuple[str, ...]:
         f"{track.handler.decode('latin-1')}/{track.codecs[0].decode('latin-1') if track.codecs else 'none'}"
         for track in movie.tracks
     )
+
+
+def _describe_joined(source: Movie, segment: Movie) -> tuple[str, ...]:
+    """The tracks of the source, with the video of a processed segment in place of the source's."""
+    tracks = list(describe_tracks(source))
+    tracks[source.main_track_number] = describe_tracks(segment)[segment.main_track_number]
+    return tuple(tracks)
 
 
 def _tolerance(frames_s: Iterable[Fraction]) -> Fraction:

@@ -5,6 +5,7 @@
     plan = split_at(movie, starts_s, read)           the same cuts again, from a stored plan
     layout = lay_out(movie, plan, segment_index)     a segment: header bytes, then byte ranges of the source
     final = plan_join(movies, starts_s)              the final: header bytes, then byte ranges of the segments
+    final = plan_source_join(movies, SourceTracks.of_source(movie), starts_s)    with the source's own audio
     differences(final.summary, summary_of(read_back, size_bytes))    empty if the file is as planned
 
 The modules, from the bottom up:
@@ -19,6 +20,7 @@ The modules, from the bottom up:
     writer, summary              writing a file: header and byte ranges
     provenance                   what a segment says about its source
     split, join, concat          which samples go where
+    source_tracks                joining video with the source's other tracks
 
 Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can without the key), `BrokenFile` (the file
 contradicts itself) and `TracksDiffer` (a segment cannot be joined with the others).
@@ -30,6 +32,7 @@ from .join import plan_join
 from .movie import Movie, Track, presented_video
 from .presented import Presented
 from .reader import Read, read_movie
+from .source_tracks import SourceTracks, has_audio, only_video, plan_source_join
 from .split import SplitPlan, lay_out, plan_split, split_at
 from .summary import MovieSummary, TrackSummary, differences, summary_of
 from .writer import Layout
@@ -45,14 +48,18 @@ __all__ = [
     "Read",
     "ReadMany",
     "Request",
+    "SourceTracks",
     "SplitPlan",
     "Track",
     "TrackSummary",
     "TracksDiffer",
     "Unsupported",
     "differences",
+    "has_audio",
     "lay_out",
+    "only_video",
     "plan_join",
+    "plan_source_join",
     "plan_split",
     "presented_video",
     "read_movie",

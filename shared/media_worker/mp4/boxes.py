@@ -201,6 +201,14 @@ def track_id_of(tkhd: Box) -> int:
     return unpack(_U32, tkhd, 20 if version else 12)[0]
 
 
+def with_track_id(tkhd: Box, other: Box) -> Box:
+    """A `tkhd` with the track id of another one."""
+    at = 20 if version_and_flags(tkhd)[0] else 12
+    track_id_of(tkhd)  # raises an error if the box is too short
+    payload = bytes(tkhd.payload)
+    return replace(tkhd, payload=payload[:at] + _U32.pack(track_id_of(other)) + payload[at + 4 :])
+
+
 def is_enabled(tkhd: Box) -> bool:
     """Whether players should play the track."""
     return bool(version_and_flags(tkhd)[1] & 1)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from .boxes import Box, full_box, unpack, version_and_flags
@@ -188,6 +189,13 @@ def edits_of(
         edits.append(Edit(duration, _rounded(each.media_start) - media_zero))
         presented_until = max(end, presented_until)
     return tuple(edits)
+
+
+def rescaled(edits: Sequence[Edit], before: int, after: int) -> tuple[Edit, ...]:
+    """The same edit list in another movie timescale. Times are rounded, not durations, so that errors do not add up."""
+    ends = accumulate((edit.duration for edit in edits), initial=0)
+    times = [_rounded(Fraction(end * after, before)) for end in ends]
+    return tuple(replace(edit, duration=end - start) for edit, (start, end) in zip(edits, pairwise(times), strict=True))
 
 
 def exact_movie_timescale(timescales: Sequence[int]) -> int:

@@ -45,7 +45,7 @@ def plan_join(
     """
     if not movies:
         raise ValueError("there are no segments to join")
-    restored = _restore(movies)
+    restored = restore(movies)
     joined = restored or concatenate(movies, match_tracks(movies), starts_s)
     media = [
         media_ranges((track.tables[index] for track in joined.tracks), max_gap_bytes, source=index)
@@ -74,7 +74,7 @@ def _finished(joined: JoinedTrack, media: Sequence[MediaRanges], bases: Sequence
 # Restoring unchanged segments
 
 
-def _restore(movies: Sequence[Movie]) -> JoinedMovie | None:
+def restore(movies: Sequence[Movie]) -> JoinedMovie | None:
     """The source's tracks, or None unless all of its segments are there, in order and unchanged."""
     provenances = [find_provenance(movie.box) for movie in movies]
     known = [provenance for provenance in provenances if provenance is not None]

@@ -73,6 +73,10 @@ class SplitPlan:
         """The number of segments."""
         return len(self.starts_s)
 
+    def only_main(self) -> SplitPlan:
+        """The plan for a movie that has only the main track."""
+        return replace(self, main_track=0, cuts=(self.cuts[self.main_track],))
+
     def samples(self, track_number: int, segment_index: int) -> tuple[int, int]:
         """The samples of a track that a segment presents, in decode order: the first, and the one behind the last.
 
