@@ -24,7 +24,8 @@ from botocore.exceptions import (
 )
 from media_worker.errors import MediaWorkerError
 from media_worker.keys import MODES
-from media_worker.settings import Engine
+from media_worker.jobs import SEGMENT_TRACKS
+from media_worker.settings import TRACKS, Engine
 
 from media_worker_cli import commands, dead_letters
 from media_worker_cli.errors import CommandError
@@ -154,6 +155,15 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=get_args(Engine.__value__),
         help="the engine that splits and joins (default: the stack's setting)",
+    )
+    parser.add_argument(
+        "--tracks",
+        choices=TRACKS,
+        help="where the final's audio and other tracks come from; auto: from the source if the processed segments have "
+        "no audio (default: the stack's setting)",
+    )
+    parser.add_argument(
+        "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeSerializer
 from media_worker.aws import Aws
-from media_worker.jobs import JobStatus
+from media_worker.jobs import JobStatus, SegmentTracks
 from media_worker.keys import Mode, build_source_key
-from media_worker.settings import Engine
+from media_worker.settings import Engine, Tracks
 
 from media_worker_cli.errors import UsageError
 
@@ -32,12 +32,22 @@ class Submission:
     mode: Mode = "sbs"
     engine: Engine | None = None
     segment_duration_s: Decimal | None = None
+    tracks: Tracks | None = None
+    segment_tracks: SegmentTracks | None = None
 
     @classmethod
     def of(cls, arguments: Namespace) -> "Submission":
         """A new job with the options of the command line."""
         job_id = new_job_id(arguments.source)
-        return cls(job_id, arguments.source, arguments.mode, arguments.engine, arguments.segment_seconds)
+        return cls(
+            job_id,
+            arguments.source,
+            arguments.mode,
+            arguments.engine,
+            arguments.segment_seconds,
+            arguments.tracks,
+            arguments.segment_tracks,
+        )
 
 
 def require_source(path: Path) -> None:
@@ -92,6 +102,10 @@ def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, 
         row["engine"] = submission.engine
     if submission.segment_duration_s:
         row["segment_duration_sec"] = submission.segment_duration_s
+    if submission.tracks:
+        row["tracks"] = submission.tracks
+    if submission.segment_tracks:
+        row["segment_tracks"] = submission.segment_tracks
     return row
 
 

@@ -35,6 +35,8 @@ class Summary:
     frames_out: int | None
     steps: tuple[StepCost, ...]
     seconds: float
+    # `source` or `segments`: where the final's audio and other tracks come from.
+    tracks_used: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The summary for a program."""
@@ -48,6 +50,7 @@ class Summary:
             *(_cost_line(cost, width) for cost in self.steps),
             f"{self.segments} segments, {self.seconds:.1f} s in total",
             describe_frames(self.frames_in, self.frames_out),
+            *([f"audio and other tracks: from the {self.tracks_used}"] if self.tracks_used else []),
             f"the final is {self.final} ({self.final_size_bytes / 1e6:.1f} MB)",
         ]
 
@@ -61,12 +64,13 @@ def describe_frames(frames_in: int | None, frames_out: int | None) -> str:
     return f"frames in: {frames_in}, frames out: {frames_out} (different)"
 
 
-def read_steps(aws: Aws, job_id: str) -> tuple[StepCost, ...]:
-    """The steps that the functions recorded in the job's row."""
+def read_outcome(aws: Aws, job_id: str) -> tuple[tuple[StepCost, ...], str | None]:
+    """What the functions recorded in the job's row: the steps, and where the audio came from."""
     item = aws.dynamodb.get_item(
         TableName=aws.settings.jobs_table_name, Key={"job_id": {"S": job_id}}, ConsistentRead=True
     ).get("Item", {})
-    return costs_of({name: _deserialize(value) for name, value in item.items()})
+    row = {name: _deserialize(value) for name, value in item.items()}
+    return costs_of(row), row.get("tracks_used")
 
 
 def costs_of(row: Mapping[str, Any]) -> tuple[StepCost, ...]:

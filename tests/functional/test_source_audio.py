@@ -1,21 +1,18 @@
 """Workers return video only, and the final has the source's own audio and other tracks, sample for sample."""
 
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from media_worker.jobs import JobStatus
-from media_worker.keys import build_final_key, build_source_key
+from media_worker.keys import build_source_key
 from media_worker.mp4 import Movie, presented_video, read_movie
 from media_worker.mp4.boxes import references
-from media_worker.mp4.presented import PresentedFrames
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.logs import Logs
-from tests.functional.stack import INPUT, OUTPUT, Stack
-from tests.functional.test_every_frame import Change, dropping
+from tests.functional.stack import INPUT, Stack
+from tests.functional.test_every_frame import Change
 from tests.media import clips, look
 
 
@@ -72,7 +69,7 @@ WORKERS = {
     "re-encoded": ENCODED,
     "hevc": ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none", "-tag:v", "hvc1"),
     "90 kHz": (*ENCODED, "-video_track_timescale", "90000"),
-    "25 Hz": (*ENCODED, "-video_track_timescale", "25", "-bf", "0"),
+    "1 kHz": (*ENCODED, "-video_track_timescale", "1000"),
     "smaller": (*ENCODED, "-vf", "scale=96:54"),
 }
 
@@ -92,3 +89,200 @@ def test_video_only_workers(
     assert logs.one("tracks_chosen")["tracks"] == "source"
     assert stack.row("Jobs")["tracks_used"] == {"S": "source"}
     assert look.is_fast_start(final)
+
+
+def test_a_coarse_timescale(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """A track that counts in frames (25 Hz) is placed as exactly as any other."""
+    source = clip("late_video")
+    options = (*ENCODED, "-video_track_timescale", "25", "-bf", "0")
+    final = join(stack, source, without_audio(tmp_path, *options), tmp_path / "final.mp4")
+    assert_same_audio(final, source)
+    pairs = zip(frame_times_ms(final), frame_times_ms(source), strict=True)
+    assert max(abs(one - other) for one, other in pairs) <= 1
+
+
+def test_frame_doubling(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """Twice the frames: those of the source are at their times, and the audio is untouched."""
+    source = clip("plain")
+    final = join(stack, source, without_audio(tmp_path, *ENCODED, "-vf", "fps=50"), tmp_path / "final.mp4")
+    assert_same_audio(final, source)
+    found, expected = frame_times_ms(final), frame_times_ms(source)
+    assert len(found) == 2 * len(expected)
+    assert max(abs(one - other) for one, other in zip(found[::2], expected, strict=True)) <= 1
+
+
+def test_thirty_joins(stack: Stack, tmp_path: Path) -> None:
+    """No hole and no drift over 31 segments, each encoded by itself."""
+    source = tmp_path / "long.mp4"
+    clips.ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=size=96x54:rate=30000/1001:duration=32"),
+        *("-f", "lavfi", "-i", "sine=sample_rate=44100:duration=32", "-c:v", "libx264", "-preset", "ultrafast"),
+        *("-g", "30", "-c:a", "aac", str(source)),
+    )
+    final = join(stack, source, without_audio(tmp_path), tmp_path / "final.mp4", segment_duration_sec={"N": "1"})
+    assert stack.job().total_segments == 32
+    assert_same_audio(final, source)
+    pairs = zip(frame_times_ms(final), frame_times_ms(source), strict=True)
+    assert max(abs(one - other) for one, other in pairs) <= 1
+
+
+@pytest.fixture(scope="session")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two audio tracks, subtitles, chapters (track and list), and a timecode track."""
+    folder = tmp_path_factory.mktemp("rich")
+    (folder / "chapters.txt").write_text(CHAPTERS)
+    (folder / "subtitles.srt").write_text(clips.SUBTITLES)
+    clips.ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=size=192x108:rate=25:duration=10"),
+        *("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=10"),
+        *("-f", "lavfi", "-i", "sine=frequency=880:sample_rate=44100:duration=9.5"),
+        *("-i", "subtitles.srt", "-f", "ffmetadata", "-i", "chapters.txt", "-map_metadata", "4"),
+        *("-map", "0", "-map", "1", "-map", "2", "-map", "3", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25"),
+        *("-c:a:0", "aac", "-c:a:1", "ac3", "-c:s", "mov_text", "-timecode", "01:00:00:00", "-write_tmcd", "1"),
+        *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu", "-metadata:s:s:0", "language=fra"),
+        *("-disposition:a:1", "0", "rich.mp4"),
+        cwd=folder,
+    )
+    return folder / "rich.mp4"
+
+
+CHAPTERS = """;FFMETADATA1
+title=A title
+[CHAPTER]
+TIMEBASE=1/1000
+START=0
+END=4000
+title=First
+[CHAPTER]
+TIMEBASE=1/1000
+START=4000
+END=10000
+title=Second
+"""
+
+
+def described(path: Path) -> list[dict[str, Any]]:
+    """What does not depend on the video: codecs, languages, flags, times and tags of the other tracks."""
+    kept = ("codec_name", "codec_tag_string", "start_time", "duration", "nb_frames", "disposition", "tags")
+    return [{key: each.get(key) for key in kept} for each in look.streams(path) if each["codec_type"] != "video"]
+
+
+@pytest.mark.parametrize("options", [COPIED, ENCODED])
+@pytest.mark.parametrize("segment_tracks", ["all", "video"])
+def test_every_other_track(
+    stack: Stack, rich: Path, tmp_path: Path, options: tuple[str, ...], segment_tracks: str
+) -> None:
+    """Audio, subtitles, chapters and timecode, with their languages, flags, edit lists and references."""
+    attributes = {"segment_tracks": {"S": segment_tracks}}
+    final = join(stack, rich, without_audio(tmp_path, *options), tmp_path / "final.mp4", **attributes)
+    assert_same_audio(final, rich, tracks=2)
+    assert described(final) == described(rich)
+    assert look.packets(final, "s:0") == look.packets(rich, "s:0")
+    assert clips.ffmpeg("-i", str(final), "-f", "ffmetadata", "-") == clips.ffmpeg(
+        "-i", str(rich), "-f", "ffmetadata", "-"
+    )
+    found, expected = movie_of(final), movie_of(rich)
+    assert [track.track_id for track in found.tracks] == [track.track_id for track in expected.tracks]
+    for one, other in zip(found.tracks, expected.tracks, strict=True):
+        for kind in (b"chap", b"tmcd"):
+            assert references(one.box, kind) == references(other.box, kind)
+    assert any(references(track.box, b"chap") for track in found.tracks)
+    assert references(found.tracks[0].box, b"tmcd")
+
+
+def test_segments_with_video_only(stack: Stack, rich: Path, tmp_path: Path) -> None:
+    """`segment_tracks: video`: a worker that changes nothing returns them, and the final is the source again."""
+    final = join(stack, rich, None, tmp_path / "final.mp4", segment_tracks={"S": "video"})
+    for segment in stack.save_segments(tmp_path):
+        assert [each["codec_type"] for each in look.streams(segment)] == ["video"]
+    assert look.packets(final, "v:0") == look.packets(rich, "v:0")
+    assert_same_audio(final, rich, tracks=2)
+    assert [track.edits for track in movie_of(final).tracks if track.is_video]
+    assert presented_video(movie_of(final)) == presented_video(movie_of(rich))
+
+
+def test_audio_of_the_segments_is_ignored(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """`tracks: source`: other audio in the processed segments does not reach the final."""
+    source = clip("plain")
+
+    def change(index: int, body: bytes) -> bytes:
+        before, after = tmp_path / f"in-{index}.mp4", tmp_path / f"out-{index}.mp4"
+        before.write_bytes(body)
+        clips.ffmpeg("-i", str(before), "-c:v", "copy", "-af", "volume=0", str(after))
+        return after.read_bytes()
+
+    final = join(stack, source, change, tmp_path / "final.mp4", tracks={"S": "source"})
+    assert_same_audio(final, source)
+
+
+def test_audio_of_the_segments_is_used_if_there_is_some(
+    stack: Stack, clip: ClipMaker, logs: Logs, tmp_path: Path
+) -> None:
+    """`auto` with a worker that returns audio."""
+    join(stack, clip("plain"), None, tmp_path / "final.mp4")
+    assert logs.one("tracks_chosen")["tracks"] == "segments"
+    assert stack.row("Jobs")["tracks_used"] == {"S": "segments"}
+
+
+def test_silence_on_request(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """`tracks: segments` with a worker that returns video only."""
+    final = join(stack, clip("plain"), without_audio(tmp_path), tmp_path / "final.mp4", tracks={"S": "segments"})
+    assert [each["codec_type"] for each in look.streams(final)] == ["video"]
+
+
+def test_a_silent_source_need_not_stay(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """`auto` does not look for audio in a source that has none."""
+    stack.add_job()
+    stack.upload(clip("no_audio"))
+    stack.chunk()
+    stack.aws.s3.delete_object(Bucket=INPUT, Key=build_source_key("job-1"))
+    stack.process_segments(change=without_audio(tmp_path))
+    stack.reassemble()
+    assert stack.job().status is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced"])
+def test_the_source_must_be_the_planned_one(stack: Stack, clip: ClipMaker, tmp_path: Path, what: str) -> None:
+    """Audio of another file is never joined with the video."""
+    stack.add_job()
+    stack.upload(clip("plain"))
+    stack.chunk()
+    stack.process_segments(change=without_audio(tmp_path))
+    if what == "removed":
+        stack.aws.s3.delete_object(Bucket=INPUT, Key=build_source_key("job-1"))
+    else:
+        stack.upload(clip("long_audio"))
+    stack.reassemble()
+    assert stack.job().status is JobStatus.FAILED
+    assert f"{build_source_key('job-1')} was {what} after it was split" in (stack.job().error or "")
+
+
+def test_a_source_that_was_remuxed(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """Its audio comes from the segments as they were split, which have it packet by packet."""
+    source = clip("matroska")
+    final = join(stack, source, without_audio(tmp_path), tmp_path / "final.mp4")
+    found, expected = look.packets(final, "a:0"), look.packets(source, "a:0")
+    assert [packet.content for packet in found] == [packet.content for packet in expected]
+    assert look.largest_shift_ms(found, expected) <= 1
+    pairs = zip(frame_times_ms(final), frame_times_ms(source), strict=True)
+    assert max(abs(one - other) for one, other in pairs) <= 1
+
+
+def test_a_segment_of_another_duration(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """Audio would drift: with audio from the source, `frame_check: any` does not allow it either."""
+    stack.add_job(frame_check={"S": "any"})
+    stack.upload(clip("plain"))
+    stack.chunk()
+    stack.process_segments(change=without_audio(tmp_path, *ENCODED, "-vf", "setpts=1.2*PTS"))
+    stack.reassemble()
+    assert stack.job().status is JobStatus.FAILED
+    assert "segment 0 lasts 4.8" in (stack.job().error or "")
+
+
+def test_another_frame_rate(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """`frame_check: any`: 30 frames a second in place of 25."""
+    source = clip("plain")
+    worker = without_audio(tmp_path, *ENCODED, "-vf", "fps=30")
+    final = join(stack, source, worker, tmp_path / "final.mp4", frame_check={"S": "any"})
+    assert look.count_frames(final) == 300
+    assert_same_audio(final, source)

@@ -116,10 +116,8 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "Reassembly": [
         *BOTH,
-        ("s3", "get_object", {"Bucket": INPUT, "Key": SOURCE}),
-        ("s3", "get_object", {"Bucket": INPUT, "Key": SEGMENT}),
         ("s3", "put_object", {"Bucket": INPUT, "Key": SEGMENT}),
-        ("s3", "list_objects_v2", {"Bucket": INPUT}),
+        ("s3", "list_multipart_uploads", {"Bucket": INPUT}),
         ("dynamodb", "put_item", {"TableName": "ReassemblyTriggered", "Item": JOB}),
         ("sqs", "receive_message", {"QueueUrl": CHUNKING_URL}),
         ("sqs", "delete_message", {"QueueUrl": CHUNKING_URL, "ReceiptHandle": "receipt"}),

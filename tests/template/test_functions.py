@@ -41,7 +41,7 @@ def test_default_settings_are_valid(function: Json, defaults: Json) -> None:
     """A stack deployed with the defaults starts: its settings are read without a complaint."""
     variables = function["Environment"]["Variables"]
     given = {name: variables[name]["Ref"] for name in REQUIRED}
-    optional = ("CHUNK_SEGMENT_DURATION_SEC", "ENGINE", "MAX_RECEIVE_COUNT", "FFMPEG_PATH")
+    optional = ("CHUNK_SEGMENT_DURATION_SEC", "ENGINE", "TRACKS", "MAX_RECEIVE_COUNT", "FFMPEG_PATH")
     given |= {name: str(variables[name]) for name in optional}
     settings = Settings.from_environment(given)
     assert settings.max_receive_count == defaults["MaxReceiveCount"]

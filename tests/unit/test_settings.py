@@ -34,6 +34,7 @@ def test_the_required_variables_are_enough() -> None:
         aws_endpoint_url_s3=None,
         chunk_segment_duration_sec=Fraction(300),
         engine="auto",
+        tracks="auto",
         ffmpeg_path="/opt/bin/ffmpeg",
         max_receive_count=6,
     )
@@ -80,6 +81,7 @@ def test_a_missing_variable_is_named(name: str, value: str | None) -> None:
         ("CHUNK_SEGMENT_DURATION_SEC", "1/0"),
         ("CHUNK_SEGMENT_DURATION_SEC", "inf"),
         ("ENGINE", "gstreamer"),
+        ("TRACKS", "both"),
         ("MAX_RECEIVE_COUNT", "0"),
         ("MAX_RECEIVE_COUNT", "2.5"),
     ],

@@ -29,7 +29,7 @@ from media_worker_cli.progress import Bytes, Display, show_job
 from media_worker_cli.segment_command import SegmentCommand
 from media_worker_cli.stack import Stack
 from media_worker_cli.submission import Submission, remove_job, submit
-from media_worker_cli.summary import StepCost, Summary, read_steps
+from media_worker_cli.summary import StepCost, Summary, read_outcome
 from media_worker_cli.watching import LOCAL_INTERVAL_S, JobProgress, watch
 
 _POLL_S = 1
@@ -79,10 +79,13 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
         job = watch(stack.aws, job_id, report, LOCAL_INTERVAL_S)
         size_bytes = final_size_bytes(stack.aws, job_id)
         fetch(stack.aws, job_id, request.out, Bytes(display, "fetch", size_bytes).add)
-        steps = (StepCost("upload", upload_s, source.stat().st_size), *read_steps(stack.aws, job_id))
+        recorded, tracks_used = read_outcome(stack.aws, job_id)
+        steps = (StepCost("upload", upload_s, source.stat().st_size), *recorded)
         seconds = time.monotonic() - started
     frames_in, frames_out = count_frames(source), count_frames(request.out)
-    return Summary(job_id, request.out, size_bytes, job.total_segments or 0, frames_in, frames_out, steps, seconds)
+    return Summary(
+        job_id, request.out, size_bytes, job.total_segments or 0, frames_in, frames_out, steps, seconds, tracks_used
+    )
 
 
 @contextmanager
