@@ -23,8 +23,8 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from media_worker.errors import MediaWorkerError
-from media_worker.keys import MODES
 from media_worker.jobs import SEGMENT_TRACKS
+from media_worker.keys import MODES
 from media_worker.settings import TRACKS, Engine
 
 from media_worker_cli import commands, dead_letters

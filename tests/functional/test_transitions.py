@@ -36,9 +36,9 @@ def test_a_refused_transition_names_the_status(stack: Stack) -> None:
     """The error names the job's status and the wanted one."""
     stack.add_job(status={"S": "created"})
     with pytest.raises(JobMoved, match="job job-1 is created: it cannot become completed"):
-        jobs.finish_reassembly(stack.aws, "job-1", {})
+        jobs.finish_reassembly(stack.aws, "job-1", {}, "segments")
     with pytest.raises(JobMoved, match="job job-2 is unknown: it cannot become completed"):
-        jobs.finish_reassembly(stack.aws, "job-2", {})
+        jobs.finish_reassembly(stack.aws, "job-2", {}, "segments")
 
 
 def test_a_plan_is_read_back_as_it_was_written(stack: Stack) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from media_worker.keys import build_final_key, build_segment_key, build_source_k
 from moto.s3 import models as moto_s3
 
 from tests.functional.stack import INPUT, OUTPUT, s3_event
+from tests.media.clips import ffmpeg, make
 from tests.rights.stack import GuardedStack
 from tests.small_parts import use_small_parts
 
@@ -201,6 +204,39 @@ def miss_a_segment(stack: GuardedStack) -> None:
     assert "segment 1 was completed, but" in str(stack.open.job().error)
 
 
+def _prepare_join_without_audio(stack: GuardedStack) -> None:
+    """The source was split, and the workers have returned video only."""
+    stack.open.add_job()
+    stack.open.upload(make("plain", stack.open.temporary / "plain.mp4"))
+    stack.open.chunk()
+    stack.open.process_segments(change=_without_audio)
+
+
+def _without_audio(index: int, body: bytes) -> bytes:
+    del index
+    with TemporaryDirectory() as folder:
+        source, target = Path(folder, "in.mp4"), Path(folder, "out.mp4")
+        source.write_bytes(body)
+        ffmpeg("-i", str(source), "-map", "0:V:0", "-c", "copy", str(target))
+        return target.read_bytes()
+
+
+def join_with_audio_of_the_source(stack: GuardedStack) -> None:
+    """The audio is read from the source."""
+    _prepare_join_without_audio(stack)
+    assert stack.deliver(COMPLETE)
+    assert stack.open.job().status is JobStatus.COMPLETED
+    assert stack.open.row("Jobs")["tracks_used"] == {"S": "source"}
+
+
+def miss_the_audio_of_a_source(stack: GuardedStack) -> None:
+    """A source that was removed before the join fails the job with that reason."""
+    _prepare_join_without_audio(stack)
+    stack.open.aws.s3.delete_object(Bucket=INPUT, Key=build_source_key("job-1"))
+    assert stack.deliver(COMPLETE)
+    assert "was removed after it was split" in str(stack.open.job().error)
+
+
 # Scenarios that use many rights come first, so that a missing one is found early.
 SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     "Chunking": (
@@ -217,6 +253,8 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     ),
     "Reassembly": (
         join,
+        join_with_audio_of_the_source,
+        miss_the_audio_of_a_source,
         return_a_malformed_message,
         reenqueue_a_message_that_only_waited,
         abort_an_incomplete_final,
