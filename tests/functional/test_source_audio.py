@@ -8,12 +8,14 @@ from media_worker.jobs import JobStatus
 from media_worker.keys import build_source_key
 from media_worker.mp4 import Movie, presented_video, read_movie
 from media_worker.mp4.boxes import references
+from moto.s3 import models as moto_s3
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.logs import Logs
 from tests.functional.stack import INPUT, Stack
 from tests.functional.test_every_frame import Change
 from tests.media import clips, look
+from tests.small_parts import use_small_parts
 
 
 def without_audio(folder: Path, *options: str) -> Change:
@@ -286,3 +288,23 @@ def test_another_frame_rate(stack: Stack, clip: ClipMaker, tmp_path: Path) -> No
     final = join(stack, source, worker, tmp_path / "final.mp4", frame_check={"S": "any"})
     assert look.count_frames(final) == 300
     assert_same_audio(final, source)
+
+
+def test_requests(stack: Stack, rich: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 copies the video. Chunks of audio are read many at a time, and those that are far apart in parallel."""
+    monkeypatch.setattr(moto_s3, "S3_UPLOAD_PART_MIN_SIZE", 1024)
+    use_small_parts(monkeypatch, 20_000, upload_bytes=60_000, copy_bytes=1024 * 1024)
+    stack.add_job()
+    stack.upload(rich)
+    stack.chunk()
+    stack.process_segments(change=without_audio(tmp_path))
+    calls: list[str] = []
+    for name in ("GetObject", "UploadPartCopy"):
+        stack.aws.s3.meta.events.register(f"before-call.s3.{name}", lambda *, n=name, **_: calls.append(n))
+    stack.reassemble()
+    assert stack.job().error is None
+    assert_same_audio(stack.save_final(tmp_path / "final.mp4"), rich, tracks=2)
+    chunks = sum(len(track.table.chunks.offsets) for track in movie_of(rich).tracks if not track.is_video)
+    assert chunks > 40
+    assert calls.count("GetObject") < chunks / 2
+    assert calls.count("UploadPartCopy") >= stack.job().total_segments
