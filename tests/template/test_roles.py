@@ -26,6 +26,9 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
     "Reassembly": {
         "ReassemblyLogGroup": LOG,
         "ReassemblyQueue": CONSUME | {"sqs:SendMessage"},
+        "InputBucket": {"s3:ListBucket"},
+        "InputBucket/input/*": {"s3:GetObject"},
+        "InputBucket/segments/*": {"s3:GetObject"},
         "OutputBucket": {"s3:ListBucket", "s3:ListBucketMultipartUploads"},
         "OutputBucket/jobs/*": {"s3:GetObject"},
         "OutputBucket/jobs/*/final.mp4": {"s3:PutObject", "s3:AbortMultipartUpload", "s3:PutObjectTagging"},
