@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import ceil, floor
 
 from media_worker.engines.commands import PacketTimes
-from media_worker.mp4.edit_list import Edit, exact_movie_timescale, single_edit
+from media_worker.mp4.edit_list import Edit, PresentedRange, edits_of, exact_movie_timescale
 from media_worker.mp4.movie import Movie, Track
 from media_worker.mp4.samples import Runs, Timeline
 
@@ -63,10 +63,17 @@ def _edits(track: Track, times: PacketTimes, start: Fraction, movie_timescale: i
         to_ticks = times.time_base * track.timescale
         first_presented = start + (times.presented_start - (times.first or 0)) * to_ticks
         media_end = min(media_end, zero + times.presented_end * to_ticks)
-    begin = round(max(Fraction(0), first_presented))
-    media_start = max(0, round(zero + begin))
-    length = max(1, round(media_end) - media_start)
-    return single_edit(begin, media_start, length, track_timescale=track.timescale, movie_timescale=movie_timescale)
+    begin = max(Fraction(0), Fraction(round(first_presented)))
+    media_start = max(Fraction(0), Fraction(round(zero + begin)))
+    presented = PresentedRange(begin, media_start, max(media_start + 1, Fraction(round(media_end))))
+    return edits_of(
+        [presented],
+        movie_start=Fraction(0),
+        media_zero=0,
+        media_end=track.table.composition_end(),
+        track_timescale=track.timescale,
+        movie_timescale=movie_timescale,
+    )
 
 
 def _rescaled(track: Track, old: int, new: int) -> Track:
