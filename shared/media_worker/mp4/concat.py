@@ -100,6 +100,7 @@ class PresentedPart:
     start: Fraction  # its presentation time in the segment
     length: int
     last_frame: int  # composition time of the last frame presented
+    rounding: Fraction = Fraction(0)  # what rounding took from `length`
 
     def scaled_to(self, timescale: int) -> PresentedPart:
         """The same in another timescale. Times are rounded, not durations, so that rounding errors do not add up."""
@@ -107,13 +108,15 @@ class PresentedPart:
             return self
         ratio = Fraction(timescale, self.timescale)
         media_start = _rounded(self.media_start * ratio)
+        length = max(1, _rounded((self.media_start + self.length) * ratio) - media_start)
         return PresentedPart(
             _scaled(self.table, ratio),
             timescale,
             media_start,
             self.start * ratio,
-            max(1, _rounded((self.media_start + self.length) * ratio) - media_start),
+            length,
             _rounded(self.last_frame * ratio),
+            self.length * ratio - length,
         )
 
 
@@ -145,12 +148,9 @@ def _rounded(value: Fraction) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _TrackParts:
-    """A track of the final: its row, and what each segment presents of it (None: nothing), as it is (`exact`) and in
-    a common timescale (`parts`).
-    """
+    """A track of the final: its row, and what each segment presents of it in a common timescale (None: nothing)."""
 
     row: Row
-    exact: tuple[PresentedPart | None, ...]
     parts: tuple[PresentedPart | None, ...]
     timescale: int
 
@@ -165,7 +165,7 @@ def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
     timescale = common_timescale([part.timescale for part in parts if part])
     if not any(parts):
         timescale = next(track.timescale for track in row if track is not None)
-    return _TrackParts(row, tuple(parts), tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+    return _TrackParts(row, tuple(part and part.scaled_to(timescale) for part in parts), timescale)
 
 
 def common_timescale(timescales: Sequence[int]) -> int:
@@ -262,19 +262,18 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     of the segment before it ends.
     """
     starts_s: list[Fraction] = []
-    end_s = Fraction(0)
-    last_s = Fraction(-1)  # when the last frame so far starts
-    for index, part in enumerate(main.exact):
+    end = Fraction(0)
+    last = Fraction(-1)  # when the last frame so far starts
+    for index, part in enumerate(main.parts):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        planned = end_s if planned_s is None else planned_s[index]
-        first_s = part.start / part.timescale
-        start_s = first_s if index == 0 else planned
-        if start_s <= last_s:
+        planned = end if planned_s is None else planned_s[index] * main.timescale
+        start = part.start if index == 0 else planned
+        if start <= last:
             raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
-        starts_s.append(start_s - first_s)
-        end_s = start_s + Fraction(part.length, part.timescale)
-        last_s = start_s + Fraction(part.last_frame - part.media_start, part.timescale)
+        starts_s.append((start - part.start) / main.timescale)
+        end = start + part.length + part.rounding
+        last = start + part.last_frame - part.media_start
     return starts_s
 
 
@@ -497,26 +496,28 @@ def _for_all_segments(parts: Sequence[SegmentTrack | None], tables: Sequence[Sam
 
 
 def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack:
-    """Packets that encoders added at the inner edges (delay, padding) are dropped. The others keep their times.
+    """Packets that encoders added at the inner edges (delay, padding) are dropped. The others follow each other.
 
-    The last duration of a segment absorbs the rest, less than half a packet. Some players count packets instead of
-    reading times. The error that they accumulate (`surplus`) stays below half a packet too.
+    Whole packets seldom fit the time between two joins. So that there is no hole at a join, and so that players which
+    count packets instead of reading times agree with the others, packets may be early or late (`surplus`), by less than
+    half a packet. That does not add up. At a longer gap in the audio, the packets keep their times.
     """
     filled = [part for part in parts if part is not None]
     if not filled:
         return ConcatenatedTrack((SampleTable.empty(),) * len(parts))
     ranges = _packet_ranges(filled)
     is_pcm = all(part.table.is_pcm for part in filled)
-    surplus = 0
+    surplus = late = 0
     lengths: list[int] = []
     for before, after in itertools.pairwise(ranges):
         surplus = _fit(before, after, 0 if is_pcm else surplus)
-        lengths.append(after.start - before.start)
+        was_late, late = late, surplus if abs(surplus) <= before.last_duration // 2 and not is_pcm else 0
+        lengths.append(after.start + late - before.start - was_late)
     lengths.append(ranges[-1].end - ranges[-1].start)
     with_length = _pcm_with_length if is_pcm else _with_length
     tables = [with_length(packets.table(), length) for packets, length in zip(ranges, lengths, strict=True)]
     first, last = filled[0], filled[-1]
-    length = last.start + last.length - first.start
+    length = last.start + last.length + late - first.start
     return ConcatenatedTrack.of(_for_all_segments(parts, tables), first.media_start, first.start, length)
 
 
@@ -565,7 +566,8 @@ def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
     """The packets that each segment's own edit list presents. Nothing is dropped at the start and end of the final."""
     first = parts[0]
     ranges = []
-    for number, part in enumerate(parts):
+    for number, each in enumerate(parts):
+        part = _with_whole_packets(each) if number + 1 < len(parts) else each
         timeline = Timeline.of(part.table.durations)
         zero = first.media_start + part.start - first.start - part.media_start
         first_packet = 0 if number == 0 else max(0, timeline.first_at(part.media_start + 1) - 1)
@@ -574,6 +576,18 @@ def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
             packets.drop_from(zero + part.media_start + part.length)
         ranges.append(packets)
     return ranges
+
+
+def _with_whole_packets(part: SegmentTrack) -> SegmentTrack:
+    """The part with a last packet as long as the others.
+
+    Muxers shorten its duration by the padding that encoders add, but decoders that count samples get all of it.
+    """
+    durations = part.table.durations
+    if part.table.is_pcm or len(durations) == 1:
+        return part
+    last = max(durations[len(durations) - 1], durations[len(durations) - 2])
+    return replace(part, table=replace(part.table, durations=durations.with_last(last)))
 
 
 def _fit(before: _PacketRange, after: _PacketRange, surplus: int) -> int:
@@ -587,7 +601,7 @@ def _fit(before: _PacketRange, after: _PacketRange, surplus: int) -> int:
         surplus -= after.start - old_start
     if surplus > packet // 2:
         old_end = before.end
-        before.drop_from(old_end - (surplus - packet // 2))
+        before.drop_from(old_end - (surplus + packet // 2) // packet * packet)
         surplus -= old_end - before.end
     if surplus < -(packet // 2):
         old_start = after.start
