@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
 from .movie import Movie, Track
-from .presented import PresentedFrames
+from .presented import ROUNDING_S, PresentedFrames
 from .samples import Runs, SampleTable, Timeline, concat_tables
 
 if TYPE_CHECKING:
@@ -204,7 +204,11 @@ def _within_plan(main: _TrackParts, planned_s: Sequence[Fraction]) -> _TrackPart
     That is the copy of the next segment's first frame, of a worker that ignores edit lists.
     """
     parts = list(main.parts)
-    rounding = Fraction(main.timescale, 1000)
+    rounding = main.timescale * ROUNDING_S
+    if parts[0] is not None and len(planned_s) > 1:
+        # A delay that leaves no time for the video is not the source's: the worker wrote no edit list.
+        latest = max(Fraction(0), planned_s[1] * main.timescale - parts[0].length)
+        parts[0] = replace(parts[0], start=min(parts[0].start, latest))
     for index, (part, (start_s, next_s)) in enumerate(zip(parts, itertools.pairwise(planned_s), strict=False)):
         if part is None:
             continue
@@ -244,9 +248,9 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
 class SegmentTrack:
     """One segment's part of a track on the timeline of the final, in ticks of the track.
 
-    `length` ticks of media from `media_start` are presented at `start`. The first sample of `table` is decoded
-    `skipped` ticks after the start of the segment, because samples before it were left out. Media that the segment
-    hides follows the presented media (`hidden_after`) or precedes it (`hidden_before`).
+    `length` ticks of media from `media_start` are presented at `start`. The segment had `skipped` ticks of media before
+    the first sample of `table`. Media that the segment hides follows the presented media (`hidden_after`) or precedes
+    it (`hidden_before`).
     """
 
     table: SampleTable
@@ -419,12 +423,14 @@ def _media_times(parts: Sequence[SegmentTrack]) -> list[int]:
 def _decode_starts(parts: Sequence[SegmentTrack], times: Sequence[int], shift: int) -> list[int]:
     """When the first sample of each part is decoded: when its media starts, plus `shift`, but after earlier samples."""
     starts: list[int] = []
-    earliest = 0
+    earliest = end = 0
     for part, time in zip(parts, times, strict=True):
-        wanted = time - part.hidden_before + part.skipped + shift
+        # Samples that follow a copy of the first sample are decoded right after the leading samples of the copy.
+        wanted = end if part.skipped else time - part.hidden_before + shift
         starts.append(max(wanted, earliest) if starts else 0)
         durations = part.table.durations
-        earliest = starts[-1] + durations.total() - durations[len(durations) - 1] + 1
+        end = starts[-1] + durations.total()
+        earliest = end - durations[len(durations) - 1] + 1
     return starts
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A composition time of each sample takes 8 bytes of memory. This limits what a hostile file can use.
 MAX_REORDERED_SAMPLES = 32_000_000
+# How exact the times of a segment are that a worker wrote: ffmpeg's movie timescale is 1000.
+ROUNDING_S = Fraction(1, 1000)
 _SORTED_AT_ONCE = 1 << 15
 
 

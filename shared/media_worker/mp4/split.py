@@ -39,7 +39,7 @@ from .errors import Unsupported, overflow_is_unsupported
 from .key_frames import KeyFrames, ReadMany, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
-from .samples import Runs, SampleTable, concat_tables
+from .samples import SampleTable, concat_tables
 from .writer import Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
@@ -338,7 +338,9 @@ def _segment_track(
     """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
     begin = plan.cuts[track_number][segment_index]
-    table, is_marked = _segment_table(track.table, *plan.cuts[track_number][segment_index : segment_index + 2])
+    table, left_out, is_marked = _segment_table(
+        track.table, *plan.cuts[track_number][segment_index : segment_index + 2]
+    )
     edits, shift = track.edits, 0
     if plan.total_segments > 1:
         edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
@@ -346,7 +348,7 @@ def _segment_track(
         table = replace(table, offsets=table.offsets.shifted(shift))
     provenance = TrackProvenance(
         first_sample=begin.sample + begin.overlap,
-        offset_shift=shift,
+        offset_shift=shift + left_out,
         edits=track.edits,
         repeated_samples=1 if begin.overlap else 0,
         is_marked=is_marked,
@@ -354,22 +356,26 @@ def _segment_track(
     return replace(track, edits=edits, table=table), provenance
 
 
-def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, bool]:
-    """The samples of a segment, and whether its first sample had to be marked as a sync sample.
+def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, int, bool]:
+    """The samples of a segment, the duration of samples left out, and whether its first sample had to be marked.
 
-    The leading samples of the first sample are left out. It lasts until the next sample is decoded instead.
+    The leading samples of the first sample are left out. The others are decoded earlier by their duration, so their
+    composition offsets grow by it. (Readers take the time to the next decode time as the duration of a frame: a gap
+    behind the first sample would be a frame that lasts as long.)
     """
     if begin.sample >= end.sample:
-        return table.slice(begin.sample, end.sample), False
+        return table.slice(begin.sample, end.sample), 0, False
     own = table.slice(begin.sample, end.sample + end.overlap)
-    if begin.leading:
-        head, rest = own.slice(0, 1), own.slice(begin.overlap, own.count)
-        duration = own.durations.slice(0, begin.overlap).total()
-        own = concat_tables([replace(head, durations=Runs.constant(1, duration)), rest])
+    left_out = 0
+    if begin.leading and own.offsets is not None:
+        left_out = own.durations.slice(1, begin.overlap).total()
+        rest = own.slice(begin.overlap, own.count)
+        offsets = None if rest.offsets is None else rest.offsets.shifted(left_out)
+        own = concat_tables([own.slice(0, 1), replace(rest, offsets=offsets)])
     first = array("Q", [0])
     if begin.sample == 0 or own.sync is None or own.sync[:1] == first:
-        return own, False
-    return replace(own, sync=first + own.sync), True
+        return own, left_out, False
+    return replace(own, sync=first + own.sync), left_out, True
 
 
 def _segment_edits(
