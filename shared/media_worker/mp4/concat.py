@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
 from .movie import Movie, Track
-from .presented import ROUNDING_S, PresentedFrames
-from .samples import Runs, SampleTable, Timeline, concat_tables
+from .presented import ROUNDING_S, PresentedFrames, has_copy_at_end
+from .samples import MAX_REORDER, Runs, SampleTable, Timeline, concat_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -205,20 +206,13 @@ def _within_plan(main: _TrackParts, planned_s: Sequence[Fraction]) -> _TrackPart
     """
     parts = list(main.parts)
     rounding = main.timescale * ROUNDING_S
-    if parts[0] is not None and len(planned_s) > 1:
-        # A delay that leaves no time for the video is not the source's: the worker wrote no edit list.
-        latest = max(Fraction(0), planned_s[1] * main.timescale - parts[0].length)
-        parts[0] = replace(parts[0], start=min(parts[0].start, latest))
     for index, (part, (start_s, next_s)) in enumerate(zip(parts, itertools.pairwise(planned_s), strict=False)):
         if part is None:
             continue
-        start = part.start if index == 0 else start_s * main.timescale
-        latest = part.media_start + next_s * main.timescale - start
-        times = part.table.last_composition_times()
-        late = [time for time in times if latest - rounding < time <= part.last_frame]
-        before = max((time for time in times if time <= latest - rounding), default=part.media_start)
-        if len(late) == 1 and late[0] - before > rounding:
-            parts[index] = replace(part, length=max(1, late[0] - part.media_start), last_frame=before)
+        until = (next_s - start_s) * main.timescale
+        if has_copy_at_end(part.table, part.media_start, part.last_frame, until, rounding):
+            before = max(time for time in part.table.last_composition_times() if time < part.last_frame)
+            parts[index] = replace(part, length=part.last_frame - part.media_start, last_frame=before)
     return replace(main, parts=tuple(parts))
 
 
@@ -226,7 +220,7 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     """The time of the final that is 0 in each segment, in seconds.
 
     The first frame of a segment is presented at its planned start. Without a plan, it is presented when the last frame
-    of the segment before it ends.
+    of the segment before it ends, or, in the first segment, as its edit list says.
     """
     starts_s: list[Fraction] = []
     end = Fraction(0)
@@ -234,8 +228,8 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     for index, part in enumerate(main.parts):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        planned = end if planned_s is None else planned_s[index] * main.timescale
-        start = part.start if index == 0 else planned
+        following = end if index else part.start
+        start = following if planned_s is None else planned_s[index] * main.timescale
         if start <= last:
             raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
         starts_s.append((start - part.start) / main.timescale)
@@ -347,7 +341,7 @@ def _without_hidden_end(
         return replace(part, table=table.slice(0, first)), after
     if len(hidden) == 1 and _is_copy(table, first, after):
         duration = after.table.durations[0]
-        return part, replace(
+        return replace(part, table=_with_sync_sample(table, first, after.table)), replace(
             after,
             table=after.table.slice(1, after.table.count),
             media_start=after.media_start - duration,
@@ -359,20 +353,25 @@ def _without_hidden_end(
 def _is_copy(table: SampleTable, number: int, after: SegmentTrack) -> bool:
     """Whether sample `number` is a copy of the first sample of the segment after it, which presents that sample first.
 
-    Both are sync samples of the same size and description. In an encoder's output, such a sample is never hidden while
-    samples that depend on it are presented.
+    Both have the same size and description. In an encoder's own output, no frame is hidden while frames that depend on
+    it are presented.
     """
     following = after.table
     one, other = table.slice(number, number + 1), following.slice(0, 1)
-    is_presented_first = (
-        following.composition_start() == after.media_start == following.slice_times(0, 1).composition_start()
-    )
+    first_time = following.slice_times(0, 1).composition_start()
     return (
-        is_presented_first
+        following.composition_start() == after.media_start == first_time
         and one.sizes.between(0, 1) == other.sizes.between(0, 1)
-        and (one.sync is None or len(one.sync) > 0 or bool(one.partial_sync))
         and one.chunks.descriptions[0] == other.chunks.descriptions[0]
     )
+
+
+def _with_sync_sample(table: SampleTable, number: int, following: SampleTable) -> SampleTable:
+    """The table with sample `number` as a sync sample, if the first sample of `following` is one."""
+    is_sync = following.sync is None or list(following.sync[:1]) == [0]
+    if table.sync is None or not is_sync or number in table.sync[-MAX_REORDER:]:
+        return table
+    return replace(table, sync=array("Q", sorted([*table.sync, number])))
 
 
 # Video, and every track of which no sample may be dropped

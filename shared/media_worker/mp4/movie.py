@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .boxes import Box, is_enabled, references, track_id_of
 from .edit_list import Edit, PresentedRange, presented_ranges
 from .errors import Unsupported
-from .presented import ROUNDING_S, Presented, PresentedFrames
+from .presented import ROUNDING_S, Presented, PresentedFrames, has_copy_at_end
 
 if TYPE_CHECKING:
     from .samples import SampleTable
@@ -92,9 +92,9 @@ class Movie:
 def presented_video(movie: Movie, until_s: Fraction | None = None) -> Presented:
     """What the main track of a movie presents. A repeated frame counts each time that the edit list presents it.
 
-    `until_s`: how long the movie should be. A last frame that starts then, to the millisecond, does not count. Segments
-    that end at an open GOP have such a frame: the first one of the next segment. Their edit lists hide it, but workers
-    that copy samples write other edit lists. The join leaves it out.
+    `until_s`: how long a segment should be, if another one follows. A last frame that starts then, to the millisecond,
+    does not count. Segments that end at an open GOP have such a frame: the first one of the next segment. Their edit
+    lists hide it, but workers that copy samples write other edit lists. The join leaves it out.
 
     Raises:
         Unsupported: the movie has no video.
@@ -104,8 +104,13 @@ def presented_video(movie: Movie, until_s: Fraction | None = None) -> Presented:
         raise Unsupported("there is no video track")
     frames = PresentedFrames(track, movie.timescale)
     count = frames.count
-    if until_s is not None and count > 1:
-        last_s = (frames.time_of(count - 1) - frames.time_of(0)) / track.timescale
-        before_s = (frames.time_of(count - 2) - frames.time_of(0)) / track.timescale
-        count -= last_s > until_s - ROUNDING_S >= before_s
+    if until_s is not None and count:
+        is_longer = has_copy_at_end(
+            track.table,
+            frames.media_time_of(0),
+            frames.media_time_of(count - 1),
+            until_s * track.timescale,
+            ROUNDING_S * track.timescale,
+        )
+        count -= is_longer
     return frames.between(0, count)

@@ -231,3 +231,13 @@ class PresentedFrames:
                 longest = max(longest, Fraction(self.order.longest_interval(low + at, high - 1 + at)))
                 edges.add(high - 1)
         return max(longest, *(self.time_of(edge + 1) - self.time_of(edge) for edge in edges))
+
+
+def has_copy_at_end(table: SampleTable, first: int, last: int, until: Fraction, rounding: Fraction) -> bool:
+    """Whether the last presented frame is the first frame of the next segment, which a worker has copied.
+
+    It is if it starts when the segment should end: `until` ticks after the first frame, exact to `rounding`. `first`
+    and `last` are the composition times of the first and the last presented frame.
+    """
+    before = max((time for time in table.last_composition_times() if time < last), default=first)
+    return last > first and last - first >= until - rounding > before - first
