@@ -93,10 +93,11 @@ class PresentedPart:
 
     table: SampleTable
     timescale: int
-    media_start: int  # composition time of the first frame presented
+    media_start: int  # the first media presented
     start: Fraction  # its presentation time in the segment
     length: int
-    last_frame: int  # composition time of the last frame presented
+    first_frame: int  # composition times of the first and the last frame presented
+    last_frame: int
 
     def scaled_to(self, timescale: int) -> PresentedPart:
         """The same in a timescale that is a multiple of its own."""
@@ -115,6 +116,7 @@ class PresentedPart:
             self.media_start * factor,
             self.start * factor,
             self.length * factor,
+            self.first_frame * factor,
             self.last_frame * factor,
         )
 
@@ -157,7 +159,7 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
     if len(ranges) > 1:
         raise Unsupported(f"the edit list of {track.name} in segment {segment_index} has several parts")
     if track.is_video:
-        return _presented_video(track, movie_timescale, segment_index)
+        return _presented_video(track, ranges[0], movie_timescale, segment_index)
     first = ranges[0]
     media_start, start = math.floor(first.media_start), first.start
     composition_start = track.table.composition_start()
@@ -165,17 +167,25 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
     presented = (time for time in track.table.last_composition_times() if time < media_start + length)
-    return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
+    last = max(presented, default=media_start)
+    return PresentedPart(track.table, track.timescale, media_start, start, length, media_start, last)
 
 
-def _presented_video(track: Track, movie_timescale: int, segment_index: int) -> PresentedPart:
+def _presented_video(
+    track: Track, presented: PresentedRange, movie_timescale: int, segment_index: int
+) -> PresentedPart:
     frames = PresentedFrames(track, movie_timescale)
     if not frames.count:
         raise TracksDiffer(segment_index, f"{track.name} presents no frame")
-    start = frames.time_of(0)
-    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
     first, last = frames.media_time_of(0), frames.media_time_of(frames.count - 1)
-    return PresentedPart(track.table, track.timescale, first, start, length, last)
+    media_start = first
+    if segment_index == 0 and track.table.composition_start() < presented.media_start < first:
+        # The edit list starts in the middle of a frame that readers discard. They present the next one at once, so the
+        # final must start there, too.
+        media_start = math.floor(presented.media_start)
+    start = frames.time_of(0) - (first - media_start)
+    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
+    return PresentedPart(track.table, track.timescale, media_start, start, length, first, last)
 
 
 def _presented_length(
@@ -210,7 +220,7 @@ def _within_plan(main: _TrackParts, planned_s: Sequence[Fraction]) -> _TrackPart
         if part is None:
             continue
         until = (next_s - start_s) * main.timescale
-        if has_copy_at_end(part.table, part.media_start, part.last_frame, until, rounding):
+        if has_copy_at_end(part.table, part.first_frame, part.last_frame, until, rounding):
             before = max(time for time in part.table.last_composition_times() if time < part.last_frame)
             parts[index] = replace(part, length=part.last_frame - part.media_start, last_frame=before)
     return replace(main, parts=tuple(parts))
@@ -229,7 +239,9 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
         following = end if index else part.start
-        start = following if planned_s is None else planned_s[index] * main.timescale
+        start = following
+        if planned_s is not None:
+            start = planned_s[index] * main.timescale - (part.first_frame - part.media_start)
         if start <= last:
             raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
         starts_s.append((start - part.start) / main.timescale)
