@@ -384,10 +384,10 @@ def assert_not_joined(stack: Stack, error: str) -> None:
 @pytest.mark.parametrize(
     ("name", "difference"),
     [
-        ("hevc", "it has track 1 (vide, hvc1, 192x108); track 2 (soun, mp4a, 1 channels at 48000 Hz)"),
-        ("small_frame", "it has track 1 (vide, avc1, 96x54); track 2 (soun, mp4a, 1 channels at 48000 Hz)"),
-        ("no_audio", "it has track 1 (vide, avc1, 192x108), most have"),
-        ("two_audio", "track 2 (soun, mp4a, 1 channels at 48000 Hz); track 3 (soun, ac-3, 1 channels at 48000 Hz)"),
+        ("hevc", "track 1 (vide) has codec hvc1, expected avc1"),
+        ("small_frame", "track 1 (vide) has frames of 96x54, expected 192x108"),
+        ("no_audio", "it lacks track 2 (soun)"),
+        ("two_audio", "track 3 (soun, ac-3, 1 channels at 48000 Hz), most have track 1 (vide, avc1, 192x108)"),
     ],
 )
 def test_a_processed_segment_that_differs_fails_the_job(
@@ -395,10 +395,8 @@ def test_a_processed_segment_that_differs_fails_the_job(
 ) -> None:
     """The error names the segment, its tracks and the tracks of the others."""
     processed(stack, clip, {1: clip(name).read_bytes()})
-    assert_not_joined(stack, "segment 1 cannot be joined with the others: it has ")
-    error = stack.job().error or ""
-    assert difference in error
-    assert error.endswith("most have track 1 (vide, avc1, 192x108); track 2 (soun, mp4a, 1 channels at 48000 Hz)")
+    assert_not_joined(stack, "segment 1 cannot be joined with the others: ")
+    assert difference in (stack.job().error or "")
 
 
 def test_the_segment_that_is_named_differs_from_most(stack: Stack, clip: ClipMaker) -> None:

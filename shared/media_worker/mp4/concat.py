@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
 from .movie import Movie, Track
-from .presented import PresentedFrames
-from .samples import Runs, SampleTable, Timeline, concat_tables
+from .presented import ROUNDING_S, PresentedFrames, has_copy_at_end
+from .samples import MAX_REORDER, Runs, SampleTable, Timeline, concat_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,10 +96,11 @@ class PresentedPart:
 
     table: SampleTable
     timescale: int
-    media_start: int  # composition time of the first frame presented
+    media_start: int  # the first media presented
     start: Fraction  # its presentation time in the segment
     length: int
-    last_frame: int  # composition time of the last frame presented
+    first_frame: int  # composition times of the first and the last frame presented
+    last_frame: int
     rounding: Fraction = Fraction(0)  # what rounding took from `length`
 
     def scaled_to(self, timescale: int) -> PresentedPart:
@@ -115,6 +116,7 @@ class PresentedPart:
             media_start,
             self.start * ratio,
             length,
+            _rounded(self.first_frame * ratio),
             _rounded(self.last_frame * ratio),
             self.length * ratio - length,
         )
@@ -193,7 +195,7 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
     if len(ranges) > 1:
         raise Unsupported(f"the edit list of {track.name} in segment {segment_index} has several parts")
     if track.is_video:
-        return _presented_video(track, movie_timescale, segment_index)
+        return _presented_video(track, ranges[0], movie_timescale, segment_index)
     first = ranges[0]
     media_start, start = math.floor(first.media_start), first.start
     composition_start = track.table.composition_start()
@@ -201,17 +203,25 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
     presented = (time for time in track.table.last_composition_times() if time < media_start + length)
-    return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
+    last = max(presented, default=media_start)
+    return PresentedPart(track.table, track.timescale, media_start, start, length, media_start, last)
 
 
-def _presented_video(track: Track, movie_timescale: int, segment_index: int) -> PresentedPart:
+def _presented_video(
+    track: Track, presented: PresentedRange, movie_timescale: int, segment_index: int
+) -> PresentedPart:
     frames = PresentedFrames(track, movie_timescale)
     if not frames.count:
         raise TracksDiffer(segment_index, f"{track.name} presents no frame")
-    start = frames.time_of(0)
-    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
     first, last = frames.media_time_of(0), frames.media_time_of(frames.count - 1)
-    return PresentedPart(track.table, track.timescale, first, start, length, last)
+    media_start = first
+    if segment_index == 0 and track.table.composition_start() < presented.media_start < first:
+        # The edit list starts in the middle of a frame that readers discard. They present the next one at once, so the
+        # final must start there, too.
+        media_start = math.floor(presented.media_start)
+    start = frames.time_of(0) - (first - media_start)
+    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
+    return PresentedPart(track.table, track.timescale, media_start, start, length, first, last)
 
 
 def _presented_length(
@@ -241,17 +251,14 @@ def _within_plan(main: _TrackParts, planned_s: Sequence[Fraction]) -> _TrackPart
     That is the copy of the next segment's first frame, of a worker that ignores edit lists.
     """
     parts = list(main.parts)
-    rounding = Fraction(main.timescale, 1000)
+    rounding = main.timescale * ROUNDING_S
     for index, (part, (start_s, next_s)) in enumerate(zip(parts, itertools.pairwise(planned_s), strict=False)):
         if part is None:
             continue
-        start = part.start if index == 0 else start_s * main.timescale
-        latest = part.media_start + next_s * main.timescale - start
-        times = part.table.last_composition_times()
-        late = [time for time in times if latest - rounding < time <= part.last_frame]
-        before = max((time for time in times if time <= latest - rounding), default=part.media_start)
-        if len(late) == 1 and late[0] - before > rounding:
-            parts[index] = replace(part, length=max(1, late[0] - part.media_start), last_frame=before)
+        until = (next_s - start_s) * main.timescale
+        if has_copy_at_end(part.table, part.first_frame, part.last_frame, until, rounding):
+            before = max(time for time in part.table.last_composition_times() if time < part.last_frame)
+            parts[index] = replace(part, length=part.last_frame - part.media_start, last_frame=before)
     return replace(main, parts=tuple(parts))
 
 
@@ -259,7 +266,7 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     """The time of the final that is 0 in each segment, in seconds.
 
     The first frame of a segment is presented at its planned start. Without a plan, it is presented when the last frame
-    of the segment before it ends.
+    of the segment before it ends, or, in the first segment, as its edit list says.
     """
     starts_s: list[Fraction] = []
     end = Fraction(0)
@@ -267,8 +274,10 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     for index, part in enumerate(main.parts):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        planned = end if planned_s is None else planned_s[index] * main.timescale
-        start = part.start if index == 0 else planned
+        following = end if index else part.start
+        start = following
+        if planned_s is not None:
+            start = planned_s[index] * main.timescale - (part.first_frame - part.media_start)
         if start <= last:
             raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
         starts_s.append((start - part.start) / main.timescale)
@@ -281,9 +290,9 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
 class SegmentTrack:
     """One segment's part of a track on the timeline of the final, in ticks of the track.
 
-    `length` ticks of media from `media_start` are presented at `start`. The first sample of `table` is decoded
-    `skipped` ticks after the start of the segment, because samples before it were left out. Media that the segment
-    hides follows the presented media (`hidden_after`) or precedes it (`hidden_before`).
+    `length` ticks of media from `media_start` are presented at `start`. The segment had `skipped` ticks of media before
+    the first sample of `table`. Media that the segment hides follows the presented media (`hidden_after`) or precedes
+    it (`hidden_before`).
     """
 
     table: SampleTable
@@ -380,7 +389,7 @@ def _without_hidden_end(
         return replace(part, table=table.slice(0, first)), after
     if len(hidden) == 1 and _is_copy(table, first, after):
         duration = after.table.durations[0]
-        return part, replace(
+        return replace(part, table=_with_sync_sample(table, first, after.table)), replace(
             after,
             table=after.table.slice(1, after.table.count),
             media_start=after.media_start - duration,
@@ -392,20 +401,25 @@ def _without_hidden_end(
 def _is_copy(table: SampleTable, number: int, after: SegmentTrack) -> bool:
     """Whether sample `number` is a copy of the first sample of the segment after it, which presents that sample first.
 
-    Both are sync samples of the same size and description. In an encoder's output, such a sample is never hidden while
-    samples that depend on it are presented.
+    Both have the same size and description. In an encoder's own output, no frame is hidden while frames that depend on
+    it are presented.
     """
     following = after.table
     one, other = table.slice(number, number + 1), following.slice(0, 1)
-    is_presented_first = (
-        following.composition_start() == after.media_start == following.slice_times(0, 1).composition_start()
-    )
+    first_time = following.slice_times(0, 1).composition_start()
     return (
-        is_presented_first
+        following.composition_start() == after.media_start == first_time
         and one.sizes.between(0, 1) == other.sizes.between(0, 1)
-        and (one.sync is None or len(one.sync) > 0 or bool(one.partial_sync))
         and one.chunks.descriptions[0] == other.chunks.descriptions[0]
     )
+
+
+def _with_sync_sample(table: SampleTable, number: int, following: SampleTable) -> SampleTable:
+    """The table with sample `number` as a sync sample, if the first sample of `following` is one."""
+    is_sync = following.sync is None or list(following.sync[:1]) == [0]
+    if table.sync is None or not is_sync or number in table.sync[-MAX_REORDER:]:
+        return table
+    return replace(table, sync=array("Q", sorted([*table.sync, number])))
 
 
 # Video, and every track of which no sample may be dropped
@@ -456,12 +470,14 @@ def _media_times(parts: Sequence[SegmentTrack]) -> list[int]:
 def _decode_starts(parts: Sequence[SegmentTrack], times: Sequence[int], shift: int) -> list[int]:
     """When the first sample of each part is decoded: when its media starts, plus `shift`, but after earlier samples."""
     starts: list[int] = []
-    earliest = 0
+    earliest = end = 0
     for part, time in zip(parts, times, strict=True):
-        wanted = time - part.hidden_before + part.skipped + shift
+        # Samples that follow a copy of the first sample are decoded right after the leading samples of the copy.
+        wanted = end if part.skipped else time - part.hidden_before + shift
         starts.append(max(wanted, earliest) if starts else 0)
         durations = part.table.durations
-        earliest = starts[-1] + durations.total() - durations[len(durations) - 1] + 1
+        end = starts[-1] + durations.total()
+        earliest = end - durations[len(durations) - 1] + 1
     return starts
 
 

@@ -152,7 +152,10 @@ def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
             _check_missing(row)
             _check_alike(row)
     except TracksDiffer as error:
-        raise _difference_from_most(movies) or error from error
+        odd = _difference_from_most(movies)
+        if odd is None or odd.segment_index == error.segment_index:
+            raise
+        raise odd from error
     return tuple(_with_common_descriptions(row) for row in rows)
 
 
