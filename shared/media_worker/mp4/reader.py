@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import add
 
 from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
 from .edit_list import parse_elst
@@ -274,6 +273,5 @@ def _data_references(dref: Box | None) -> list[bool]:
 
 
 def _check_inside_file(track: Track, size_bytes: int) -> None:
-    chunks = track.table.chunks
-    if max(map(add, chunks.offsets, chunks.lengths(track.table.sizes)), default=0) > size_bytes:
+    if track.table.chunks.max_end(track.table.sizes) > size_bytes:
         raise Unsupported(f"{track.name} has samples beyond the end of the file: the file is cut short")

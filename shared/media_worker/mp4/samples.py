@@ -9,8 +9,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain, groupby, islice, repeat
-from operator import add, eq, mul, sub
+from itertools import accumulate, chain, compress, groupby, islice, repeat
+from operator import add, eq, ge, mul, sub
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The most samples that a decoder may hold back to reorder frames, with a wide margin (H.264 and HEVC: 16).
 MAX_REORDER = 256
+_BLOCK = 1 << 16
+_MARK_DISTANCE = 1 << 10
 # Tables with a fixed number of bytes for each sample.
 PER_SAMPLE_BYTES = {b"sdtp": 1, b"stdp": 2}
 
@@ -167,12 +169,16 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The size of each sample in bytes: a constant (PCM), or a table with its running sums."""
+    """The size of each sample in bytes: a constant (PCM), or a table.
+
+    `marks` are the running sums of the table, of every 1024th sample only: those of all samples are twice as large as
+    the table.
+    """
 
     count: int
     constant: int | None
     table: array[int] | None = None
-    sums: array[int] | None = field(default=None, repr=False, compare=False)
+    marks: array[int] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def same(cls, count: int, size_bytes: int) -> Sizes:
@@ -182,7 +188,8 @@ class Sizes:
     @classmethod
     def of(cls, table: array[int]) -> Sizes:
         """One size per sample."""
-        return cls(len(table), None, table, array("Q", accumulate(table, initial=0)))
+        sums = accumulate(table, initial=0)
+        return cls(len(table), None, table, array("Q", islice(sums, 0, None, _MARK_DISTANCE)))
 
     @classmethod
     def concat(cls, parts: Sequence[Sizes]) -> Sizes:
@@ -198,9 +205,17 @@ class Sizes:
 
     def between(self, first: int, end: int) -> int:
         """The total size of samples `first` to `end` (exclusive)."""
-        if self.sums is None:
+        if self.table is None:
             return (end - first) * (self.constant or 0)
-        return self.sums[end] - self.sums[first]
+        if end - first <= _MARK_DISTANCE:
+            return sum(memoryview(self.table)[first:end])
+        return self._up_to(end) - self._up_to(first)
+
+    def _up_to(self, sample: int) -> int:
+        assert self.table is not None
+        assert self.marks is not None
+        mark = sample // _MARK_DISTANCE
+        return self.marks[mark] + sum(memoryview(self.table)[mark * _MARK_DISTANCE : sample])
 
     def slice(self, first: int, end: int) -> Sizes:
         """The sizes of samples `first` to `end` (exclusive)."""
@@ -223,7 +238,7 @@ class Chunks:
     @classmethod
     def of(cls, offsets: array[int], counts: array[int], descriptions: Runs) -> Chunks:
         """Chunks at these offsets with these numbers of samples."""
-        return cls(offsets, counts, descriptions, array("Q", accumulate(counts, initial=0)))
+        return cls(offsets, counts, descriptions, array("I", accumulate(counts, initial=0)))
 
     @classmethod
     def none(cls) -> Chunks:
@@ -250,10 +265,29 @@ class Chunks:
 
     def lengths(self, sizes: Sizes) -> Iterable[int]:
         """The size of each chunk in bytes."""
-        if sizes.sums is None:
+        if sizes.table is None:
             return map(mul, self.counts, repeat(sizes.constant or 0))
-        sums = array("Q", map(sizes.sums.__getitem__, self.starts))
-        return map(sub, sums[1:], sums)
+        if len(self.counts) == sizes.count:  # one sample in each chunk
+            return sizes.table
+        blocks = range(0, len(self.counts), _BLOCK)  # because a table of all sums is large
+        return chain.from_iterable(self._sums(memoryview(sizes.table), low, low + _BLOCK) for low in blocks)
+
+    def _sums(self, sizes: memoryview[int], low: int, high: int) -> Iterable[int]:
+        """The sum of the sizes of each of the chunks `low` to `high` (exclusive)."""
+        ends = array("I", accumulate(self.counts[low:high]))
+        first = self.starts[low]
+        running = array("Q", accumulate(sizes[first : first + ends[-1]], initial=0))
+        at_ends = array("Q", map(running.__getitem__, ends))
+        return chain(at_ends[:1], map(sub, at_ends[1:], at_ends))
+
+    def max_end(self, sizes: Sizes) -> int:
+        """The highest offset at which a chunk ends, or 0. Chunks that cannot be the one are not summed."""
+        if not self.offsets:
+            return 0
+        largest = max(self.counts) * (max(sizes.table, default=0) if sizes.table is not None else sizes.constant or 0)
+        highest = max(self.offsets)
+        candidates = compress(range(len(self.offsets)), map(ge, self.offsets, repeat(highest - largest)))
+        return max(self.offsets[number] + sizes.between(*self.starts[number : number + 2]) for number in candidates)
 
     def at(self, offsets: Iterable[int]) -> Chunks:
         """The same chunks at other offsets."""

@@ -323,8 +323,14 @@ def _build_stsc(chunks: Chunks) -> Box:
     entries = array("I", bytes(3 * 4 * len(rows)))
     entries[0::3] = array("I", map(add, rows, repeat(1)))
     entries[1::3] = array("I", map(chunks.counts.__getitem__, rows))
-    entries[2::3] = array("I", map(chunks.descriptions.__getitem__, rows))
+    entries[2::3] = _descriptions_of(chunks.descriptions, rows)
     return _build_table(b"stsc", "I", entries, columns=3)
+
+
+def _descriptions_of(descriptions: Runs, chunk_numbers: Sequence[int]) -> array[int]:
+    if len(descriptions.values) == 1:
+        return array("I", descriptions.values) * len(chunk_numbers)
+    return array("I", map(descriptions.__getitem__, chunk_numbers))
 
 
 def build_chunk_offsets(chunks: Chunks, media_offset: int, *, wide: bool) -> Box:
