@@ -24,6 +24,11 @@ _MARK_DISTANCE = 1 << 10
 PER_SAMPLE_BYTES = {b"sdtp": 1, b"stdp": 2}
 
 
+def _running_sums(counts: array[int]) -> array[int]:
+    """0, and the sum of the first 1, 2, ... counts, in 32 bits if they fit."""
+    return array("I" if sum(counts) < 1 << 32 else "Q", accumulate(counts, initial=0))
+
+
 @dataclass(frozen=True, slots=True)
 class Runs:
     """Run-length encoded integers, as in `stts` and `ctts`: `counts[i]` times `values[i]`. Build it with `Runs.of`.
@@ -38,12 +43,13 @@ class Runs:
 
     @classmethod
     def of(cls, counts: Iterable[int], values: Iterable[int]) -> Runs:
-        """Runs with these counts and values. Runs with a count of 0 are dropped."""
-        count_array, value_array = array("Q", counts), array("q", values)
+        """Runs with these counts and values. Runs with a count of 0 are dropped. Arrays are kept, not copied."""
+        count_array = counts if isinstance(counts, array) else array("Q", counts)
+        value_array = values if isinstance(values, array) else array("q", values)
         if count_array.count(0):
             kept = [(count, value) for count, value in zip(count_array, value_array, strict=True) if count]
             count_array, value_array = array("Q", (c for c, _ in kept)), array("q", (v for _, v in kept))
-        return cls(count_array, value_array, array("Q", accumulate(count_array, initial=0)))
+        return cls(count_array, value_array, _running_sums(count_array))
 
     @classmethod
     def constant(cls, count: int, value: int) -> Runs:
@@ -68,8 +74,8 @@ class Runs:
             if counts and part.counts and values[-1] == part.values[0]:
                 counts[-1] += part.counts[0]
                 skip = 1
-            counts.extend(part.counts[skip:])
-            values.extend(part.values[skip:])
+            counts.extend(islice(part.counts, skip, None))
+            values.extend(islice(part.values, skip, None))
         return cls.of(counts, values)
 
     def __len__(self) -> int:
@@ -103,9 +109,9 @@ class Runs:
         return self if not missing else Runs.concat((self, Runs.constant(missing, filler)))
 
     def merged(self) -> Runs:
-        """The same items in the fewest runs, so that equal items compare equal."""
+        """The same items in the fewest runs of 64-bit integers, so that equal items have equal bytes."""
         if not any(map(eq, self.values, islice(self.values, 1, None))):
-            return self
+            return Runs(array("Q", self.counts), array("q", self.values), self.starts)
         counts, values = array("Q"), array("q")
         for value, group in groupby(zip(self.values, self.counts, strict=True), key=lambda pair: pair[0]):
             counts.append(sum(count for _, count in group))
@@ -238,7 +244,7 @@ class Chunks:
     @classmethod
     def of(cls, offsets: array[int], counts: array[int], descriptions: Runs) -> Chunks:
         """Chunks at these offsets with these numbers of samples."""
-        return cls(offsets, counts, descriptions, array("I", accumulate(counts, initial=0)))
+        return cls(offsets, counts, descriptions, _running_sums(counts))
 
     @classmethod
     def none(cls) -> Chunks:

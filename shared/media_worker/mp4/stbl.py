@@ -10,7 +10,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from dataclasses import replace
-from itertools import accumulate, chain, compress, count, repeat
+from itertools import accumulate, chain, compress, count, islice, repeat
 from operator import add, ne, sub
 from typing import TYPE_CHECKING
 
@@ -280,11 +280,12 @@ def _parse_chunks(stbl: Box, sample_count: int) -> Chunks:
     else:
         offsets = _parse_table("Q", stbl.need(b"co64"))
     counts, descriptions = _parse_stsc(stbl.need(b"stsc"), len(offsets))
-    starts = array("Q", accumulate(counts, initial=0))
-    used = min(bisect_left(starts, sample_count), len(counts))
-    offsets, counts, descriptions = offsets[:used], counts[:used], descriptions.resized(used, 1)
-    if used and starts[used] > sample_count:
-        counts[-1] -= starts[used] - sample_count
+    if sum(counts) > sample_count:  # the last chunks are not used, or not entirely
+        starts = array("Q", accumulate(counts, initial=0))
+        used = bisect_left(starts, sample_count)
+        offsets, counts, descriptions = offsets[:used], counts[:used], descriptions.resized(used, 1)
+        if used:
+            counts[-1] -= starts[used] - sample_count
     return _without_empty(offsets, counts, descriptions)
 
 
@@ -292,13 +293,15 @@ def _parse_stsc(stsc: Box, chunk_count: int) -> tuple[array[int], Runs]:
     """The number of samples and the sample description of each chunk. An entry holds up to the next entry's chunk."""
     entries = _parse_table("I", stsc, columns=3)
     per_chunk, descriptions = entries[1::3], entries[2::3]
-    firsts = array("q", map(sub, entries[0::3], repeat(1)))
+    firsts = array("q", map(sub, islice(entries, 0, None, 3), repeat(1)))
+    del entries  # large if chunks are small
     if chunk_count and (not firsts or firsts[0] != 0):
         raise BrokenFile("box stsc does not start with the first chunk")
     firsts.append(chunk_count)
     if max(firsts) > chunk_count:  # entries for chunks that do not exist
         firsts = array("q", map(min, firsts, repeat(chunk_count)))
-    lengths = array("q", map(sub, firsts[1:], firsts))
+    lengths = array("q", map(sub, islice(firsts, 1, None), firsts))
+    del firsts
     if min(lengths, default=0) < 0:
         raise BrokenFile("the entries of box stsc are out of order")
     counts = array("I", chain.from_iterable(map(repeat, per_chunk, lengths)))
