@@ -177,8 +177,8 @@ class Timeline:
 class Sizes:
     """The size of each sample in bytes: a constant (PCM), or a table.
 
-    `marks` are the running sums of the table, of every 1024th sample only: those of all samples are twice as large as
-    the table.
+    `marks` are the running sums of a whole track's table, of every 1024th sample only: those of all samples are twice
+    as large as the table.
     """
 
     count: int
@@ -213,7 +213,7 @@ class Sizes:
         """The total size of samples `first` to `end` (exclusive)."""
         if self.table is None:
             return (end - first) * (self.constant or 0)
-        if end - first <= _MARK_DISTANCE:
+        if end - first <= _MARK_DISTANCE or self.marks is None:
             return sum(memoryview(self.table)[first:end])
         return self._up_to(end) - self._up_to(first)
 
@@ -225,7 +225,7 @@ class Sizes:
 
     def slice(self, first: int, end: int) -> Sizes:
         """The sizes of samples `first` to `end` (exclusive)."""
-        return Sizes.of(self.table[first:end]) if self.table is not None else Sizes(end - first, self.constant)
+        return Sizes(end - first, self.constant, None if self.table is None else self.table[first:end])
 
     def resized(self, count: int) -> Sizes:
         """The sizes of the first `count` samples."""

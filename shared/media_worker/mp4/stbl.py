@@ -275,11 +275,13 @@ def _pcm_sample_bytes(entry: Box) -> int | None:
 
 def _parse_chunks(stbl: Box, sample_count: int) -> Chunks:
     """Chunks of at most `sample_count` samples in total."""
-    if (stco := stbl.find(b"stco")) is not None:
-        offsets = array("Q", _parse_table("I", stco))
-    else:
-        offsets = _parse_table("Q", stbl.need(b"co64"))
-    counts, descriptions = _parse_stsc(stbl.need(b"stsc"), len(offsets))
+    stco = stbl.find(b"stco")
+    table = stco or stbl.need(b"co64")
+    (chunk_count,) = unpack(_U32, table, 4)
+    if chunk_count > len(table.payload) // 4:
+        raise BrokenFile(f"box {table.kind.decode()} has fewer entries than it declares")
+    counts, descriptions = _parse_stsc(stbl.need(b"stsc"), chunk_count)
+    offsets = _parse_table("Q", table) if stco is None else array("Q", _parse_table("I", table))
     if sum(counts) > sample_count:  # the last chunks are not used, or not entirely
         starts = array("Q", accumulate(counts, initial=0))
         used = bisect_left(starts, sample_count)
@@ -304,7 +306,8 @@ def _parse_stsc(stsc: Box, chunk_count: int) -> tuple[array[int], Runs]:
     del firsts
     if min(lengths, default=0) < 0:
         raise BrokenFile("the entries of box stsc are out of order")
-    counts = array("I", chain.from_iterable(map(repeat, per_chunk, lengths)))
+    code = "B" if max(per_chunk, default=0) < 1 << 8 else "I"
+    counts = array(code, chain.from_iterable(map(repeat, per_chunk, lengths)))
     if descriptions and descriptions.count(descriptions[0]) == len(descriptions):  # nearly always
         return counts, Runs.constant(len(counts), descriptions[0])
     return counts, Runs.of(lengths, descriptions)
