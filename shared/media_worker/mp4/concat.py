@@ -25,6 +25,8 @@ from .samples import Runs, SampleTable, Timeline, concat_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .boxes import Box
+
 MAX_TIMESCALE = 1 << 31
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
@@ -41,10 +43,13 @@ class JoinedTrack:
 
 @dataclass(frozen=True, slots=True)
 class JoinedMovie:
-    """The tracks of the final, and its movie timescale."""
+    """The final: its `moov` box, movie timescale and tracks, and when each segment starts in it."""
 
+    box: Box
     timescale: int
     tracks: tuple[JoinedTrack, ...]
+    starts_s: tuple[Fraction, ...] = ()
+    main: int = 0  # the number of the main track
 
 
 def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
@@ -55,10 +60,12 @@ def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
         Unsupported: an edit list of a segment cannot be joined.
     """
     tracks = [_presented_parts(row, movies) for row in rows]
-    main = tracks[_main_row(movies, rows)]
+    main_row = _main_row(movies, rows)
+    main = tracks[main_row]
     starts_s = _segment_starts_s(main)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
-    return JoinedMovie(timescale, tuple(_concatenate_track(track, starts_s, timescale) for track in tracks))
+    joined = tuple(_concatenate_track(track, starts_s, timescale) for track in tracks)
+    return JoinedMovie(movies[0].box, timescale, joined, tuple(starts_s), main_row)
 
 
 def _main_row(movies: Sequence[Movie], rows: Sequence[Row]) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
 
+from .chapters import with_segment_chapters
 from .edit_list import (
     Edit,
     PresentedRange,
@@ -231,7 +232,7 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
         digest=digest_of(track for track, _ in parts),
     )
     media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
-    box = without_provenance(movie.box)
+    box = with_segment_chapters(without_provenance(movie.box), plan.starts_s, segment_index)
     segment = replace(
         movie,
         box=box.with_children((*(box.children or ()), build_provenance(provenance))),
