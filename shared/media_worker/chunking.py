@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from media_worker import jobs
-from media_worker.byte_ranges import Content
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
 from media_worker.engines import open_source
@@ -28,6 +27,7 @@ from media_worker.verification import describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
+    from media_worker.byte_ranges import Content
 
 # Segments that are written at the same time.
 _SEGMENTS_AT_ONCE = 4

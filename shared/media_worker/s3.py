@@ -271,7 +271,7 @@ def write_once(
     if existing and has_identity(existing, target.identity):
         return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
+    condition: dict[str, Any] = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
             with nullcontext(pool) if pool else ThreadPoolExecutor(PARTS_AT_ONCE) as executor:
@@ -315,7 +315,7 @@ def _write(
     target: Target,
     parts: Sequence[Part],
     sources: Sequence[Source],
-    condition: Mapping[str, str],
+    condition: dict[str, Any],
     pool: Executor,
 ) -> None:
     """One conditional write: a single PUT when one uploaded part is all there is, else a multipart upload."""
