@@ -1,6 +1,6 @@
 """Judge engines: python -m tests.fidelity CORPUS_DIR [--engine copy] [--make].
 
-Prints a verdict for every media file in the folder, and the totals. `--make` first fills the folder with clips.
+Prints a verdict for every media file in the folder, and the totals. `--make` first makes the clips that are missing.
 """
 
 # ruff: noqa: T201 -- a command that prints its findings
