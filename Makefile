@@ -72,12 +72,16 @@ format: setup ## put the code into its one format
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: setup-bench ## four ways to cut and join, side by side: writes docs/performance.json and .svg
+bench: setup-bench ## compare four ways to split and join: writes docs/performance.json and .svg
 	@$(BIN)/python -m bench.compare --out docs
 
 .PHONY: bench-memory
 bench-memory: setup-bench ## peak memory of both handlers for a source of 2 GB
 	@$(BIN)/python -m bench.memory
+
+.PHONY: bench-depth
+bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join
+	@$(BIN)/python -m bench.call_depth
 
 .PHONY: setup-bench
 setup-bench: setup

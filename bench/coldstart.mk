@@ -1,5 +1,5 @@
-# What a cold start costs.
+# The import time of a cold start.
 
 .PHONY: coldstart
-coldstart: setup ## what importing a handler costs, against boto3 alone
+coldstart: setup ## measure the import time of each handler, compared with boto3 alone
 	@$(BIN)/python -m bench.coldstart
