@@ -48,7 +48,7 @@ def measure(folder: Path, architecture: str) -> tuple[float, float]:
         environment = _bare_environment(folder, endpoint)
         given = ["--parameter-overrides", f"Architecture={architecture}", f"FfmpegPath={ffmpeg_path()}"]
         build_s = _timed([*_sam("build"), *given], checkout, environment)
-        # The local cloud takes no number from a parameter (local/deployment.py); AWS does.
+        # The local cloud accepts no number from a parameter (local/deployment.py); AWS does.
         deploy_s = _timed([*_sam("deploy"), *given, "MaximumConcurrency=0"], checkout, environment)
         client = boto3.client(
             "cloudformation",

@@ -33,9 +33,9 @@ def make_source(path: Path, size_bytes: int) -> int:
     """Make a long video in seconds: one encoded clip, repeated without re-encoding. Returns its length in seconds."""
     clip = path.with_name("clip.mp4")
     ffmpeg = [str(ffmpeg_path()), "-nostdin", "-v", "error", "-y"]
-    picture = f"testsrc2=size=1280x720:rate=30:duration={_CLIP_S},noise=alls=40:allf=t"
+    pattern = f"testsrc2=size=1280x720:rate=30:duration={_CLIP_S},noise=alls=40:allf=t"
     _run(
-        *(*ffmpeg, "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", f"sine=duration={_CLIP_S}"),
+        *(*ffmpeg, "-f", "lavfi", "-i", pattern, "-f", "lavfi", "-i", f"sine=duration={_CLIP_S}"),
         *("-c:v", "libx264", "-preset", "ultrafast", "-b:v", "40M", "-g", "60", "-pix_fmt", "yuv420p"),
         *("-c:a", "aac", str(clip)),
     )

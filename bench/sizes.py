@@ -16,7 +16,7 @@ LIMIT_BYTES = 90_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class Size:
     """The size of a built layer or function."""
 
     name: str
@@ -29,28 +29,28 @@ class Weight:
         return self.name.endswith("Layer")
 
 
-def weigh(folder: Path) -> Weight:
+def measure(folder: Path) -> Size:
     """Measure a folder that `sam build` has made, unzipped, and zipped as `sam deploy` zips it."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     with tempfile.TemporaryFile() as archive:
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
             for path in files:
                 packed.write(path, path.relative_to(folder))
-        return Weight(folder.name, sum(path.stat().st_size for path in files), archive.tell())
+        return Size(folder.name, sum(path.stat().st_size for path in files), archive.tell())
 
 
-def unpacked_together_bytes(weights: list[Weight]) -> int:
+def unpacked_together_bytes(measured: list[Size]) -> int:
     """What Lambda unpacks at a cold start of the larger function."""
-    layers = sum(weight.unzipped_bytes for weight in weights if weight.is_layer)
-    return layers + max(weight.unzipped_bytes for weight in weights if not weight.is_layer)
+    layers = sum(size.unzipped_bytes for size in measured if size.is_layer)
+    return layers + max(size.unzipped_bytes for size in measured if not size.is_layer)
 
 
 def main(build: Path) -> int:
     """Print the table of a build; 1 if it is too large."""
-    weights = [weigh(folder) for folder in sorted(build.iterdir()) if folder.is_dir()]
-    for weight in weights:
-        print(f"{weight.name:20} {_mb(weight.unzipped_bytes)} unzipped {_mb(weight.zipped_bytes)} zipped")
-    total = unpacked_together_bytes(weights)
+    measured = [measure(folder) for folder in sorted(build.iterdir()) if folder.is_dir()]
+    for size in measured:
+        print(f"{size.name:20} {_mb(size.unzipped_bytes)} unzipped {_mb(size.zipped_bytes)} zipped")
+    total = unpacked_together_bytes(measured)
     verdict = "within" if total <= LIMIT_BYTES else "OVER"
     print(f"{'layers + function':20} {_mb(total)} unzipped, {verdict} the limit of{_mb(LIMIT_BYTES)}")
     return 0 if total <= LIMIT_BYTES else 1

@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--engine", action="append", choices=sorted(ENGINES | TRIALS), help="may be repeated; default: all"
     )
-    parser.add_argument("--make", action="store_true", help="make the clips in CORPUS first (those not there yet)")
+    parser.add_argument("--make", action="store_true", help="make the clips in CORPUS first (those that are missing)")
     parser.add_argument("--only", default="", help="only files whose name contains this")
     options = parser.parse_args()
     if options.make:

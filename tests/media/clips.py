@@ -70,9 +70,9 @@ def _audio_only(path: Path) -> None:
 
 
 def _audio_with_cover(path: Path) -> None:
-    picture = _fill(_SOURCE, rate="1", seconds=1)
+    cover = _fill(_SOURCE, rate="1", seconds=1)
     ffmpeg(
-        *_tone(), *picture, *_AAC, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-disposition:v", "attached_pic", str(path)
+        *_tone(), *cover, *_AAC, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-disposition:v", "attached_pic", str(path)
     )
 
 
