@@ -1,12 +1,12 @@
-# The commands of media-worker. `make` alone lists them.
+# Commands for working on media-worker. `make` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
-# uv looks for Python 3.13 on the PATH and fetches it when there is none. A pyenv shim of a version that is not
-# selected answers with an error, so uv is shown the real interpreter behind it.
+# uv looks for Python 3.13 on the PATH and downloads it if there is none. The pyenv shim of a version that is not
+# selected fails, so uv gets the path of the interpreter itself.
 PYENV_PYTHON := $(shell command -v pyenv >/dev/null && ls -d "$$(pyenv root)"/versions/3.13.*/bin/python3.13 2>/dev/null | tail -n 1)
 PYTHON_313 := $(or $(PYENV_PYTHON),3.13)
 export UV_PROJECT_ENVIRONMENT := $(VENV)
@@ -15,7 +15,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-# uv lives in a venv of its own below .cache, made by whatever Python 3.11+ is there; the project's .venv is uv's.
+# uv is installed into a venv below .cache, with any Python 3.11 or newer, and creates the project's .venv.
 UV := .cache/uv/bin/uv
 $(UV): Makefile
 	@python3 -m venv .cache/uv
@@ -30,14 +30,13 @@ $(BIN)/.synced: $(UV) pyproject.toml uv.lock
 	@$(UV) pip install -q --python $(BIN)/python uv==$(UV_VERSION)
 	@touch $@
 
-include local/local.mk
-include local/sam_local.mk
+include cli/cli.mk
 include layers/layers.mk
 include bench/coldstart.mk
 include tests/crash/crash.mk
 
 .PHONY: test
-# Three processes on two cores: these tests wait for ffmpeg and for clocks as much as they compute.
+# Three processes on two cores, because these tests spend half of their time waiting for ffmpeg and timeouts.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
@@ -45,7 +44,7 @@ test: setup ## run all tests, with coverage
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q tests/e2e
 
-# What looks at template.yaml is a project of its own: .ci/template-checks/pyproject.toml says why.
+# The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.
 TEMPLATE_CHECKS := .cache/template-checks
 $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .ci/template-checks/uv.lock
 	@UV_PROJECT_ENVIRONMENT="$(CURDIR)/$(TEMPLATE_CHECKS)" \
@@ -54,20 +53,21 @@ $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .c
 
 CORPUS ?= .cache/clips
 .PHONY: fidelity
-fidelity: setup ## judge split and join: every media file in CORPUS=dir (default: clips made for it)
+fidelity: setup ## compare the final with the source for every media file in CORPUS=dir (default: generated clips)
 	@$(BIN)/python -m tests.fidelity $(CORPUS) $(if $(filter .cache/clips,$(CORPUS)),--make)
 
 .PHONY: check
-check: setup $(TEMPLATE_CHECKS)/.synced ## lint, format, types, template
+check: setup $(TEMPLATE_CHECKS)/.synced ## check lint, format, types and the template
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
+	@$(BIN)/codespell
 	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
-	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules -- template.yaml
-	@$(TEMPLATE_CHECKS)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules
+	@$(TEMPLATE_CHECKS)/bin/checkov
 
 .PHONY: format
-format: setup ## put the code into its one format
+format: setup ## format the code and fix lint errors
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -76,7 +76,7 @@ bench: setup-bench ## compare four ways to split and join: writes docs/performan
 	@$(BIN)/python -m bench.compare --out docs
 
 .PHONY: bench-memory
-bench-memory: setup-bench ## peak memory of both handlers for a source of 2 GB
+bench-memory: setup-bench ## measure the peak memory of both handlers with a source of 2 GB
 	@$(BIN)/python -m bench.memory
 
 .PHONY: bench-depth

@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
-
-from local import cloud
-from local.binaries import ffmpeg_path
-from local.checkout import ROOT
+from media_worker_cli.local import cloud
+from media_worker_cli.local.deployment import ROOT
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 _LIMIT_S = 30.0
 _TOOLS = ("sh", "bash", "env", "test", "echo", "mkdir", "cp", "mv", "rm", "find", "cat", "ls", "git", "dirname")
@@ -48,7 +47,7 @@ def measure(folder: Path, architecture: str) -> tuple[float, float]:
         environment = _bare_environment(folder, endpoint)
         given = ["--parameter-overrides", f"Architecture={architecture}", f"FfmpegPath={ffmpeg_path()}"]
         build_s = _timed([*_sam("build"), *given], checkout, environment)
-        # The local cloud accepts no number from a parameter (local/deployment.py); AWS does.
+        # The local cloud accepts no number from a parameter (media_worker_cli/local/deployment.py); AWS does.
         deploy_s = _timed([*_sam("deploy"), *given, "MaximumConcurrency=0"], checkout, environment)
         client = boto3.client(
             "cloudformation",

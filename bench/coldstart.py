@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from local.checkout import ROOT
+from media_worker_cli.local.deployment import ROOT
 
 LIMIT = 1.3
 ROUNDS = 10

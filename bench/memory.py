@@ -19,10 +19,10 @@ from media_worker.aws import Aws
 from media_worker.completions import record_segment
 from media_worker.keys import build_output_segment_key, build_source_key, parse_segment_key
 from media_worker.settings import Settings
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 from bench.meter import peak_rss_mb
 from bench.servers import s3_client, stack
-from local.binaries import ffmpeg_path
 
 _JOB = "memory"
 _LIMIT_MB = 250

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 from moto.server import ThreadedMotoServer
-
-from local.binaries import ffmpeg_path
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

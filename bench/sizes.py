@@ -47,7 +47,9 @@ def unpacked_together_bytes(measured: list[Size]) -> int:
 
 def main(build: Path) -> int:
     """Print the table of a build; 1 if it is too large."""
-    measured = [measure(folder) for folder in sorted(build.iterdir()) if folder.is_dir()]
+    # The folder of a nested stack has only its template.
+    folders = [path for path in sorted(build.iterdir()) if path.is_dir() and not (path / "template.yaml").exists()]
+    measured = [measure(folder) for folder in folders]
     for size in measured:
         print(f"{size.name:20} {_mb(size.unzipped_bytes)} unzipped {_mb(size.zipped_bytes)} zipped")
     total = unpacked_together_bytes(measured)

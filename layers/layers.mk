@@ -1,9 +1,9 @@
-# What is deployed: how much it weighs, and how long a deployment takes.
+# Size and time of a deployment.
 
 ARCHITECTURES ?= x86_64 arm64
 
 .PHONY: sizes
-sizes: setup ## what each layer and function weighs; over 90 MB together is an error
+sizes: setup ## print the size of each layer and function; fails above 90 MB in total
 	@mkdir -p .cache/sizes
 	@for architecture in $(ARCHITECTURES); do \
 		echo "$$architecture"; \
@@ -14,5 +14,5 @@ sizes: setup ## what each layer and function weighs; over 90 MB together is an e
 	done
 
 .PHONY: bench-deploy
-bench-deploy: setup ## a cold sam build and sam deploy, with nothing but sam, make and python3 with pip on the PATH
+bench-deploy: setup ## time sam build and sam deploy without caches, with only sam, make and python3 with pip on the PATH
 	@$(BIN)/python -m bench.cold_deploy $(ARCHITECTURES)

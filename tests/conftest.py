@@ -1,5 +1,6 @@
 """Settings for all tests: no test reaches AWS, and none changes the process for the next one."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -19,13 +20,10 @@ os.environ.update(
 
 
 @pytest.fixture(autouse=True)
-def _restore_process() -> Iterator[None]:
-    """Restore signal handlers and the log level, which a command run inside the test process changes."""
-    from media_worker.telemetry import logger  # noqa: PLC0415 (it reads the environment that is set above)
-
-    level = logger.log_level
+def _same_process_for_all() -> Iterator[None]:
+    """Undo what a command does to its process: it sets signal handlers and disables logging."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    logger.setLevel(level)
+    logging.disable(logging.NOTSET)
     for number, handler in handlers.items():
         signal.signal(number, handler)

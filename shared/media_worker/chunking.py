@@ -1,23 +1,35 @@
 """Chunking: the story of one source, step by step."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from media_worker import jobs
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
-from media_worker.engines import prepare_split
-from media_worker.errors import BadSource, NothingToDo
+from media_worker.engines import Media, open_source
+from media_worker.errors import BadPlan, BadSource, NothingToDo
 from media_worker.final_delivery import record_failure
 from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
-from media_worker.keys import build_segment_prefix
+from media_worker.keys import build_segment_key, build_segment_prefix
 from media_worker.lease import chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
-from media_worker.s3 import StoredObject, abort_incomplete_uploads, describe
-from media_worker.telemetry import Steps, count, logger
+from media_worker.mp4 import Layout, Mp4Error, SplitPlan, lay_out, plan_split, split_at
+from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, store_plan
+from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
+from media_worker.settings import Engine
+from media_worker.telemetry import Steps, count, logger, submit
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
+
+# Segments that are written at the same time.
+_SEGMENTS_AT_ONCE = 4
+# A segment takes a handful of requests, of which the largest copies half a gigabyte.
+_SECONDS_FOR_A_SEGMENT = 60.0
 
 
 def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_final_delivery: bool = False) -> None:
@@ -45,20 +57,115 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_final_deliv
 
 def _chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
     """The part under the lease. The job is read again: it may have moved on while we waited for the lease."""
-    with jobs.failing_job(aws, request.job_id):
+    with jobs.failing_job(aws, request.job_id, ends_chunking_lease=True):
         job = _known_job(aws, request.job_id)
         jobs.begin_chunking(aws, job)
         source = _find_source(aws, request)
         deadline, steps = Deadline(context), Steps()
-        duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
-        with prepare_split(aws, job, source, duration_s, deadline, steps) as split:
-            jobs.record_plan(aws, job, split.total_segments, duration_s, source.etag)
-            logger.info("Source planned", event="source_planned", total_segments=split.total_segments)
-            split.write_segments(job)
+        stored = find_plan(aws, job, source)
+        with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
+            with steps.step("layout"):
+                plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
+                layouts = [lay_out(media.movie, split, index) for index in range(split.total_segments)]
+            if stored is None:
+                store_plan(aws, job.job_id, plan)
+            jobs.record_plan(aws, job, plan)
+            _log_plan(plan)
+            with steps.step("split", source.size_bytes):
+                _write_segments(aws, job, plan, media, layouts, deadline)
         abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id))
         jobs.finish_chunking(aws, job.job_id, steps.report)
     count("JobsChunked")
-    count("Segments", split.total_segments)
+    count("Segments", len(plan.segments))
+
+
+def _engine_of(aws: "Aws", job: Job, stored: Plan | None) -> Engine:
+    """The stored plan's engine, whatever the settings are by now: another one might see other frames."""
+    if stored is not None:
+        return "ffmpeg" if stored.engine == "remux" else "auto"
+    return job.engine or aws.settings.engine
+
+
+def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tuple[Plan, SplitPlan]:
+    duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
+    with _as_bad_source():
+        split = plan_split(media.movie, duration_s, media.read)
+        presented = split.segments
+    first_frames = accumulate((each.frames for each in presented), initial=0)
+    segments = tuple(
+        PlannedSegment(index, first, each.frames, each.start_s, each.duration_s, each.longest_frame_s)
+        for index, (first, each) in enumerate(zip(first_frames, presented, strict=False))
+    )
+    plan = Plan(
+        source=PlannedSource(source.key, source.etag, source.size_bytes),
+        engine=media.engine,
+        segment_duration_s=duration_s,
+        timescale=media.movie.tracks[split.main_track].timescale,
+        segments=segments,
+        notice="; ".join(filter(None, (split.notice, *media.notices))) or None,
+    )
+    return plan, split
+
+
+def _carry_out(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:
+    """Cut where the plan says.
+
+    Raises:
+        BadPlan: the source cannot be cut there, or its frames are not those that were planned.
+    """
+    try:
+        split = split_at(media.movie, plan.starts_s, media.read)
+    except Mp4Error as error:
+        raise BadPlan(f"the plan cannot be carried out: {error}") from error
+    for planned, found in zip(plan.segments, split.segments, strict=True):
+        if planned.frames != found.frames:
+            raise BadPlan(
+                f"the plan cannot be carried out: segment {planned.index} has {found.frames} frames, "
+                f"{planned.frames} planned"
+            )
+    return plan, split
+
+
+@contextmanager
+def _as_bad_source() -> Iterator[None]:
+    try:
+        yield
+    except Mp4Error as error:
+        raise BadSource(f"the source cannot be split: {error}") from error
+
+
+def _log_plan(plan: Plan) -> None:
+    logger.info("Source planned", event="source_planned", total_segments=len(plan.segments), plan=plan.digest)
+    if plan.notice:
+        count("Notices")
+        logger.warning("Notice for the user", event="notice", notice=plan.notice)
+
+
+def _write_segments(
+    aws: "Aws", job: Job, plan: Plan, media: Media, layouts: Sequence[Layout], deadline: Deadline
+) -> None:
+    """Write a header for each segment and move the media behind it. Existing segments are kept."""
+
+    def write(index: int) -> None:
+        deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
+        key = build_segment_key(job.job_id, index, len(layouts), job.mode)
+        target = Target(aws.settings.input_bucket_name, key, (PLAN, plan.digest), plan.segments[index].metadata())
+        contents = [layouts[index].header, *layouts[index].ranges]
+        # Only a retry can find the segment of an earlier attempt.
+        written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)
+        if written:
+            logger.info("Segment written", event="segment_written", key=key)
+        else:
+            logger.info("Segment exists already", event="segment_present", key=key)
+
+    # The pools keep the order of the segments, so that the first one is complete, and its worker started, first.
+    with ThreadPoolExecutor(PARTS_AT_ONCE) as part_pool:
+        pool = ThreadPoolExecutor(_SEGMENTS_AT_ONCE)
+        try:
+            for written in [submit(pool, write, index) for index in range(len(layouts))]:
+                written.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _known_job(aws: "Aws", job_id: str) -> Job:

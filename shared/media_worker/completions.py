@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from media_worker.errors import BadSegment
+from media_worker.errors import BadSegment, StaleSegment, TransferFailed
 from media_worker.jobs import Job, JobStatus, now_s, read_job
 from media_worker.keys import OutputSegmentKey, parse_output_segment_key
-from media_worker.lease import TRIGGER_TTL_S
 from media_worker.messages import build_reassembly_body
 from media_worker.telemetry import logger
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from media_worker.aws import Aws
 
 
+# A row of ReassemblyTriggered is not needed longer than messages and their dead letters live.
+TRIGGER_TTL_S = 30 * 24 * 3600
 # How long to wait for another sender to mark its message as sent, before it is presumed dead and we send ourselves.
 _SENDER_GRACE_S = 5.0
 _SENDER_POLL_S = 0.25
@@ -36,13 +37,14 @@ class Completion:
     segment_index: int
     output_s3_uri: str
     completed_at: Decimal = Decimal(0)
-    source_etag: str | None = None
+    # The digest of the plan that the segment belongs to. None: the worker did not say.
+    plan: str | None = None
 
-    def is_of_source(self, job: Job) -> bool:
-        """Whether it was made from the job's present source. One that does not say so was, unless it is older."""
-        if self.source_etag is not None:
-            return self.source_etag == job.source_etag
-        return job.source_since is None or self.completed_at >= job.source_since
+    def counts_for(self, job: Job) -> bool:
+        """Whether it belongs to the job's present plan. One that names no plan does, unless the plan is newer."""
+        if self.plan is not None:
+            return self.plan == job.plan
+        return job.replanned_at is None or self.completed_at >= job.replanned_at
 
     def location(self, job_id: str, output_bucket: str) -> tuple[str, str]:
         """Bucket and key of the processed segment.
@@ -65,7 +67,8 @@ def read_completions(aws: "Aws", job_id: str) -> list[Completion]:
         TableName=aws.settings.segment_completions_table_name,
         KeyConditionExpression="job_id = :job_id",
         ExpressionAttributeValues={":job_id": {"S": job_id}},
-        ProjectionExpression="segment_index, output_s3_uri, completed_at, source_etag",
+        ProjectionExpression="segment_index, output_s3_uri, completed_at, #plan",
+        ExpressionAttributeNames={"#plan": "plan"},
         ConsistentRead=True,
     )
     return [
@@ -73,7 +76,7 @@ def read_completions(aws: "Aws", job_id: str) -> list[Completion]:
             int(item["segment_index"]["N"]),
             item["output_s3_uri"]["S"],
             Decimal(item.get("completed_at", {}).get("N", "0")),
-            item.get("source_etag", {}).get("S"),
+            item.get("plan", {}).get("S"),
         )
         for page in pages
         for item in page["Items"]
@@ -81,12 +84,12 @@ def read_completions(aws: "Aws", job_id: str) -> list[Completion]:
 
 
 def current_completions(aws: "Aws", job: Job) -> list[Completion]:
-    """The completions of the job's present source: those of one that was replaced do not count."""
-    return [completion for completion in read_completions(aws, job.job_id) if completion.is_of_source(job)]
+    """The completions of the job's present plan: those of a plan that was replaced do not count."""
+    return [completion for completion in read_completions(aws, job.job_id) if completion.counts_for(job)]
 
 
-def is_processed(aws: "Aws", *, job_id: str, segment_index: int, source_etag: str | None) -> bool:
-    """Whether a segment of exactly this source has a completion, so that a duplicate message need not be worked on.
+def is_processed(aws: "Aws", *, job_id: str, segment_index: int, plan: str | None) -> bool:
+    """Whether a segment of exactly this plan has a completion, so that a duplicate message need not be worked on.
 
     To have a segment processed again, remove its row from SegmentCompletions.
     """
@@ -95,19 +98,32 @@ def is_processed(aws: "Aws", *, job_id: str, segment_index: int, source_etag: st
         Key={"job_id": {"S": job_id}, "segment_index": {"N": str(segment_index)}},
         ConsistentRead=True,
     ).get("Item", {})
-    return source_etag is not None and item.get("source_etag", {}).get("S") == source_etag
+    return plan is not None and item.get("plan", {}).get("S") == plan
 
 
-def record_segment(
-    aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str, source_etag: str | None = None
-) -> None:
+def require_current_plan(job: Job | None, plan: str | None) -> None:
+    """Refuse work on a segment that does not count any more. Workers call this before they upload.
+
+    Raises:
+        StaleSegment: the job is gone, deleted or completed, or has another plan than the segment.
+    """
+    if job is None or job.status in {JobStatus.DELETED, JobStatus.COMPLETED}:
+        raise StaleSegment(f"the job is {job.status if job else 'gone'}: its segments are not needed any more")
+    if plan is not None and plan != job.plan:
+        raise StaleSegment(f"job {job.job_id} was planned again: the segment belongs to plan {plan}, not {job.plan}")
+
+
+def record_segment(aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri: str, plan: str | None = None) -> None:
     """Record that a segment is processed, and request the reassembly when it was the last one.
 
-    `source_etag` is the metadata `source-etag` of the segment that was worked on. With it, a worker that is still busy
-    with a replaced source does no harm.
+    `plan` is the metadata `plan` of the segment that was worked on. With it, a worker that is still busy with a
+    segment of a replaced plan does no harm.
 
     Safe to repeat, and correct when two last segments finish at the same moment or before the chunking has ended.
     Call it after the processed segment was uploaded.
+
+    Raises:
+        StaleSegment: the segment belongs to a plan that was replaced.
     """
     job = read_job(aws, job_id)
     item: dict[str, Any] = {
@@ -116,12 +132,33 @@ def record_segment(
         "output_s3_uri": {"S": output_s3_uri},
         "completed_at": {"N": str(now_s())},
     }
-    if source_etag is not None:
-        item["source_etag"] = {"S": source_etag}
     if job and job.total_segments is not None:
         item["total_segments"] = {"N": str(job.total_segments)}
-    aws.dynamodb.put_item(TableName=aws.settings.segment_completions_table_name, Item=item)
+    if plan is None:
+        aws.dynamodb.put_item(TableName=aws.settings.segment_completions_table_name, Item=item)
+    else:
+        require_current_plan(job, plan)
+        _put_if_current(aws, {**item, "plan": {"S": plan}})
     trigger_if_complete(aws, job_id)
+
+
+def _put_if_current(aws: "Aws", item: dict[str, Any]) -> None:
+    """Write a completion if the job still has its plan, in one transaction: a stale row must not replace a good one."""
+    check: Any = {
+        "TableName": aws.settings.jobs_table_name,
+        "Key": {"job_id": item["job_id"]},
+        "ConditionExpression": "#plan = :plan",
+        "ExpressionAttributeNames": {"#plan": "plan"},
+        "ExpressionAttributeValues": {":plan": item["plan"]},
+    }
+    put: Any = {"TableName": aws.settings.segment_completions_table_name, "Item": item}
+    try:
+        aws.dynamodb.transact_write_items(TransactItems=[{"ConditionCheck": check}, {"Put": put}])
+    except aws.dynamodb.exceptions.TransactionCanceledException as error:
+        reasons: Any = error.response.get("CancellationReasons", [])
+        if any(reason.get("Code") == "ConditionalCheckFailed" for reason in reasons):
+            raise StaleSegment("the job was planned again while the segment was being processed") from error
+        raise TransferFailed(f"the completion was not written: {error}") from error
 
 
 def trigger_if_complete(aws: "Aws", job_id: str) -> bool:

@@ -4,10 +4,12 @@ MediaWorkerError
 ├── SettingsError             the environment is wrong: stops at start
 ├── MessageError              the message cannot be understood: ends in the dead-letter queue
 ├── NothingToDo               the message asks for nothing that is left to do: acknowledged
-│   └── JobMoved              the job has left the status that this step needs (deleted, completed, ...)
+│   ├── JobMoved              the job has left the status that this step needs (deleted, completed, ...)
+│   └── StaleSegment          a worker's segment does not count any more
 ├── PermanentError            a retry would end the same way: the job becomes `failed`
 │   ├── BadSource             the source is not a video that can be split
 │   ├── BadSegment            a processed segment does not fit the others
+│   ├── BadPlan               the stored plan cannot be carried out
 │   ├── BadFinal              the final does not hold what was planned
 │   ├── NoRoom                the media is larger than /tmp
 │   └── FfmpegFailed          ffmpeg refused its input
@@ -46,6 +48,10 @@ class JobMoved(NothingToDo):
     """A conditional write found the job in a status that does not allow the step."""
 
 
+class StaleSegment(NothingToDo):
+    """The segment belongs to a plan that was replaced, or to a job that is over."""
+
+
 class PermanentError(MediaWorkerError):
     """A retry would end the same way; the text becomes the job's `error`, for a person to read."""
 
@@ -56,6 +62,10 @@ class BadSource(PermanentError):
 
 class BadSegment(PermanentError):
     """A processed segment does not fit the others; the message names it and the difference."""
+
+
+class BadPlan(PermanentError):
+    """The stored plan cannot be read or carried out."""
 
 
 class BadFinal(PermanentError):
@@ -129,7 +139,7 @@ _UNINFORMATIVE = ("Error opening input file", "Last message", "Task finished wit
 
 
 def _summarise(stderr_tail: str) -> str:
-    """The lines of ffmpeg without the addresses in front, each once, and without the repeated file name."""
+    """The lines of ffmpeg's error output, each once, without the addresses in front and the repeated file name."""
     lines = (re.sub(r"^(\[[^\]]*\] *)+", "", line.strip()) for line in stderr_tail.splitlines())
     informative = dict.fromkeys(line for line in lines if line and not line.startswith(_UNINFORMATIVE))
     return "; ".join(informative)[:500]

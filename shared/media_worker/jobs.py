@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
@@ -18,6 +18,12 @@ from media_worker.settings import ENGINES, Engine
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
+    from media_worker.plan import Plan
+
+
+# Whether the frames of processed segments are compared with the plan.
+FrameCheck = Literal["auto", "any"]
+FRAME_CHECKS: tuple[FrameCheck, ...] = get_args(FrameCheck)
 
 
 class JobStatus(StrEnum):
@@ -84,8 +90,11 @@ class Job:
     segment_duration_s: Fraction | None = None
     engine: Engine | None = None
     source_etag: str | None = None
-    # Unix seconds at which the source was replaced by another one.
-    source_since: int | None = None
+    # The digest of the job's plan. None: not planned yet, or planned by other software.
+    plan: str | None = None
+    # Unix seconds at which the present plan replaced another one.
+    replanned_at: int | None = None
+    frame_check: FrameCheck = "auto"
     # Unix seconds at which the present run of the job began: a redriven job starts a new run.
     run_started_at: int | None = None
     error: str | None = None
@@ -107,7 +116,9 @@ class Job:
                 segment_duration_s=_positive(row.get("segment_duration_sec")),
                 engine=_one_of(ENGINES, row["engine"]) if row.get("engine") else None,
                 source_etag=row.get("source_etag"),
-                source_since=_integer(row.get("source_since")),
+                plan=row.get("plan"),
+                replanned_at=_integer(row.get("replanned_at")),
+                frame_check=_one_of(FRAME_CHECKS, row.get("frame_check") or "auto"),
                 run_started_at=_integer(row.get("run_started_at")),
                 error=row.get("error"),
             )
@@ -134,22 +145,23 @@ def begin_chunking(aws: "Aws", job: Job) -> None:
     _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, started, ("error",))
 
 
-def record_plan(aws: "Aws", job: Job, total_segments: int, segment_duration_s: Fraction, source_etag: str) -> None:
-    """Write what every segment's key depends on, before the first segment is uploaded.
+def record_plan(aws: "Aws", job: Job, plan: "Plan") -> None:
+    """Write what every segment's key depends on, and the plan's digest, before the first segment is written.
 
-    If an earlier attempt planned another source, record when it was replaced: completions from before belong to the
-    old source and must not be joined with the new one's.
-
-    A retry reads the duration back, so that it cuts where the first attempt did even when the default has changed.
+    If the job had another plan, record when it was replaced: completions from before that do not name their plan
+    belong to the old one and must not be joined.
     """
     attributes: dict[str, Any] = {
-        "total_segments": total_segments,
-        "segment_duration_sec": _exact(segment_duration_s),
-        "source_etag": source_etag,
+        "total_segments": len(plan.segments),
+        "segment_duration_sec": _exact(plan.segment_duration_s),
+        "source_etag": plan.source.etag,
+        "plan": plan.digest,
     }
-    if job.source_etag not in {None, source_etag}:
-        attributes["source_since"] = now_s()
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes)
+    if job.plan not in {None, plan.digest} or job.source_etag not in {None, plan.source.etag}:
+        attributes["replanned_at"] = now_s()
+    if plan.notice:
+        attributes["notice"] = plan.notice
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes, () if plan.notice else ("notice",))
 
 
 def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
@@ -164,28 +176,38 @@ def begin_reassembly(aws: "Aws", job_id: str) -> None:
 
 def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
     """Set `completed`, with the time and the seconds and bytes of each step."""
-    _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps})
+    _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps}, ("error",))
 
 
-def fail_job(aws: "Aws", job_id: str, error: str, statuses: frozenset[JobStatus] | None = None) -> bool:
+def fail_job(
+    aws: "Aws",
+    job_id: str,
+    error: str,
+    statuses: frozenset[JobStatus] | None = None,
+    *,
+    ends_chunking_lease: bool = False,
+) -> bool:
     """Set `failed` and the reason, unless the job is absent, completed or deleted. Says whether it was set.
 
-    With `statuses`, only from these: a stage must not fail a job that has moved on to the next stage.
+    With `statuses`, only from these: a stage must not fail a job that has moved on to the next stage. The holder of
+    the chunking lease ends it in the same write, so that the table's stream shows one change.
     """
+    attributes = {"error": error[:_MAX_ERROR], "failed_at": now_s()}
+    ended = _CHUNKING_LEASE if ends_chunking_lease else ()
     try:
-        _move(aws, job_id, JobStatus.FAILED, {"error": error[:_MAX_ERROR]}, only_from=statuses)
+        _move(aws, job_id, JobStatus.FAILED, attributes, ended, only_from=statuses)
     except JobMoved:
         return False
     return True
 
 
 @contextmanager
-def failing_job(aws: "Aws", job_id: str) -> Iterator[None]:
+def failing_job(aws: "Aws", job_id: str, *, ends_chunking_lease: bool = False) -> Iterator[None]:
     """Set the job `failed` when the body raises a PermanentError, which is raised again."""
     try:
         yield
     except PermanentError as error:
-        fail_job(aws, job_id, str(error))
+        fail_job(aws, job_id, str(error), ends_chunking_lease=ends_chunking_lease)
         raise
 
 

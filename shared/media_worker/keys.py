@@ -70,6 +70,11 @@ def build_segment_prefix(job_id: str) -> str:
     return f"segments/{_checked(job_id)}/"
 
 
+def build_plan_key(job_id: str) -> str:
+    """The key of a job's plan, in the input bucket."""
+    return f"{build_segment_prefix(job_id)}plan.json"
+
+
 def parse_segment_key(bucket: str, key: str) -> SegmentKey | None:
     """Parse a segment's key; None when the key is not a segment's."""
     match = _SEGMENT.fullmatch(key)

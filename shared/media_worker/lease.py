@@ -29,6 +29,7 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import STATUS_CONSTANTS, DataRecord
 
+from media_worker.completions import TRIGGER_TTL_S
 from media_worker.errors import LeaseHeld
 from media_worker.jobs import CHUNKING_STARTED_AT, now_s
 from media_worker.telemetry import logger
@@ -36,10 +37,6 @@ from media_worker.telemetry import logger
 if TYPE_CHECKING:
     from media_worker.aws import Aws
     from media_worker.deadline import Context
-
-
-# A row of ReassemblyTriggered is not needed longer than messages and their dead letters live.
-TRIGGER_TTL_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +126,19 @@ class LeaseStore(BasePersistenceLayer):
         assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in created_with]
         # The same holder may take it again: the SDK repeats a call whose answer was lost.
         condition = f"(attribute_not_exists({lease.started_attribute}) OR lease_expires_at <= :now"
-        condition += " OR lease_holder = :holder)"
+        condition += " OR lease_holder = :holder"
+        if lease.completed_attribute:
+            # A row that another implementation left without an end: it has died.
+            condition += (
+                f" OR attribute_not_exists(lease_expires_at) AND attribute_not_exists({lease.completed_attribute})"
+            )
+        condition += ")"
         if lease.created_with is None:
             condition += " AND attribute_exists(job_id)"
         numbers = {**sets, **created_with, "now": now_s(), "one": 1}
         names: dict[str, Any] = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
         try:
-            self.aws.dynamodb.update_item(
+            answer = self.aws.dynamodb.update_item(
                 **lease.key,
                 UpdateExpression="SET lease_holder = :holder, " + ", ".join(assignments) + " ADD lease_attempts :one",
                 ConditionExpression=condition,
@@ -143,12 +146,20 @@ class LeaseStore(BasePersistenceLayer):
                     ":holder": {"S": self._holder},
                     **{f":{name}": {"N": str(number)} for name, number in numbers.items()},
                 },
+                ReturnValues="ALL_OLD",
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 **(names if created_with else {}),
             )
         except self.aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             raise IdempotencyItemAlreadyExistsError(old_data_record=self._record(item) if item else None) from error
+        self._log_takeover(answer.get("Attributes", {}))
+
+    def _log_takeover(self, before: Mapping[str, Any]) -> None:
+        if self.lease.started_attribute not in before or before.get("lease_holder") == {"S": self._holder}:
+            return
+        reason = "it had expired" if "lease_expires_at" in before else f"{self.lease.started_attribute} had no lease"
+        logger.warning("Lease taken over", event="lease_taken_over", reason=reason)
 
     def _get_record(self, idempotency_key: str) -> DataRecord:  # noqa: ARG002  # the row's key is the job's id
         """Read the lease that was refused."""

@@ -1,30 +1,51 @@
 """Reassembly: the story of one job, step by step."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
 from media_worker import jobs
+from media_worker.byte_ranges import TooManyParts
 from media_worker.completions import Completion, current_completions, describe_gaps
 from media_worker.deadline import Context, Deadline
-from media_worker.engines import make_final
-from media_worker.errors import BadSegment, JobMoved, NothingToDo, NotReady, TransferFailed
-from media_worker.final import check_final
+from media_worker.engines import open_segments
+from media_worker.errors import BadFinal, BadSegment, JobMoved, NothingToDo, NotReady, TransferFailed
 from media_worker.final_delivery import record_failure
 from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
-from media_worker.s3 import StoredObject, Target, abort_incomplete_uploads, describe, is_made_from, let_expire
+from media_worker.mp4 import Mp4Error, plan_join, presented_video, read_movie
+from media_worker.plan import read_plan
+from media_worker.s3 import (
+    PLAN,
+    SOURCE_ETAG,
+    StoredObject,
+    Target,
+    abort_incomplete_uploads,
+    describe,
+    has_identity,
+    let_expire,
+    read_range,
+    write_once,
+)
 from media_worker.telemetry import Steps, count, logger
+from media_worker.verification import Expected, check_final, check_segments
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
 
 
 _HEADS_AT_ONCE = 16
+_PROBLEMS_LISTED = 10
+_SECONDS_FOR_A_FINAL = 60.0
+
+# Metadata of a final: what it must hold, and which versions of the processed segments it was joined from.
+_EXPECTED = "expected"
+_SEGMENTS = "segments"
 
 
 def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_final_delivery: bool = False) -> None:
@@ -52,28 +73,104 @@ def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> Non
         if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
             raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
         steps = Steps()
-        if final := _written_final(aws, job):
-            jobs.begin_reassembly(aws, job.job_id)
-        else:
-            final = _write_final(aws, job, Deadline(context), steps)
+        final = _verified_final(aws, job, Deadline(context), steps)
         abort_incomplete_uploads(aws, final.bucket, final.key)
         with _expiring_if_deleted(aws, job):
-            with steps.step("verify"):
-                check_final(aws, final)
             jobs.finish_reassembly(aws, job.job_id, steps.report)
     count("JobsCompleted")
     logger.info("Job completed", event="job_completed", key=final.key, bytes=final.size_bytes)
 
 
-def _write_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> StoredObject:
-    segments = _find_segments(aws, job, _complete_set(aws, job))
+def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> StoredObject:
+    """The job's final, verified: the one that an earlier attempt wrote, if it is good, else a new one.
+
+    Raises:
+        BadFinal: the new final does not hold what it must.
+    """
+    existing = _describe_final(aws, job)
+    try:
+        segments = _find_segments(aws, job, _complete_set(aws, job))
+    except (NotReady, BadSegment):
+        if existing is None:
+            raise
+        segments = []  # expired since the final was written
     jobs.begin_reassembly(aws, job.job_id)
-    target = Target(aws.settings.output_bucket_name, build_final_key(job.job_id), job.source_etag or "")
-    make_final(aws, job, segments, target, deadline, steps)
-    final = _written_final(aws, job)
-    if final is None:
+    if existing and _is_good(aws, existing, segments, steps):
+        logger.info("Final of an earlier attempt is good", event="final_present")
+        return existing
+    _write_final(aws, job, segments, existing, deadline, steps)
+    if (final := _describe_final(aws, job)) is None:
         raise TransferFailed("the final was written, but S3 does not have it")
+    _verify(aws, final, steps)
     return final
+
+
+def _is_good(aws: "Aws", final: StoredObject, segments: Sequence[StoredObject], steps: Steps) -> bool:
+    """Whether an earlier attempt's final holds what it must, and was joined from the segments as they are now."""
+    if segments and final.metadata.get(_SEGMENTS) != _digest_of(segments):
+        logger.warning("Segments were replaced since the final was written", event="final_rejected")
+        return False
+    try:
+        _verify(aws, final, steps)
+    except BadFinal as error:
+        if not segments:
+            raise
+        logger.warning("Replacing a bad final", event="final_rejected", reason=str(error))
+        return False
+    return True
+
+
+def _verify(aws: "Aws", final: StoredObject, steps: Steps) -> None:
+    """Read a final's index back and compare it with what it must hold."""
+    with steps.step("verify"):
+        try:
+            movie = read_movie(partial(read_range, aws, final), final.size_bytes)
+        except Mp4Error as error:
+            raise BadFinal(f"the final cannot be read back: {error}") from error
+        check_final(Expected.parse(final.metadata.get(_EXPECTED)), movie)
+
+
+def _write_final(
+    aws: "Aws",
+    job: Job,
+    segments: Sequence[StoredObject],
+    replaced: StoredObject | None,
+    deadline: Deadline,
+    steps: Steps,
+) -> None:
+    """Compare the processed segments with the plan, join them, and write the final."""
+    plan = read_plan(aws, job) if job.plan and job.frame_check != "any" else None
+    with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
+        movies = [media.movie for media in opened]
+        with _as_bad_segment():
+            multiple = check_segments(plan, [presented_video(movie) for movie in movies]) if plan else 1
+            layout = plan_join(movies, plan.starts_s if plan else None)
+            expected = Expected.of(plan, movies, multiple)
+        described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
+        key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
+        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces)
+        deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
+        with steps.step("join", layout.size_bytes), _as_bad_segment():
+            contents = [layout.header, *layout.ranges]
+            write_once(aws, target, contents, [media.source for media in opened])
+
+
+@contextmanager
+def _as_bad_segment() -> Iterator[None]:
+    try:
+        yield
+    except (Mp4Error, TooManyParts) as error:
+        raise BadSegment(f"the segments cannot be joined: {error}") from error
+
+
+def _identity(job: Job) -> tuple[str, str]:
+    """What the final is made from: the plan, or the source for a job that other software planned."""
+    return (PLAN, job.plan) if job.plan else (SOURCE_ETAG, job.source_etag or "")
+
+
+def _digest_of(segments: Sequence[StoredObject]) -> str:
+    """Names these versions of the processed segments."""
+    return hashlib.sha256(" ".join(segment.etag for segment in segments).encode()).hexdigest()[:32]
 
 
 @contextmanager
@@ -89,10 +186,10 @@ def _expiring_if_deleted(aws: "Aws", job: Job) -> Iterator[None]:
         raise
 
 
-def _written_final(aws: "Aws", job: Job) -> StoredObject | None:
-    """The final of exactly this source, if an earlier attempt wrote it. One of another source does not count."""
+def _describe_final(aws: "Aws", job: Job) -> StoredObject | None:
+    """The final of exactly this plan, if an earlier attempt wrote it. One of another plan does not count."""
     final = describe(aws, aws.settings.output_bucket_name, build_final_key(job.job_id))
-    return final if final and is_made_from(final, job.source_etag or "") else None
+    return final if final and has_identity(final, _identity(job)) else None
 
 
 def _complete_set(aws: "Aws", job: Job) -> list[Completion]:
@@ -109,20 +206,24 @@ def _complete_set(aws: "Aws", job: Job) -> list[Completion]:
     return completions
 
 
-def _find_segments(aws: "Aws", job: Job, completions: list[Completion]) -> list[StoredObject]:
+def _find_segments(aws: "Aws", job: Job, completions: Sequence[Completion]) -> list[StoredObject]:
     """The processed segments as S3 describes them.
 
     Raises:
-        BadSegment: one is missing, or its completion names another location than the contract's.
+        BadSegment: some are missing, were processed for another plan, or their completions name another location.
     """
 
-    def find(completion: Completion) -> StoredObject:
+    def find(completion: Completion) -> StoredObject | str:
         bucket, key = completion.location(job.job_id, aws.settings.output_bucket_name)
-        if not (segment := describe(aws, bucket, key)):
-            raise BadSegment(
-                f"segment {completion.segment_index} was completed, but {completion.output_s3_uri} does not exist"
-            )
+        segment = describe(aws, bucket, key)
+        if segment is None:
+            return f"segment {completion.segment_index} was completed, but {completion.output_s3_uri} does not exist"
+        if segment.metadata.get(PLAN, job.plan) != job.plan:
+            return f"segment {completion.segment_index} was overwritten by one of another plan: process it again"
         return segment
 
     with ThreadPoolExecutor(_HEADS_AT_ONCE) as pool:
-        return list(pool.map(find, completions))
+        found = list(pool.map(find, completions))
+    if problems := [each for each in found if isinstance(each, str)]:
+        raise BadSegment("; ".join(problems[:_PROBLEMS_LISTED]))
+    return [each for each in found if isinstance(each, StoredObject)]

@@ -5,10 +5,12 @@ ranges of the sources; ranges of other objects are copied by S3, ranges of local
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +26,7 @@ from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, TagTypeDef
+    from mypy_boto3_s3.type_defs import TagTypeDef
 
     from media_worker.aws import Aws
 
@@ -34,7 +36,12 @@ _MIB = 1024 * 1024
 # short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
 # ETag: only ranged requests carry it.
 _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
-_PARTS_AT_ONCE = 4
+# Part copies wait for S3 alone, so many run at once. A part that is uploaded is in memory: fewer of these.
+PARTS_AT_ONCE = 32
+_UPLOADS_AT_ONCE = threading.BoundedSemaphore(4)
+# Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
+_FORWARD_BYTES = 8 * _MIB
+_FORWARD_READS = 8
 # CompleteMultipartUpload on a key that somebody else is writing answers 409: begin that upload again
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 _ATTEMPTS = 3
@@ -43,7 +50,9 @@ _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _CONFLICT = frozenset({"409", "ConditionalRequestConflict"})
 
-# Metadata of every object that we write: the ETag of the source it was made from.
+# Metadata of every object that we write: the digest of the plan it belongs to. Jobs planned by other software have no
+# plan; their objects carry the ETag of the source instead.
+PLAN = "plan"
 SOURCE_ETAG = "source-etag"
 
 
@@ -69,12 +78,17 @@ type Source = StoredObject | Path
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a new object goes, and the ETag of the source it is made from."""
+    """Where a new object goes, and what it is made from.
+
+    `identity` is a metadata entry, such as ("plan", digest). `replaces` is the ETag of an object of the same identity
+    that is to be overwritten.
+    """
 
     bucket: str
     key: str
-    source_etag: str
+    identity: tuple[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    replaces: str | None = None
 
     @property
     def address(self) -> dict[str, Any]:
@@ -84,7 +98,7 @@ class Target:
     @property
     def headers(self) -> dict[str, Any]:
         """Content type and metadata as request parameters."""
-        return {"ContentType": "video/mp4", "Metadata": {SOURCE_ETAG: self.source_etag, **self.metadata}}
+        return {"ContentType": "video/mp4", "Metadata": {**self.metadata, self.identity[0]: self.identity[1]}}
 
 
 def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
@@ -98,9 +112,9 @@ def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
     return StoredObject(bucket, key, head["ContentLength"], head["ETag"].strip('"'), head["Metadata"])
 
 
-def is_made_from(stored: StoredObject, source_etag: str) -> bool:
-    """Whether one of our objects was made from the source with this ETag."""
-    return stored.metadata.get(SOURCE_ETAG) == source_etag
+def has_identity(stored: StoredObject, identity: tuple[str, str]) -> bool:
+    """Whether one of our objects was made from this."""
+    return stored.metadata.get(identity[0]) == identity[1]
 
 
 # Reading -------------------------------------------------------------------------------------------------------------
@@ -130,6 +144,44 @@ def read_range(aws: "Aws", source: StoredObject, offset: int, length: int) -> by
     if len(content) != length:
         raise TransferFailed(f"{source.uri} returned {len(content)} of {length} bytes from offset {offset}")
     return content
+
+
+def read_object(aws: "Aws", bucket: str, key: str) -> tuple[bytes, str] | None:
+    """The bytes and the ETag of a small object, or None when it is absent."""
+    try:
+        answer = aws.s3.get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"].strip('"')
+    except ClientError as error:
+        if _code(error) in _ABSENT:
+            return None
+        raise
+    except BotoCoreError as error:
+        raise TransferFailed(f"s3://{bucket}/{key} could not be read: {error}") from error
+
+
+def read_forward(aws: "Aws", source: StoredObject) -> Generator[bytes]:
+    """All bytes of an object in order, by ranged requests in parallel.
+
+    It reads ahead further the longer it goes on, so that a reader who needs the beginning only costs little. At most
+    64 MiB wait in memory.
+
+    Raises:
+        SourceChanged: the object was replaced or removed.
+        TransferFailed: S3 broke off the transfer.
+    """
+    offsets = iter(range(0, source.size_bytes, _FORWARD_BYTES))
+    waiting: deque[Future[bytes]] = deque()
+    pool = ThreadPoolExecutor(_FORWARD_READS)
+    try:
+        for ahead in chain(range(1, _FORWARD_READS), repeat(_FORWARD_READS)):
+            for offset in islice(offsets, ahead - len(waiting)):
+                length = min(_FORWARD_BYTES, source.size_bytes - offset)
+                waiting.append(submit(pool, read_range, aws, source, offset, length))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -190,25 +242,30 @@ def write_once(
     sources: Sequence[Source] = (),
     *,
     look_first: bool = False,
+    pool: Executor | None = None,
 ) -> bool:
-    """Write an object unless the one made from the same source exists already. Says whether it was written.
+    """Write an object unless the one with the same identity exists already. Says whether it was written.
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object made from another
-    source is replaced, unless somebody else replaces it at the same time.
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another identity is
+    replaced, and so is the one that `target` names, unless somebody else replaces it at the same time. With
+    `look_first` the object is looked for before anything is transferred: a retry is likely to find it. Writes that
+    share a `pool` have their parts transferred in the order of the calls.
 
     Raises:
         SourceChanged: a source object was replaced or removed.
         TransferFailed: somebody else is writing the same object.
         TooManyParts: S3 does not allow that many parts.
     """
-    if look_first and _is_written(aws, target):
+    existing = describe(aws, target.bucket, target.key) if look_first else None
+    if existing and has_identity(existing, target.identity):
         return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition: Mapping[str, str] = {"IfNoneMatch": "*"}
+    condition = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
-            _write(aws, target, parts, sources, condition)
+            with nullcontext(pool) if pool else ThreadPoolExecutor(PARTS_AT_ONCE) as executor:
+                _write(aws, target, parts, sources, condition, executor)
         except ClientError as error:
             if _code(error) in _CONFLICT | _ABSENT:  # absent: the object to be replaced was removed
                 condition = {"IfNoneMatch": "*"}
@@ -216,55 +273,72 @@ def write_once(
             if _code(error) not in _CHANGED:
                 raise
             existing = describe(aws, target.bucket, target.key)
-            if existing and is_made_from(existing, target.source_etag):
+            if existing and has_identity(existing, target.identity):
                 return False
             condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
-            logger.info("Replacing an object made from another source", event="object_replaced", key=target.key)
+            logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
         else:
             return True
     raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
 
 
-def _is_written(aws: "Aws", target: Target) -> bool:
-    """Whether the object made from the same source exists."""
-    existing = describe(aws, target.bucket, target.key)
-    return existing is not None and is_made_from(existing, target.source_etag)
+def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: str | None) -> None:
+    """Write a small JSON object if it is absent, or if it is still the one with `replaced_etag`.
+
+    Raises:
+        TransferFailed: somebody else wrote it at the same time.
+    """
+    condition: dict[str, Any] = {"IfMatch": replaced_etag} if replaced_etag else {"IfNoneMatch": "*"}
+    try:
+        aws.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)
+    except ClientError as error:
+        if _code(error) not in _CHANGED | _CONFLICT | _ABSENT:
+            raise
+        # The SDK repeats a call whose answer was lost, and then finds its own write.
+        if (found := read_object(aws, bucket, key)) and found[0] == body:
+            return
+        raise TransferFailed(f"s3://{bucket}/{key} was written by somebody else at the same time") from error
 
 
 def _write(
-    aws: "Aws", target: Target, parts: Sequence[Part], sources: Sequence[Source], condition: Mapping[str, Any]
+    aws: "Aws",
+    target: Target,
+    parts: Sequence[Part],
+    sources: Sequence[Source],
+    condition: Mapping[str, str],
+    pool: Executor,
 ) -> None:
     """One conditional write: a single PUT when one uploaded part is all there is, else a multipart upload."""
     if len(parts) == 1 and isinstance(parts[0], UploadedPart):
-        body = _assemble(aws, parts[0], sources)
-        aws.s3.put_object(**target.address, Body=body, **{**target.headers, **condition})
+        with _UPLOADS_AT_ONCE:
+            body = _assemble(aws, parts[0], sources)
+            aws.s3.put_object(**target.address, Body=body, **{**target.headers, **condition})
         return
     upload: dict[str, Any] = {
         **target.address,
         "UploadId": aws.s3.create_multipart_upload(**target.address, **target.headers)["UploadId"],
     }
-    pool = ThreadPoolExecutor(_PARTS_AT_ONCE)
+    sent: list[Future[str]] = []
     try:
-        sent = [
+        sent += [
             submit(pool, _send_part, aws, part, sources, {**upload, "PartNumber": number})
             for number, part in enumerate(parts, start=1)
         ]
-        etags: list[CompletedPartTypeDef] = [
-            {"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)
-        ]
+        etags = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
         aws.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": etags}, **condition)
     except BaseException:
-        pool.shutdown(cancel_futures=True)
+        for part in sent:
+            part.cancel()
+        wait(sent)  # a part that arrives after the abort would stay
         _abort(aws, target.bucket, target.key, upload["UploadId"])
         raise
-    finally:
-        pool.shutdown()
 
 
 def _send_part(aws: "Aws", part: Part, sources: Sequence[Source], address: dict[str, Any]) -> str:
     """Upload one part, or have S3 copy it. Returns its ETag."""
     if isinstance(part, UploadedPart):
-        return aws.s3.upload_part(**address, Body=_assemble(aws, part, sources))["ETag"]
+        with _UPLOADS_AT_ONCE:
+            return aws.s3.upload_part(**address, Body=_assemble(aws, part, sources))["ETag"]
     source = sources[part.range.source]
     assert isinstance(source, StoredObject)  # ranges of local files are never copied parts
     try:

@@ -39,8 +39,8 @@ def _engine(value: str) -> Engine:
 
 
 def _program(value: str) -> str:
-    """A path. A Linux program there must be built for this architecture: better to fail at start than to fail each job
-    with "Exec format error".
+    """A path. A Linux program there must be built for this architecture: failing at start is better than failing each
+    job with "Exec format error".
 
     Bytes 18 and 19 of an ELF file name the machine (https://refspecs.linuxfoundation.org/elf/gabi4+/ch4.eheader.html).
     """

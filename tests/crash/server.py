@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from subprocess import PIPE, Popen
 
-from local.checkout import ROOT
+from media_worker_cli.local.deployment import ROOT
 
 # Small parts, so that a multipart upload takes a small file.
 PART_BYTES = 64 * 1024

@@ -13,8 +13,8 @@ from media_worker.engines.ffmpeg import Ffmpeg
 from media_worker.errors import FfmpegFailed
 from media_worker.jobs import JobStatus
 from media_worker.workdir import work_directory
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
-from local.binaries import ffmpeg_path
 from tests.crash.faults import Call
 from tests.crash.matrix import SHAPES, Lab
 from tests.crash.world import World

@@ -1,4 +1,4 @@
-"""A local cloud of the tests' own, with this checkout deployed into it, driven through the command line."""
+"""A local cloud for the tests, with this checkout deployed into it, controlled through the command line."""
 
 import os
 import re
@@ -14,8 +14,9 @@ import pytest
 from tests.media import clips
 
 ROOT = Path(__file__).parents[2]
+SAM_CONFIG = str(ROOT / "cli" / "media_worker_cli" / "local" / "samconfig.toml")
 # Longer than the segment commands of the tests, shorter than pytest's timeout.
-PATIENCE_S = 150
+TIMEOUT_S = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """`media-worker` with a state directory of its own."""
+    """`media-worker` with its own state directory."""
 
     state: Path
 
@@ -54,35 +55,35 @@ class CommandLine:
     @staticmethod
     def wait(process: subprocess.Popen[str]) -> Ended:
         with process:
-            out, err = process.communicate(timeout=PATIENCE_S)
+            out, err = process.communicate(timeout=TIMEOUT_S)
         return Ended(process.returncode, out, err)
 
     def interrupt(self, process: subprocess.Popen[str]) -> Ended:
-        """Ctrl-C."""
+        """Press Ctrl-C."""
         process.send_signal(signal.SIGINT)
         return self.wait(process)
 
     def stack_environment(self) -> dict[str, str]:
-        """The environment of a program of the user's that works with the stack."""
+        """The environment for a user's program that works with the stack."""
         exports = re.findall(r"^export (\w+)=(\S+)$", self("status", "--env").out, re.MULTILINE)
         return self.environment | dict(exports)
 
     def processes(self) -> list[str]:
-        """The command lines of all processes that this cloud started, and its own."""
+        """The command lines of the cloud's process and of all processes that it started."""
         mark = f"TMPDIR={self.state / 'tmp'}".encode()
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if mark in (process / "environ").read_bytes().split(b"\0"):
                     found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:  # ended between, or somebody else's
+            except OSError:  # it has ended meanwhile, or belongs to another user
                 continue
         return found
 
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """The command line with the cloud up. When all tests are done, `down` leaves nothing running."""
+    """The command line, with the cloud running. After all tests, `down` leaves no process."""
     command_line = CommandLine(tmp_path_factory.mktemp("cloud"))
     try:
         up = command_line("up")
@@ -98,5 +99,5 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten seconds with a keyframe every second, and two sound tracks in two languages."""
+    """Ten seconds with a keyframe every second, and two audio tracks in two languages."""
     return clips.make("two_audio", tmp_path_factory.mktemp("clips") / "two_audio.mp4")

@@ -1,4 +1,4 @@
-"""CloudWatch Logs Insights, as far as docs/operations.md and the dashboard use it, over log lines in a list."""
+"""The part of CloudWatch Logs Insights that docs/operations.md and the dashboard use, over a list of log lines."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ def tokens(query: str) -> list[Token]:
 
 @dataclass
 class Query:
-    """One run of a query. What it asks for is kept, so that a test can see whether lines really hold it."""
+    """One run of a query. It keeps the columns and values of the query, so that a test can look for them."""
 
     text: str
     columns: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""A stack's later life: a changed version deployed over a running one, and its end."""
+"""Updating a stack while jobs run, and deleting it."""
 
 import os
 import shutil
@@ -16,39 +16,36 @@ import pytest
 from media_worker.aws import Aws
 from media_worker.jobs import Job, JobStatus, read_job
 from media_worker.keys import SegmentKey, build_final_key, build_source_key
+from media_worker.worker import process_next_message
+from media_worker_cli.local.ffmpeg import ffmpeg_path
+from media_worker_cli.local.run import Workers
+from media_worker_cli.stack import Stack, find_stack
+from media_worker_cli.submission import Submission, new_job_id, submit
 
-from examples.segment_worker import work_on_next
-from local.binaries import ffmpeg_path
-from local.stack import Stack, find_stack
-from local.submission import Submission, invent_job_id, submit
-from local.work import Crew
-from tests.e2e.conftest import ROOT, CommandLine
+from tests.e2e.conftest import ROOT, SAM_CONFIG, CommandLine
 from tests.media import clips
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
 STACK = "lifecycle"
-# So many jobs are kept under way while a deployment goes on.
-UNDER_WAY = 4
+# This many jobs are kept running during a deployment.
+RUNNING = 4
 ENDED = {JobStatus.COMPLETED, JobStatus.FAILED}
-# What the changed version does differently shows on a job's row.
+# The changed version plans a different number of segments.
 OLD_SEGMENTS, NEW_SEGMENTS = 1, 5
 READ_SETTINGS = "Settings.from_environment(os.environ)"
 OTHER_SETTINGS = 'Settings.from_environment({**os.environ, "CHUNK_SEGMENT_DURATION_SEC": "2"})'
 
 
-def sam(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    argv = [str(Path(sys.executable).with_name("sam")), *arguments, "--stack-name", STACK]
-    argv += ["--config-file", str(ROOT / "local" / "samconfig.toml")]
+def deploying(environment: dict[str, str], template: Path, stack: str = STACK) -> subprocess.Popen[str]:
+    argv = [str(Path(sys.executable).with_name("sam")), "deploy", "--stack-name", stack]
+    argv += ["--template-file", str(template), "--parameter-overrides"]
+    argv += [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
+    argv += ["--config-file", SAM_CONFIG]
     quiet = {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
     return subprocess.Popen(
         argv, env=environment | quiet, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def deploying(environment: dict[str, str], template: Path) -> subprocess.Popen[str]:
-    parameters = [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
-    return sam(environment, "deploy", "--template-file", str(template), "--parameter-overrides", *parameters)
 
 
 def ended_well(process: subprocess.Popen[str]) -> str:
@@ -59,7 +56,7 @@ def ended_well(process: subprocess.Popen[str]) -> str:
 
 
 def change(build: Path, changed: Path) -> Path:
-    """A copy of what was built in which the chunking function's code is another; its template."""
+    """Copy the build and change the chunking function's code in the copy. Returns the path of the copy's template."""
     shutil.copytree(build, changed, copy_function=os.link)
     handler = changed / "ChunkingFunction" / "app.py"
     code = handler.read_text()
@@ -71,14 +68,14 @@ def change(build: Path, changed: Path) -> Path:
 
 @dataclass
 class Jobs:
-    """The jobs that were submitted to a stack."""
+    """The jobs submitted to a stack."""
 
     aws: Aws
     clip: Path
     ids: list[str] = field(default_factory=list)
 
     def submit(self) -> None:
-        submission = Submission(invent_job_id(self.clip), self.clip, segment_duration_s=None)
+        submission = Submission(new_job_id(self.clip), self.clip, segment_duration_s=None)
         submit(self.aws, submission, lambda _: None)
         self.ids.append(submission.job_id)
 
@@ -86,26 +83,26 @@ class Jobs:
         jobs = [read_job(self.aws, job_id) for job_id in self.ids]
         return [job for job in jobs if job]
 
-    def under_way(self) -> int:
+    def running(self) -> int:
         return sum(job.status not in ENDED for job in self.read())
 
 
 @contextmanager
-def segment_workers(stack: Stack) -> Iterator[Crew]:
-    """Two workers that change nothing."""
+def segment_workers(stack: Stack) -> Iterator[Workers]:
+    """Two workers that copy segments."""
 
     def copy(_: SegmentKey, source: Path, processed: Path) -> None:
         shutil.copyfile(source, processed)
 
-    crew = Crew()
-    work: Callable[[], bool] = lambda: work_on_next(stack.aws, stack.segment_queue_url, copy, 1)  # noqa: E731
-    threads = [threading.Thread(target=crew.loop, args=(work,)) for _ in range(2)]
+    workers = Workers()
+    work: Callable[[], bool] = lambda: process_next_message(stack.aws, stack.segment_queue_url, copy, 1)  # noqa: E731
+    threads = [threading.Thread(target=workers.loop, args=(work,)) for _ in range(2)]
     for thread in threads:
         thread.start()
     try:
-        yield crew
+        yield workers
     finally:
-        crew.stop.set()
+        workers.stop.set()
         for thread in threads:
             thread.join()
 
@@ -119,7 +116,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @pytest.fixture(scope="module")
 def environment(cloud: CommandLine) -> dict[str, str]:
-    """What a program needs that works with the stack, which is deployed for this file beside the cloud's own."""
+    """The environment for programs, after this file's stack is deployed beside the cloud's own."""
     environment = cloud.stack_environment()
     ended_well(deploying(environment, ROOT / ".local" / "build" / "template.yaml"))
     return environment
@@ -135,7 +132,7 @@ def queue_urls(aws: Aws) -> list[str]:
 
 
 def messages(aws: Aws) -> int:
-    """How many messages are in all of this stack's queues, visible or not, dead letters too."""
+    """The number of messages in all queues of the stack, visible or not, dead-letter queues included."""
     urls = queue_urls(aws)
     assert len(urls) == 6
     answers = [aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"]) for url in urls]
@@ -143,45 +140,92 @@ def messages(aws: Aws) -> int:
     return sum(int(count) for one in answers for name, count in one["Attributes"].items() if name in names)
 
 
+def storage(environment: dict[str, str]) -> dict[str, str]:
+    """The physical ids of the stack's buckets, tables and queues."""
+    cloudformation = boto3.client(
+        "cloudformation", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name=environment["AWS_REGION"]
+    )
+    resources = cloudformation.describe_stack_resources(StackName=STACK)["StackResources"]
+    kinds = {"AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue"}
+    return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources if one["ResourceType"] in kinds}
+
+
 def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
-    """While a changed version is deployed, jobs go on: those under way end, later ones are done by the new version."""
+    """Running jobs complete during a deployment. Later jobs are done by the new version."""
     jobs = Jobs(stack.aws, clips.make("no_audio", tmp_path / "clip.mp4"))
-    with segment_workers(stack) as crew:
+    with segment_workers(stack) as workers:
         jobs.submit()
-        wait_for(lambda: not jobs.under_way())
+        wait_for(lambda: not jobs.running())
+        before = storage(environment)
         update = deploying(environment, change(ROOT / ".local" / "build", tmp_path / "changed"))
         while update.poll() is None:
-            if jobs.under_way() < UNDER_WAY:
+            if jobs.running() < RUNNING:
                 jobs.submit()
             time.sleep(0.1)
         ended_well(update)
         jobs.submit()
-        # Unlike AWS, the local cloud kills an invocation that an update finds at work. Its message is still there, and
-        # comes back when the visibility timeout has passed, which is longer than a test.
-        wait_for(lambda: jobs.read()[-1].status in ENDED and jobs.under_way() <= messages(stack.aws))
-        crew.raise_failure()
+        # Unlike AWS, the local cloud kills invocations that run during an update. Their messages are not lost, but they
+        # become visible only after the visibility timeout, which is longer than a test.
+        wait_for(lambda: jobs.read()[-1].status in ENDED and jobs.running() <= messages(stack.aws))
+        workers.raise_failure()
     done = [job for job in jobs.read() if job.status in ENDED]
     assert {job.status for job in done} == {JobStatus.COMPLETED}
-    assert len(jobs.ids) > UNDER_WAY
-    assert len(jobs.ids) - len(done) <= UNDER_WAY
+    assert storage(environment) == before
+    assert len(before) == 11
+    assert len(jobs.ids) > RUNNING
+    assert len(jobs.ids) - len(done) <= RUNNING
     assert {job.total_segments for job in done} == {OLD_SEGMENTS, NEW_SEGMENTS}
     assert (done[0].total_segments, done[-1].total_segments) == (OLD_SEGMENTS, NEW_SEGMENTS)
     for job in done:
         stack.aws.s3.head_object(Bucket=stack.aws.settings.output_bucket_name, Key=build_final_key(job.job_id))
-    wait_for(lambda: jobs.under_way() <= messages(stack.aws) <= jobs.under_way() * 8)
+    wait_for(lambda: jobs.running() <= messages(stack.aws) <= jobs.running() * 8)
 
 
-def test_deleting_the_stack_keeps_what_it_holds(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
-    """`sam delete` leaves the buckets and their media, and the tables and their rows; CloudFormation says which."""
+def what_exists(aws: Aws) -> set[str]:
+    """The names of all buckets, tables and queues in the cloud."""
+    buckets = {bucket["Name"] for bucket in aws.s3.list_buckets()["Buckets"]}
+    tables, queues = aws.dynamodb.list_tables()["TableNames"], aws.sqs.list_queues().get("QueueUrls", [])
+    return buckets | set(tables) | set(queues)
+
+
+def test_a_failed_first_deployment_leaves_nothing(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
+    """When a stack cannot be created, its buckets and tables are deleted with the rest."""
+    changed = tmp_path / "changed"
+    shutil.copytree(ROOT / ".local" / "build", changed, copy_function=os.link)
+    template = changed / "template.yaml"
+    text = template.read_text()
+    template.unlink()
+    broken = """
+  Broken:
+    Type: AWS::CloudFormation::Stack
+    DependsOn: [InputBucket, OutputBucket, JobsTable, SegmentCompletionsTable, ReassemblyTriggeredTable]
+    Properties: {TemplateURL: https://s3.us-east-1.amazonaws.com/media-worker-artifacts/absent.yaml}
+"""
+    template.write_text(text.replace("\nResources:\n", f"\nResources:{broken}"))
+    before = what_exists(stack.aws)
+    deployment = deploying(environment, template, "broken")
+    with deployment:
+        said = deployment.communicate(timeout=120)[0]
+    assert deployment.returncode == 1
+    assert "ROLLBACK_COMPLETE" in said
+    assert what_exists(stack.aws) == before
+
+
+def test_deleting_the_stack_keeps_buckets_and_tables(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
+    """Buckets and tables stay with their objects and rows, and CloudFormation reports them as skipped.
+
+    The test uses CloudFormation's API, because `sam delete` accepts only template URLs of AWS for the nested stack.
+    """
     aws, settings = stack.aws, stack.aws.settings
     jobs = Jobs(aws, clips.make("no_audio", tmp_path / "clip.mp4"))
     jobs.submit()
     wait_for(lambda: jobs.read()[0].total_segments)
     assert queue_urls(aws)
-    ended_well(sam(environment, "delete", "--no-prompts", "--region", settings.aws_region))
     cloudformation = boto3.client(
         "cloudformation", endpoint_url=settings.aws_endpoint_url, region_name=settings.aws_region
     )
+    cloudformation.delete_stack(StackName=STACK)
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
     (deleted,) = (one for one in cloudformation.list_stacks()["StackSummaries"] if one["StackName"] == STACK)
     assert deleted["StackStatus"] == "DELETE_COMPLETE"
     events = cloudformation.describe_stack_events(StackName=deleted["StackId"])["StackEvents"]
@@ -191,3 +235,5 @@ def test_deleting_the_stack_keeps_what_it_holds(environment: dict[str, str], sta
     aws.s3.head_object(Bucket=settings.input_bucket_name, Key=build_source_key(jobs.ids[0]))
     aws.s3.head_bucket(Bucket=settings.output_bucket_name)
     assert queue_urls(aws) == []
+    left = [one for one in cloudformation.list_stacks()["StackSummaries"] if one["StackName"].startswith(STACK)]
+    assert {one["StackStatus"] for one in left} == {"DELETE_COMPLETE"}

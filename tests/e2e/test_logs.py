@@ -1,4 +1,4 @@
-"""What an operator is told to look at is really printed: the dashboard's metrics, and what the logs are asked for."""
+"""The functions print the metrics that the dashboard shows and the log lines that the saved queries look for."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.e2e.insights import Query, Row
 pytestmark = pytest.mark.xdist_group("e2e")
 
 type Json = dict[str, Any]
-# A time series: namespace, name, and its dimensions' names; the service's value tells the two functions apart.
+# A time series: namespace, name, the names of its dimensions, and the value of `service`, which names the function.
 type Series = tuple[str, str, frozenset[str], str]
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -28,7 +28,7 @@ SPOIL = "sh -c 'echo {input} > {output}'"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A local cloud in which everything has happened once."""
+    """The logs and the dashboard of a local cloud in which everything has happened once."""
 
     rows: list[Row]
     widgets: list[Json]
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def shown(self) -> set[Series]:
-        """The series of ours in the dashboard."""
+        """Our series in the dashboard."""
         found = set()
         for widget in self.widgets:
             for namespace, name, *pairs in widget["properties"].get("metrics", []):
@@ -69,7 +69,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """A job completes by either engine, one fails in either function, one waits; messages are ignored and come back."""
+    """A job completes with each engine, one fails in each function, one waits for workers. Messages are ignored and
+    returned to the queue.
+    """
     folder = tmp_path_factory.mktemp("seen")
     environment = cloud.stack_environment()
 
@@ -101,17 +103,17 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
     sqs.send_message(QueueUrl=send["chunking"], MessageBody="no JSON")
     s3.put_object(Bucket=environment["INPUT_BUCKET_NAME"], Key="input/nobody/source.mp4", Body=b"")
 
-    def says(message: str, job_id: str) -> bool:
-        return any(row.get("message") == message and row.get("job_id") == job_id for row in rows())
+    def logged(event: str, job_id: str) -> bool:
+        return any(row.get("event") == event and row.get("job_id") == job_id for row in rows())
 
-    wait_until(lambda: says("segment written", waiting))
+    wait_until(lambda: logged("segment_written", waiting))
     sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": waiting}))
-    wait_until(lambda: says("the message comes back", waiting))
-    wait_until(lambda: sum(row.get("message") == "nothing to do" for row in rows()) >= 2)
+    wait_until(lambda: logged("record_returned", waiting))
+    wait_until(lambda: sum(row.get("event") == "nothing_to_do" for row in rows()) >= 2)
     time.sleep(1)  # metrics are printed when an invocation ends
-    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker")["DashboardBody"])
+    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker-us-east-1")["DashboardBody"])
     found = rows()
-    # Nobody will work on it: its segments would only be passed round, and its message come back again.
+    # No worker will process it. Otherwise its messages would be forwarded and returned again and again.
     client("dynamodb").update_item(
         TableName=environment["JOBS_TABLE_NAME"],
         Key={"job_id": {"S": waiting}},
@@ -126,7 +128,7 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
 def as_row(event: Json) -> Row:
     """A log event as Logs Insights sees it: the keys of a JSON line are fields.
 
-    CloudWatch stamps each line when it is printed; the local cloud stamps all lines of an invocation alike.
+    The line's own time is used, because the local cloud gives all lines of an invocation the same time.
     """
     text = event["message"].strip()
     discovered: Row = json.loads(text) if text.startswith("{") else {}
@@ -144,7 +146,7 @@ def dashboard_queries(seen: Seen) -> dict[str, str]:
 
 
 def assert_answers(text: str, seen: Seen) -> None:
-    """The query has an answer, each of its columns has a value, and each value that it looks for is found."""
+    """The query has results, each of its columns has a value, and each value that it filters by occurs."""
     query = Query(text)
     answer = query.run(seen.rows)
     assert answer
@@ -155,25 +157,25 @@ def assert_answers(text: str, seen: Seen) -> None:
 
 
 def test_every_shown_metric_is_printed(seen: Seen) -> None:
-    """No widget waits for a metric that the functions do not print."""
+    """No widget shows a metric that the functions do not print."""
     assert seen.shown - seen.printed == set()
 
 
 def test_every_printed_metric_is_shown(seen: Seen) -> None:
-    """No metric is printed, and paid for, that the dashboard does not show."""
+    """No metric is printed, and paid for, without a widget that shows it."""
     assert seen.printed - seen.shown == set()
 
 
 @pytest.mark.parametrize("question", QUERIES)
 def test_documented_queries(seen: Seen, question: str) -> None:
-    """Every question of docs/operations.md has an answer in the logs."""
+    """Every query in docs/operations.md has results."""
     assert_answers(QUERIES[question].replace("JOB", seen.failed_job), seen)
 
 
 def test_dashboard_queries(seen: Seen) -> None:
-    """The dashboard's queries have answers too, and name the stack's log groups."""
+    """The dashboard's queries have results too, and name the stack's log groups."""
     queries = dashboard_queries(seen)
-    assert queries.keys() == {"Failures by kind", "Jobs that failed"}
+    assert queries.keys() == {"Failures by class", "Failed jobs"}
     for text in queries.values():
         assert_answers(text, seen)
         assert re.findall(r"SOURCE '([^']+)'", text) == [
@@ -183,21 +185,21 @@ def test_dashboard_queries(seen: Seen) -> None:
 
 
 def test_where_a_job_is(seen: Seen) -> None:
-    """The first question tells the whole story of a job, its last step first."""
+    """The first query returns all steps of a job, the last one first."""
     query = QUERIES["Where is job JOB, and why?"].replace("JOB", seen.completed_job)
     answer = Query(query).run(seen.rows)
-    assert answer[0]["message"] == "job completed"
+    assert answer[0]["event"] == "job_completed"
     assert {row["service"] for row in answer} == {"chunking", "reassembly"}
 
 
 def test_stuck_jobs(seen: Seen) -> None:
-    """Finished and failed jobs are not stuck; the one that waits for segment workers is."""
+    """A job that waits for segment workers is stuck. Completed and failed jobs are not."""
     stuck = Query(QUERIES["Stuck jobs"]).run(seen.rows)
     assert [row["job_id"] for row in stuck] == [seen.waiting_job]
 
 
 def test_failures_by_kind(seen: Seen) -> None:
-    """Failures are told apart by their class, in either function."""
+    """Failures of both functions are grouped by their class."""
     failures = {(row["service"], row["failure"]) for row in Query(QUERIES["Failures by kind"]).run(seen.rows)}
     assert failures >= {
         ("chunking", "BadSource"),
@@ -208,6 +210,6 @@ def test_failures_by_kind(seen: Seen) -> None:
 
 
 def test_widgets_are_documented(seen: Seen) -> None:
-    """The table in docs/operations.md has the dashboard's widgets, in its order."""
+    """The table in docs/operations.md lists the dashboard's widgets in their order."""
     table = re.findall(r"^\| ([^|`]+?) \| .+ \| .+ \|$", OPERATIONS.partition("## Alarms")[0], re.MULTILINE)
     assert table[1:] == [widget["properties"]["title"] for widget in seen.widgets]

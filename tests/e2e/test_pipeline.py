@@ -1,4 +1,4 @@
-"""The deployment on a laptop: the template's own functions, buckets, queues and tables, through the command line."""
+"""The commands, against the real template deployed into the local cloud."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from media_worker.jobs import JobStatus
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
-from local.binaries import ffmpeg_path
 from tests.e2e.conftest import ROOT, CommandLine
 from tests.media import look
 
@@ -36,8 +36,8 @@ def assert_same_media(final: Path, source: Path) -> None:
         assert contents(look.packets(final, track)) == contents(look.packets(source, track))
 
 
-def test_a_run_gives_the_source_back(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
-    """Without a command every picture and every sound packet is in the final. Seconds may have fractions."""
+def test_the_final_of_a_run_equals_the_source(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """Without a segment command, the final has every frame and every audio packet. Seconds may have fractions."""
     final, keep = tmp_path / "new" / "final.mp4", tmp_path / "keep"
     ended = cloud("run", clip, "--out", final, "--segment-seconds", "2.5", "--keep", keep, "--json")
     assert ended.code == 0, ended.err
@@ -54,7 +54,7 @@ def test_a_run_gives_the_source_back(cloud: CommandLine, clip: Path, tmp_path: P
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
-    """Each run's segments go through its own command, whoever takes them from the queue that both share."""
+    """Each run processes its own segments with its own command, whichever run receives them from the shared queue."""
     plain, negated = tmp_path / "plain.mp4", tmp_path / "negated.mp4"
     both = [
         cloud.start("run", clip, "--out", plain, "--segment-seconds", "1"),
@@ -70,8 +70,8 @@ def test_two_runs_at_once_do_not_disturb_each_other(cloud: CommandLine, clip: Pa
     assert not set(changed) & set(original)
 
 
-def test_a_source_that_is_no_video(cloud: CommandLine, tmp_path: Path) -> None:
-    """The job fails, the command with it, and the last line says what is wrong with the file."""
+def test_a_source_that_is_not_a_video(cloud: CommandLine, tmp_path: Path) -> None:
+    """The job and the command fail, and the last line says what is wrong with the file."""
     source, final = tmp_path / "notes.mp4", tmp_path / "final.mp4"
     source.write_text("Nothing to see here.\n")
     ended = cloud("run", source, "--out", final, "--json")
@@ -84,18 +84,18 @@ def test_a_source_that_is_no_video(cloud: CommandLine, tmp_path: Path) -> None:
 
 
 def test_a_segment_command_that_fails(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
-    """The run ends, names the segment, and shows what the command said last."""
+    """The run fails, shows the last lines of the command, and names the segment."""
     command = f"{sys.executable} -uc \"import sys; print('{{input}}{{output}}'); sys.exit('no more pixels')\""
     ended = cloud("run", clip, "--out", tmp_path / "final.mp4", "--segment-seconds", "20", "--segment-command", command)
     assert (ended.code, ended.out) == (1, "")
     assert ended.err.splitlines()[-2:] == [
         "no more pixels",
-        "media-worker: segment 0: the segment command ended with 1",
+        "media-worker: segment 0: the segment command exited with 1",
     ]
 
 
-def test_an_interrupted_run_leaves_nothing_but_the_cloud(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends the segment commands; a cloud that was up before stays up."""
+def test_an_interrupted_run_leaves_a_running_cloud_running(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """Ctrl-C kills the segment commands. A cloud that was running before keeps running."""
     mark = tmp_path / "pids"
     sleeper = f"import os, sys, time; open('{mark}', 'a').write(f'{{os.getpid()}} '); time.sleep(300)"
     command = f'{sys.executable} -c "{sleeper}" {{input}} {{output}}'
@@ -107,8 +107,8 @@ def test_an_interrupted_run_leaves_nothing_but_the_cloud(cloud: CommandLine, cli
     assert cloud("status").code == 0
 
 
-def test_an_interrupted_run_takes_the_cloud_that_it_started_along(clip: Path, tmp_path: Path) -> None:
-    """Ctrl-C leaves nothing running that the user did not ask for."""
+def test_an_interrupted_run_stops_the_cloud_that_it_started(clip: Path, tmp_path: Path) -> None:
+    """After Ctrl-C no process is left."""
     own = CommandLine(tmp_path / "own")
     process = own.start("run", clip, "--out", tmp_path / "final.mp4")
     wait_for(own.processes)
@@ -118,29 +118,27 @@ def test_an_interrupted_run_takes_the_cloud_that_it_started_along(clip: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["run", "missing.mp4", "--out", "{tmp}/final.mp4"], "cannot read missing.mp4: No such file or directory"),
         (["run", "{clip}", "--out", "{clip}"], "--out {clip} is the source itself"),
-        (["run", "{clip}", "--out", "{tmp}"], "--out {tmp} is a directory: give a file's name"),
+        (["run", "{clip}", "--out", "{tmp}"], "--out {tmp} is a directory: give a file name"),
         (["watch", "nobody"], "there is no job 'nobody'"),
         (
             ["fetch", "no/body", "--out", "{tmp}/final.mp4"],
-            "'no/body' is no job id: that is one word, as `submit` prints it",
+            "'no/body' is not a job id: give one path component, as `submit` prints it",
         ),
     ],
 )
-def test_what_cannot_be_used(
-    cloud: CommandLine, clip: Path, tmp_path: Path, arguments: list[str], complaint: str
-) -> None:
-    """A mistake of the user's is one line and exit code 2."""
+def test_unusable_arguments(cloud: CommandLine, clip: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    """The error is one line, and the exit code is 2."""
     names = {"clip": clip, "tmp": tmp_path}
     ended = cloud(*(argument.format(**names) for argument in arguments))
-    assert (ended.code, ended.err) == (2, f"media-worker: {complaint.format(**names)}\n")
+    assert (ended.code, ended.err) == (2, f"media-worker: {message.format(**names)}\n")
 
 
-def test_a_stack_that_is_not_there(cloud: CommandLine) -> None:
-    """The complaint names the stack and the region."""
+def test_an_unknown_stack(cloud: CommandLine) -> None:
+    """The error names the stack and the region."""
     environment = cloud.stack_environment() | {"AWS_REGION": "eu-central-1"}
     argv = [str(Path(sys.executable).with_name("media-worker")), "watch", "job", "--stack", "elsewhere"]
     ended = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
@@ -148,14 +146,14 @@ def test_a_stack_that_is_not_there(cloud: CommandLine) -> None:
 
 
 def test_the_cloud_uses_the_ffmpeg_of_the_layer(cloud: CommandLine) -> None:
-    """What the local cloud and the tests run is, to the byte, what is deployed."""
+    """It is the same file, byte for byte, as in the layer."""
     assert cloud("status").code == 0
     deployed = ROOT / ".local" / "build" / "FfmpegLayer" / "bin" / "ffmpeg"
     assert deployed.read_bytes() == ffmpeg_path().read_bytes()
 
 
-def test_the_steps_singly_with_the_example_worker(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
-    """Submit, a worker of the user's, watch, fetch. A run of another video meanwhile leaves the segments alone."""
+def test_submit_watch_and_fetch_with_the_example_worker(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """A run of another video at the same time does not process the segments of the submitted job."""
     final = tmp_path / "final.mp4"
     submitted = cloud("submit", clip, "--segment-seconds", "4", "--mode", "anaglyph")
     assert submitted.code == 0, submitted.err
@@ -167,7 +165,7 @@ def test_the_steps_singly_with_the_example_worker(cloud: CommandLine, clip: Path
         [sys.executable, "examples/segment_worker.py", *copy], env=cloud.stack_environment(), cwd=ROOT
     ) as worker:
         watched = cloud("watch", job_id)
-        # It is waiting for messages, and the next one will be lost on it for a minute: this test is the last one.
+        # A message that SQS sends to the killed worker is invisible for a minute, so this is the last test of the file.
         worker.terminate()
     assert (watched.code, watched.out) == (0, f"{job_id} is {JobStatus.COMPLETED}\n"), watched.err
     assert cloud("fetch", job_id, "--out", final).code == 0

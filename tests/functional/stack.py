@@ -11,10 +11,16 @@ from media_worker.aws import Aws
 from media_worker.completions import record_segment
 from media_worker.handlers import build_chunking_handler, build_reassembly_handler
 from media_worker.jobs import Job, read_job
-from media_worker.keys import build_final_key, build_output_segment_key, build_source_key, parse_segment_key
+from media_worker.keys import (
+    build_final_key,
+    build_output_segment_key,
+    build_plan_key,
+    build_source_key,
+    parse_segment_key,
+)
+from media_worker.plan import digest_of
 from media_worker.settings import Settings
-
-from local.binaries import ffmpeg_path
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 INPUT, OUTPUT = "test-input", "test-output"
 ENVIRONMENT = {
@@ -70,6 +76,12 @@ class Stack:
         row = {"job_id": {"S": job_id}, "mode": {"S": "sbs"}, "status": {"S": "created"}, "created_at": {"N": "1"}}
         self.aws.dynamodb.put_item(TableName="Jobs", Item=row | attributes)
 
+    def set_job(self, job_id: str = "job-1", **attributes: Any) -> None:
+        """Change attributes of the job's row; None removes one."""
+        row = self.row("Jobs", job_id) | attributes
+        item = {name: value for name, value in row.items() if value is not None}
+        self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
+
     def upload(self, source: Path | bytes, job_id: str = "job-1") -> None:
         body = source if isinstance(source, bytes) else source.read_bytes()
         self.aws.s3.put_object(Bucket=INPUT, Key=build_source_key(job_id), Body=body)
@@ -98,23 +110,28 @@ class Stack:
     # The segment worker
 
     def process_segments(self, job_id: str = "job-1", change: Callable[[int, bytes], bytes] | None = None) -> None:
-        """Copy every segment to the location of its processed segment and record it as completed."""
+        """Process every segment of the job's plan: change or copy it, upload the result and record it."""
         for key in self.segment_keys(job_id):
             parts = parse_segment_key(INPUT, key)
-            assert parts
-            body = self.read(INPUT, key)
-            self.put_processed(parts.segment_index, change(parts.segment_index, body) if change else body, job_id)
+            plan = self.head(INPUT, key)["Metadata"].get("plan")
+            if parts and plan == self.job(job_id).plan:
+                body = self.read(INPUT, key)
+                body = change(parts.segment_index, body) if change else body
+                self.put_processed(parts.segment_index, body, job_id, plan)
 
-    def put_processed(self, index: int, body: bytes, job_id: str = "job-1") -> None:
+    def put_processed(self, index: int, body: bytes, job_id: str = "job-1", plan: str | None = None) -> None:
         key = build_output_segment_key(job_id, index)
-        self.aws.s3.put_object(Bucket=OUTPUT, Key=key, Body=body)
-        record_segment(self.aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{OUTPUT}/{key}")
+        self.aws.s3.put_object(Bucket=OUTPUT, Key=key, Body=body, Metadata={"plan": plan} if plan else {})
+        record_segment(self.aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{OUTPUT}/{key}", plan=plan)
 
     # Results
 
     def segment_keys(self, job_id: str = "job-1") -> list[str]:
         listing = self.aws.s3.list_objects_v2(Bucket=INPUT, Prefix=f"segments/{job_id}/")
-        return [entry["Key"] for entry in listing.get("Contents", [])]
+        return [entry["Key"] for entry in listing.get("Contents", []) if entry["Key"].endswith(".mp4")]
+
+    def head(self, bucket: str, key: str) -> Mapping[str, Any]:
+        return self.aws.s3.head_object(Bucket=bucket, Key=key)
 
     def read(self, bucket: str, key: str) -> bytes:
         return self.aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -137,6 +154,11 @@ class Stack:
 
     def row(self, table: str, job_id: str = "job-1") -> dict[str, Any]:
         return dict(self.aws.dynamodb.get_item(TableName=table, Key={"job_id": {"S": job_id}}).get("Item", {}))
+
+    def store_plan(self, plan: bytes, job_id: str = "job-1") -> None:
+        """Replace the plan of a job whose chunking has not ended."""
+        self.aws.s3.put_object(Bucket=INPUT, Key=build_plan_key(job_id), Body=plan)
+        self.set_job(job_id, status={"S": "chunking_in_progress"}, plan={"S": digest_of(plan)})
 
     def reassembly_messages(self) -> list[dict[str, Any]]:
         """Receive and delete all messages of the reassembly queue."""

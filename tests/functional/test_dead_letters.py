@@ -1,15 +1,15 @@
-"""`media-worker dlq`: what is in the dead-letter queues, why, and back again."""
+"""`media-worker dlq`: list, show and redrive the messages in the dead-letter queues."""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from media_worker_cli import dead_letters, main
+from media_worker_cli.dead_letters import job_id_in
+from media_worker_cli.stack import Stack as Deployed
 from moto import mock_aws
 
-from local import cli, commands, dead_letters
-from local.dead_letters import job_id_in
-from local.stack import Stack as Deployed
 from tests.functional.conftest import ClipMaker
 from tests.functional.stack import Stack, s3_event, sqs_event
 
@@ -18,7 +18,7 @@ type Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """A stack whose queues have dead-letter queues, found by every name."""
+    """A stack whose queues have dead-letter queues. The command uses it, whatever its name."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -33,19 +33,18 @@ def deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]
             )
         environment = {"SEGMENT_QUEUE_URL": queue("segments")}
         found = Deployed("test", stack.aws, environment)
-        monkeypatch.setattr(dead_letters, "_WAIT_S", 0)  # moto has one machine
-        monkeypatch.setattr(commands, "find_stack", lambda *_: found)
-        monkeypatch.setattr(commands, "_local_stack", lambda: found)
+        monkeypatch.setattr(dead_letters, "_WAIT_S", 0)  # moto needs no long polling
+        monkeypatch.setattr(dead_letters, "choose_stack", lambda _: found)
         yield stack
 
 
 @pytest.fixture
 def dlq(deployed: Stack, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command; its exit code, what it printed, and its errors."""
+    """Run the command. Returns its exit code, stdout and stderr."""
 
     def run(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = cli.main(["dlq", *words])
+        code = main.main(["dlq", *words])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -56,7 +55,7 @@ def queue(name: str) -> str:
     return f"https://sqs.us-east-1.amazonaws.com/123456789012/{name}"
 
 
-def bury(stack: Stack, name: str, body: object) -> str:
+def add_dead_letter(stack: Stack, name: str, body: object) -> str:
     text = body if isinstance(body, str) else json.dumps(body)
     return stack.aws.sqs.send_message(QueueUrl=queue(f"{name}-dead"), MessageBody=text)["MessageId"]
 
@@ -66,17 +65,17 @@ def waiting(stack: Stack, name: str) -> int:
     return int(attributes["ApproximateNumberOfMessages"])
 
 
-def test_nothing_to_list(dlq: Command) -> None:
-    """Empty queues are told apart from a list that failed."""
+def test_an_empty_list(dlq: Command) -> None:
+    """The command says that the queues are empty, and succeeds."""
     assert dlq("list") == (0, "", "the dead-letter queues are empty\n")
 
 
-def test_the_list_says_why(deployed: Stack, dlq: Command) -> None:
-    """The job's own error, and plain words where there is none; looking changes nothing."""
+def test_the_list_shows_the_reason(deployed: Stack, dlq: Command) -> None:
+    """It is the job's error, or a description if there is none. Listing changes nothing."""
     deployed.add_job("job-1", status={"S": "failed"}, error={"S": "failed after 5 attempts: no room"})
-    bury(deployed, "chunking", s3_event("input/job-1/source.mp4"))
-    bury(deployed, "reassembly", {"job_id": "job-2"})
-    bury(deployed, "reassembly", "not json")
+    add_dead_letter(deployed, "chunking", s3_event("input/job-1/source.mp4"))
+    add_dead_letter(deployed, "reassembly", {"job_id": "job-2"})
+    add_dead_letter(deployed, "reassembly", "not json")
     for _ in range(2):
         code, printed, _ = dlq("list", "--stack", "test")
         lines = printed.splitlines()
@@ -94,9 +93,9 @@ def test_the_list_says_why(deployed: Stack, dlq: Command) -> None:
     assert (waiting(deployed, "chunking-dead"), waiting(deployed, "reassembly-dead")) == (1, 2)
 
 
-def test_show_prints_all_of_a_message(deployed: Stack, dlq: Command) -> None:
-    """By the message's id or the job's."""
-    message_id = bury(deployed, "reassembly", {"job_id": "job-1"})
+def test_show_prints_the_whole_message(deployed: Stack, dlq: Command) -> None:
+    """It is found by its message id or its job id."""
+    message_id = add_dead_letter(deployed, "reassembly", {"job_id": "job-1"})
     deployed.add_job("job-1")
     for name in (message_id, "job-1"):
         code, printed, _ = dlq("show", name)
@@ -106,19 +105,17 @@ def test_show_prints_all_of_a_message(deployed: Stack, dlq: Command) -> None:
         assert '{"job_id": "job-1"}' in printed
 
 
-def test_a_repaired_job_that_is_put_back_completes(
-    deployed: Stack, dlq: Command, clip: ClipMaker, tmp_path: Path
-) -> None:
-    """A source that was missing is there now: the message is a new one, and the failed job runs again."""
+def test_a_redriven_job_completes(deployed: Stack, dlq: Command, clip: ClipMaker, tmp_path: Path) -> None:
+    """The source was missing and is there now. The redriven message is a new one, and the failed job runs again."""
     deployed.add_job()
     event = s3_event("input/job-1/source.mp4")
     assert deployed.deliver(deployed.chunking, event) == []
     assert deployed.job().status == "failed"
-    bury(deployed, "chunking", event)
-    bury(deployed, "chunking", "rubbish")
+    add_dead_letter(deployed, "chunking", event)
+    add_dead_letter(deployed, "chunking", "rubbish")
     deployed.upload(clip("plain"))
 
-    assert dlq("redrive", "job-1")[:2] == (0, "1 put back\n")
+    assert dlq("redrive", "job-1")[:2] == (0, "1 redriven\n")
     assert (waiting(deployed, "chunking"), waiting(deployed, "chunking-dead")) == (1, 1)
     (message,) = deployed.aws.sqs.receive_message(QueueUrl=queue("chunking"))["Messages"]
     assert deployed.chunking(sqs_event(message["Body"]), deployed.context)["batchItemFailures"] == []
@@ -127,22 +124,22 @@ def test_a_repaired_job_that_is_put_back_completes(
     assert deployed.job().status == "completed"
 
 
-def test_redrive_wants_to_know_what(deployed: Stack, dlq: Command) -> None:
-    """Neither nothing, nor everything and something, nor what is not there."""
-    bury(deployed, "segments", {"job_id": "job-1"})
+def test_redrive_needs_ids_or_all(deployed: Stack, dlq: Command) -> None:
+    """No ids, both ids and --all, and unknown ids are usage errors."""
+    add_dead_letter(deployed, "segments", {"job_id": "job-1"})
     assert dlq("redrive")[0] == 2
     assert dlq("redrive", "--all", "job-1")[0] == 2
     assert "not in a dead-letter queue: job-9" in dlq("redrive", "job-9")[2]
     assert waiting(deployed, "segments-dead") == 1
-    assert dlq("redrive", "--all")[:2] == (0, "1 put back\n")
+    assert dlq("redrive", "--all")[:2] == (0, "1 redriven\n")
     assert (waiting(deployed, "segments"), waiting(deployed, "segments-dead")) == (1, 0)
 
 
 @pytest.mark.parametrize("name", ["chunking", "chunking-dead"])
-def test_a_queue_by_its_url(deployed: Stack, dlq: Command, name: str) -> None:
-    """Either of the two; without a stack there is no job's row to look at."""
-    bury(deployed, "chunking", {"job_id": "job-1"})
-    bury(deployed, "reassembly", {"job_id": "job-2"})
+def test_a_queue_given_by_its_url(deployed: Stack, dlq: Command, name: str) -> None:
+    """The queue's own URL or its dead-letter queue's. Without a stack there is no job row to read the reason from."""
+    add_dead_letter(deployed, "chunking", {"job_id": "job-1"})
+    add_dead_letter(deployed, "reassembly", {"job_id": "job-2"})
     code, printed, _ = dlq("list", "--queue-url", queue(name))
     assert code == 0
     assert printed.endswith("job-1  unknown without the stack (--stack)\n")
@@ -150,7 +147,7 @@ def test_a_queue_by_its_url(deployed: Stack, dlq: Command, name: str) -> None:
 
 
 def test_a_queue_without_dead_letters(deployed: Stack, dlq: Command) -> None:
-    """A usage error, not an empty list."""
+    """It is a usage error."""
     deployed.aws.sqs.create_queue(QueueName="lonely")
     assert dlq("list", "--queue-url", queue("lonely"))[0] == 2
 
@@ -167,6 +164,6 @@ def test_a_queue_without_dead_letters(deployed: Stack, dlq: Command) -> None:
         ("{", None),
     ],
 )
-def test_the_job_of_a_body(body: str, job_id: str | None) -> None:
-    """Of every kind of message that our queues carry."""
+def test_the_job_id_in_a_body(body: str, job_id: str | None) -> None:
+    """Every kind of message in our queues is understood."""
     assert job_id_in(body) == job_id

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from local.binaries import ffmpeg_path
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 _SOURCE = ("-f", "lavfi", "-i", "testsrc2=size=192x108:rate={rate}:duration={seconds}")
 _TONE = ("-f", "lavfi", "-i", "sine=frequency={hertz}:sample_rate=48000:duration={seconds}")

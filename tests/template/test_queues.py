@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.template.intrinsics import broken_rules
+
 type Json = dict[str, Any]
 
 QUEUES = ("Chunking", "Segment", "Reassembly")
@@ -20,13 +22,21 @@ def test_event_sources(event_source: Json) -> None:
     """A function takes one message at a time, reports each one's failure, and is limited without throttling."""
     assert event_source["BatchSize"] == 1
     assert event_source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    assert event_source["ScalingConfig"] == {"MaximumConcurrency": 10}
+    assert event_source["ScalingConfig"] == {"MaximumConcurrency": 4}
 
 
 def test_concurrency_can_be_left_open(stack_with: Callable[..., Json]) -> None:
     """MaximumConcurrency=0 leaves the limit out, as the local cloud needs it: 0 itself is none that Lambda takes."""
     resources = stack_with(MaximumConcurrency=0)["Resources"]
     assert "ScalingConfig" not in resources["ChunkingFunctionQueue"]["Properties"]
+
+
+def test_a_concurrency_of_one_is_refused(template: Json, defaults: Json) -> None:
+    """CloudFormation refuses MaximumConcurrency=1 before it begins: Lambda would, after everything else is made."""
+    refusal = "MaximumConcurrency is 2 or more, or 0 for no limit; Lambda refuses 1"
+    assert broken_rules(template, defaults | {"MaximumConcurrency": 1}) == [refusal]
+    assert broken_rules(template, defaults | {"MaximumConcurrency": 2}) == []
+    assert broken_rules(template, defaults | {"MaximumConcurrency": 0}) == []
 
 
 def test_no_reserved_concurrency(function: Json) -> None:
@@ -68,11 +78,20 @@ def test_dead_letters_last_longer(resources: Json, name: str) -> None:
     assert dead_letters["MessageRetentionPeriod"] > queue["MessageRetentionPeriod"]
 
 
-@pytest.mark.parametrize("kind", ["Queue", "DeadLetterQueue"])
-@pytest.mark.parametrize("name", QUEUES)
-def test_queues_are_encrypted(resources: Json, name: str, kind: str) -> None:
-    """Every queue is encrypted at rest."""
-    assert resources[f"{name}{kind}"]["Properties"]["SqsManagedSseEnabled"] is True
+def test_every_queue(template: Json) -> None:
+    """Every queue is encrypted at rest, and has a dead-letter queue unless it is one: .cfnlintrc and .checkov.yaml
+    leave both to this test.
+    """
+    queues = {
+        name: one["Properties"] for name, one in template["Resources"].items() if one["Type"] == "AWS::SQS::Queue"
+    }
+    assert all(queue["SqsManagedSseEnabled"] is True for queue in queues.values())
+    fed = {
+        queue["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"][0]
+        for queue in queues.values()
+        if "RedrivePolicy" in queue
+    }
+    assert {name for name, queue in queues.items() if "RedrivePolicy" not in queue} == fed
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("Chunking", "input/"), ("Segment", "segments/")])

@@ -1,9 +1,9 @@
 """The verdict of `make coldstart`."""
 
 import pytest
+from media_worker_cli.local.deployment import ROOT
 
 from bench.coldstart import Program, complaints
-from local.checkout import ROOT
 
 
 def measured(name: str, cpu_s: float, *superfluous: str) -> Program:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from media_worker.errors import SettingsError
 from media_worker.settings import Settings
-
-from local.binaries import ffmpeg_path
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 REQUIRED = {field.name.upper(): "x" for field in fields(Settings) if field.default is MISSING}
 MACHINES = {"x86_64": 62, "aarch64": 183}

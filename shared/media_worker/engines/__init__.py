@@ -1,74 +1,93 @@
-"""Which engine does the work: `copy` where it supports the file, else `ffmpeg`, with the reason in the log."""
+"""Engines: where the bytes of a source or of a processed segment come from.
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from fractions import Fraction
+`copy` reads the object's own index, and S3 copies its media. `remux` has ffmpeg copy the packets into an MP4 on /tmp,
+for files whose index cannot be read. Planning, splitting and joining are the same for both.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from media_worker.byte_ranges import TooManyParts
 from media_worker.deadline import Deadline
-from media_worker.engines import copy, segmenting
+from media_worker.engines import remux
+from media_worker.engines.copy import Media, open_object
 from media_worker.errors import BadSegment, BadSource
-from media_worker.mp4.errors import Mp4Error
-from media_worker.s3 import StoredObject, Target
-from media_worker.telemetry import Steps, count, logger
+from media_worker.mp4 import Mp4Error
+from media_worker.s3 import StoredObject
+from media_worker.telemetry import Steps, count, logger, submit
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
-    from media_worker.jobs import Job
     from media_worker.settings import Engine
 
-type Split = copy.Split | segmenting.Split
+_READS_AT_ONCE = 16
 
 
-def prepare_split(
-    aws: "Aws", job: "Job", source: StoredObject, segment_duration_s: Fraction, deadline: Deadline, steps: Steps
-) -> AbstractContextManager[Split]:
-    """A source with its plan, by the first engine that supports it; the context ends when the segments are written."""
-    engine = _wanted(aws, job)
-    if engine != "ffmpeg":
+@contextmanager
+def open_source(
+    aws: "Aws", source: StoredObject, engine: "Engine", deadline: Deadline, steps: Steps
+) -> Iterator[Media]:
+    """Read a source's index; with the remux engine, after ffmpeg has made an MP4 of it. `auto`: whichever can.
+
+    Raises:
+        BadSource: this is not a video that can be split.
+        NoRoom: the remuxed source does not fit on /tmp.
+    """
+    with ExitStack() as stack:
+        media = None
+        if engine != "ffmpeg":
+            try:
+                with steps.step("plan"):
+                    media = open_object(aws, source)
+            except Mp4Error as error:
+                if engine == "copy":
+                    raise BadSource(f"the copy engine cannot split the source: {error}") from error
+                _log_fallback(error, source)
+        if media is None:
+            media = stack.enter_context(remux.open_source(aws, source, deadline, steps))
+        _log_choice(media)
+        yield media
+
+
+@contextmanager
+def open_segments(
+    aws: "Aws", segments: Sequence[StoredObject], engine: "Engine", deadline: Deadline, steps: Steps
+) -> Iterator[list[Media]]:
+    """Read the indexes of processed segments; those that cannot be read are remuxed by ffmpeg.
+
+    Raises:
+        BadSegment: a segment is not a video; names it.
+        NoRoom: the remuxed segments do not fit on /tmp.
+    """
+    with ExitStack() as stack, steps.step("check"):
+        found = [None] * len(segments) if engine == "ffmpeg" else _open_objects(aws, segments, engine)
+        unread = [index for index, media in enumerate(found) if media is None]
+        remuxed = stack.enter_context(remux.open_segments(aws, segments, unread, deadline)) if unread else {}
+        yield [media or remuxed[index] for index, media in enumerate(found)]
+
+
+def _open_objects(aws: "Aws", segments: Sequence[StoredObject], engine: "Engine") -> list[Media | None]:
+    def open_one(index: int) -> Media | None:
         try:
-            split = copy.prepare_split(aws, source, segment_duration_s, deadline, steps)
-        except (Mp4Error, TooManyParts) as error:
+            return open_object(aws, segments[index])
+        except Mp4Error as error:
             if engine == "copy":
-                raise BadSource(f"the copy engine cannot split the source: {error}") from error
-            _fall_back(error)
-        else:
-            _use("copy")
-            return nullcontext(split)
-    _use("ffmpeg")
-    return segmenting.prepare_split(aws, source, segment_duration_s, deadline, steps)
+                raise BadSegment(f"the copy engine cannot join segment {index}: {error}") from error
+            _log_fallback(error, segments[index])
+            return None
+
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        return [each.result() for each in [submit(pool, open_one, index) for index in range(len(segments))]]
 
 
-def make_final(
-    aws: "Aws", job: "Job", segments: Sequence[StoredObject], target: Target, deadline: Deadline, steps: Steps
-) -> None:
-    """Join processed segments into the final, by the first engine that supports them."""
-    engine = _wanted(aws, job)
-    if engine != "ffmpeg":
-        try:
-            copy.make_final(aws, segments, target, deadline, steps)
-        except (Mp4Error, TooManyParts) as error:
-            if engine == "copy":
-                raise BadSegment(f"the copy engine cannot join the segments: {error}") from error
-            _fall_back(error)
-        else:
-            _use("copy")
-            return
-    _use("ffmpeg")
-    segmenting.make_final(aws, segments, target, deadline, steps)
-
-
-def _wanted(aws: "Aws", job: "Job") -> "Engine":
-    return job.engine or aws.settings.engine
-
-
-def _fall_back(error: Exception) -> None:
+def _log_fallback(error: Mp4Error, stored: StoredObject) -> None:
     count("EngineFallbacks")
-    logger.info("Copy engine cannot do this", event="engine_fallback", failure=type(error).__name__, reason=str(error))
+    failure = type(error).__name__
+    logger.info("Remuxing", event="engine_fallback", key=stored.key, failure=failure, reason=str(error))
 
 
-def _use(engine: str) -> None:
-    if engine == "copy":
+def _log_choice(media: Media) -> None:
+    if media.engine == "copy":
         count("CopyEngineUsed")
-    logger.info("Engine chosen", event="engine_chosen", engine=engine)
+    logger.info("Engine chosen", event="engine_chosen", engine=media.engine)

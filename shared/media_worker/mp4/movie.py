@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from .boxes import Box, is_enabled, references, track_id_of
 from .edit_list import Edit, PresentedRange, presented_ranges
+from .errors import Unsupported
+from .presented import Presented, PresentedFrames
 
 if TYPE_CHECKING:
     from .samples import SampleTable
@@ -61,7 +63,8 @@ class Movie:
     """The index of a file that was read, or that is to be written.
 
     `box` is the `moov` box. Its tracks have no sample tables and edit lists. `fingerprint` is a digest of the index as
-    it was read: files with the same fingerprint have the same samples at the same offsets.
+    it was read: files with the same fingerprint have the same samples at the same offsets. `notices` are sentences for
+    the user about what was read, such as an incomplete fragment that was dropped.
     """
 
     ftyp: bytes | None
@@ -69,6 +72,7 @@ class Movie:
     timescale: int
     tracks: tuple[Track, ...]
     fingerprint: bytes = b""
+    notices: tuple[str, ...] = ()
 
     @property
     def main_track_number(self) -> int:
@@ -79,10 +83,21 @@ class Movie:
 
         def rank(number: int) -> tuple[bool, bool, Fraction]:
             track = self.tracks[number]
+            is_cover_image = track.table.count == 1
             length = Fraction(track.table.media_duration, track.timescale)
-            # `max` returns the first of several equal videos. A single sample is a cover image, not the video.
-            is_longer_than_one_sample = track.table.count > 1
-            enabled = is_enabled(track.box.need(b"tkhd"))
-            return enabled, is_longer_than_one_sample, Fraction(0) if track.is_video else length
+            # Videos have no rank by length: of several equal ones, `max` returns the first.
+            return is_enabled(track.box.need(b"tkhd")), not is_cover_image, Fraction(0) if track.is_video else length
 
         return max(videos or numbers, key=rank)
+
+
+def presented_video(movie: Movie) -> Presented:
+    """What the main track of a movie presents. A repeated frame counts each time that the edit list presents it.
+
+    Raises:
+        Unsupported: the movie has no video.
+    """
+    track = movie.tracks[movie.main_track_number]
+    if not track.is_video or not track.table.count:
+        raise Unsupported("there is no video track")
+    return PresentedFrames(track, movie.timescale).all()

@@ -1,0 +1,24 @@
+"""Errors that end a command with a message instead of a traceback. Each class sets the exit code."""
+
+
+class CommandError(Exception):
+    """Base of these errors.
+
+    The last line of the message says what went wrong. Lines before it are output of another program.
+    """
+
+    exit_code = 1
+
+
+class UsageError(CommandError):
+    """An argument cannot be used: a missing file, an unknown stack or job."""
+
+    exit_code = 2
+
+
+class CloudError(CommandError):
+    """The local cloud did not start, or the stack could not be deployed into it."""
+
+
+class JobFailed(CommandError):
+    """The job ended without a final. The message is the job's error."""

@@ -1,0 +1,202 @@
+"""`run`: one source through the whole pipeline, with segment workers in this process.
+
+All jobs of a stack share one segment queue, so a run also receives messages about other jobs. Therefore each run has a
+queue for its own segments, and its workers receive from that one. A thread forwards every message of the shared queue
+to the queue of the run whose job it is about. It sends the message before it deletes the original: a crash in between
+duplicates the message, which a segment worker must tolerate anyway, and never loses it.
+"""
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from media_worker.aws import Aws
+from media_worker.jobs import JobStatus, read_job
+from media_worker.keys import SegmentKey
+from media_worker.worker import parse_segments, process_next_message
+
+from media_worker_cli.fetching import fetch, final_size_bytes
+from media_worker_cli.local.ffmpeg import count_frames
+from media_worker_cli.progress import Bytes, Display, show_job
+from media_worker_cli.segment_command import SegmentCommand
+from media_worker_cli.stack import Stack
+from media_worker_cli.submission import Submission, remove_job, submit
+from media_worker_cli.summary import StepCost, Summary, read_steps
+from media_worker_cli.watching import LOCAL_INTERVAL_S, JobProgress, watch
+
+_POLL_S = 1
+# After a crash between receiving a message and forwarding it, the next run receives it this much later.
+_FORWARD_VISIBILITY_S = 30
+# A message that belongs to no run is for a worker that the user has started, which gets this long to receive it.
+_REQUEUE_DELAY_S = 2
+_ENDED = (JobStatus.COMPLETED, JobStatus.DELETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Processing:
+    """How segments are processed: by the user's command, or copied if there is none. `keep` is a folder for copies."""
+
+    words: tuple[str, ...] | None = None
+    environ: Mapping[str, str] = field(default_factory=dict)
+    keep: Path | None = None
+    workers: int = field(default_factory=lambda: os.process_cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What to run: the job, how its segments are processed, and the file for the final."""
+
+    submission: Submission
+    processing: Processing
+    out: Path
+
+
+def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
+    """Submit the source, process the segments, download the final, and remove the job from the cloud.
+
+    Raises:
+        JobFailed: the job failed, or the segment command did.
+    """
+    job_id, source = request.submission.job_id, request.submission.source
+    started = time.monotonic()
+    with _removing_job(stack.aws, job_id), processing_segments(stack, job_id, request.processing) as workers:
+        upload = Bytes(display, "upload", source.stat().st_size)
+        submit(stack.aws, request.submission, upload.add)
+        upload_s = time.monotonic() - started
+
+        def report(progress: JobProgress) -> None:
+            workers.raise_failure()
+            show_job(display, progress)
+
+        job = watch(stack.aws, job_id, report, LOCAL_INTERVAL_S)
+        size_bytes = final_size_bytes(stack.aws, job_id)
+        fetch(stack.aws, job_id, request.out, Bytes(display, "fetch", size_bytes).add)
+        steps = (StepCost("upload", upload_s, source.stat().st_size), *read_steps(stack.aws, job_id))
+        seconds = time.monotonic() - started
+    frames_in, frames_out = count_frames(source), count_frames(request.out)
+    return Summary(job_id, request.out, size_bytes, job.total_segments or 0, frames_in, frames_out, steps, seconds)
+
+
+@contextmanager
+def _removing_job(aws: Aws, job_id: str) -> Iterator[None]:
+    """Remove the job at the end, because the local cloud holds objects in memory."""
+    try:
+        yield
+    finally:
+        # If the cloud has stopped, there is nothing to remove. An error here would hide why the run ended.
+        with suppress(BotoCoreError, ClientError):
+            remove_job(aws, job_id)
+
+
+@dataclass(slots=True)
+class Workers:
+    """Threads that repeat a function until they are stopped. The first failure stops all of them."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    failure: Exception | None = None
+
+    def raise_failure(self) -> None:
+        """Raise the first failure, if there is one."""
+        if self.failure:
+            raise self.failure
+
+    def loop(self, work: Callable[[], Any]) -> None:
+        """Call `work` until stopped."""
+        try:
+            while not self.stop.is_set():
+                work()
+        except Exception as error:  # noqa: BLE001 - the main thread raises it again
+            # An error after the stop is a consequence of the stop: its command was killed, for example.
+            if not self.stop.is_set():
+                self.failure = error
+            self.stop.set()
+
+
+@contextmanager
+def processing_segments(stack: Stack, job_id: str, processing: Processing) -> Iterator[Workers]:
+    """Process a job's segments while the block runs. At its end, running segment commands are killed."""
+    command = SegmentCommand(processing.words, processing.environ) if processing.words else None
+    workers = Workers()
+
+    def process(segment: SegmentKey, source: Path, target: Path) -> None:
+        if command:
+            command.run(segment.segment_index, source, target)
+        else:
+            shutil.copyfile(source, target)
+        if processing.keep:
+            _keep(processing.keep, segment.segment_index, source, target)
+
+    with ExitStack() as cleanup:
+        queue_url = cleanup.enter_context(run_queue(stack.aws, job_id))
+        loops: list[Callable[[], Any]] = [lambda: forward(stack.aws, stack.segment_queue_url, workers.stop)]
+        loops += [lambda: process_next_message(stack.aws, queue_url, process, _POLL_S)] * processing.workers
+        threads = [threading.Thread(target=workers.loop, args=(work,), daemon=True) for work in loops]
+        for thread in threads:
+            thread.start()
+            cleanup.callback(thread.join)
+        # Cleanup runs in reverse order: stop the loops, kill the commands, wait for the threads, delete the queue.
+        if command:
+            cleanup.callback(command.kill)
+        cleanup.callback(workers.stop.set)
+        yield workers
+
+
+def _keep(directory: Path, index: int, source: Path, target: Path) -> None:
+    for name, path in (("segments", source), ("processed", target)):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, directory / name / f"{index:05d}.mp4")
+
+
+def build_queue_name(job_id: str) -> str:
+    """The name of a run's queue. It holds a hash, because a job id may contain characters that a name may not."""
+    return f"media-worker-run-{hashlib.sha256(job_id.encode()).hexdigest()[:32]}"
+
+
+@contextmanager
+def run_queue(aws: Aws, job_id: str) -> Iterator[str]:
+    """The URL of a queue for the segments of one job. The queue is deleted at the end."""
+    queue_url = aws.sqs.create_queue(QueueName=build_queue_name(job_id))["QueueUrl"]
+    try:
+        yield queue_url
+    finally:
+        aws.sqs.delete_queue(QueueUrl=queue_url)
+
+
+def forward(aws: Aws, shared_queue_url: str, stop: threading.Event) -> None:
+    """Forward messages of the shared queue until stopped. Returns within a second, with no message left in hand."""
+    while not stop.is_set():
+        received = aws.sqs.receive_message(
+            QueueUrl=shared_queue_url,
+            MaxNumberOfMessages=10,
+            WaitTimeSeconds=_POLL_S,
+            VisibilityTimeout=_FORWARD_VISIBILITY_S,
+        ).get("Messages", [])
+        for message in received:
+            try:
+                # S3 sends one message for each object, so the first segment's job is the message's job.
+                job_id = next((segment.job_id for segment in parse_segments(message["Body"])), None)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                continue  # not readable: after its last receive SQS moves it to the dead-letter queue
+            if job_id:
+                _forward_message(aws, shared_queue_url, job_id, message["Body"])
+            aws.sqs.delete_message(QueueUrl=shared_queue_url, ReceiptHandle=message["ReceiptHandle"])
+
+
+def _forward_message(aws: Aws, shared_queue_url: str, job_id: str, body: str) -> None:
+    """Send a message to its run's queue, or, if there is none and its job has not ended, to the shared queue again."""
+    try:
+        queue_url = aws.sqs.get_queue_url(QueueName=build_queue_name(job_id))["QueueUrl"]
+        aws.sqs.send_message(QueueUrl=queue_url, MessageBody=body)
+    except aws.sqs.exceptions.QueueDoesNotExist:
+        job = read_job(aws, job_id)
+        if job and job.status not in _ENDED:
+            # A new message has a receive count of zero. Returning the old one would use up its receives.
+            aws.sqs.send_message(QueueUrl=shared_queue_url, MessageBody=body, DelaySeconds=_REQUEUE_DELAY_S)

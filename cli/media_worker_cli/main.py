@@ -1,0 +1,178 @@
+"""`media-worker`: the commands, their options, and how errors end them.
+
+Exit codes: 0 success, 1 failure, 2 wrong usage or no access, 130 interrupted.
+"""
+
+# ruff: noqa: T201 - a command line prints
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from media_worker.errors import MediaWorkerError
+from media_worker.keys import MODES
+from media_worker.settings import Engine
+
+from media_worker_cli import commands, dead_letters
+from media_worker_cli.errors import CommandError
+
+_INTERRUPTED = 130
+_DYNAMODB_DIGITS = 38
+_NO_ACCESS = {
+    *("AccessDenied", "AccessDeniedException", "ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId"),
+    *("InvalidClientTokenId", "SignatureDoesNotMatch", "UnrecognizedClientException"),
+}
+
+# Adds a command by name, function and help text, and returns the parser for its options.
+AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    if arguments.command is not commands.serve:
+        # Log lines are for operators of the functions. At the command line a person gets progress and errors.
+        logging.disable()
+    try:
+        return int(arguments.command(arguments))
+    except (Exception, KeyboardInterrupt) as error:
+        if (described := describe_error(error)) is None:
+            raise
+    text, code = described
+    *details, last = text.splitlines()
+    print("\n".join([*details, f"media-worker: {last}"]), file=sys.stderr)
+    return code
+
+
+def describe_error(error: BaseException) -> tuple[str, int] | None:
+    """The message and the exit code for an error, or None for a bug, which keeps its traceback."""
+    match error:
+        case KeyboardInterrupt():
+            return "interrupted", _INTERRUPTED
+        case CommandError():
+            return str(error), error.exit_code
+        case ClientError():
+            return str(error), 2 if error.response["Error"]["Code"] in _NO_ACCESS else 1
+        case NoCredentialsError() | PartialCredentialsError() | ProfileNotFound():
+            return f"{error} (set credentials with `aws configure`, choose a profile with AWS_PROFILE)", 2
+        case BotoCoreError() | Boto3Error() | MediaWorkerError() | OSError():
+            return f"{type(error).__name__}: {error}", 1
+        case _:
+            return None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="media-worker", description="Split a video into segments, process them in parallel, and join the results."
+    )
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help_: str) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(name, help=help_, description=help_[0].upper() + help_[1:] + ".")
+        command.set_defaults(command=run)
+        return command
+
+    _add_local_commands(add)
+    _add_job_commands(add)
+    letters = subparsers.add_parser(
+        "dlq",
+        help="list, show and redrive messages in the dead-letter queues",
+        description="List, show and redrive messages in the dead-letter queues.",
+    )
+    dead_letters.add_commands(letters)
+    serve = add("serve", commands.serve, "do the work of both functions in this process, until interrupted")
+    serve.add_argument(
+        "--env-file",
+        type=Path,
+        metavar="FILE",
+        help="read settings from NAME=value lines; they take precedence over the environment",
+    )
+    return parser
+
+
+def _add_local_commands(add: AddCommand) -> None:
+    """The commands of the local cloud."""
+    add("up", commands.up, "start the local cloud and deploy this checkout's stack into it")
+    add("down", commands.down, "stop the local cloud and delete everything in it")
+    status = add("status", commands.status, "tell whether the local cloud is running")
+    status.add_argument(
+        "--env", action="store_true", help="print the environment for programs that use the local cloud, for `eval`"
+    )
+    run = add("run", commands.run, "split, process and join a video on this machine")
+    _add_source(run)
+    run.add_argument("--out", required=True, type=Path, metavar="FINAL", help="write the joined video to this file")
+    run.add_argument(
+        "--segment-command",
+        metavar="CMD",
+        help="process each segment with this command; it reads {input} and writes {output} (default: copy)",
+    )
+    run.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the source segments and the processed segments in this folder"
+    )
+    run.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _add_job_commands(add: AddCommand) -> None:
+    """The commands for jobs of a stack, on AWS or in the local cloud."""
+    submit = add("submit", commands.submit, "create a job, upload its source, and print the job id")
+    _add_source(submit)
+    watch = add("watch", commands.watch, "show a job's progress until it ends")
+    fetch = add("fetch", commands.fetch, "download a job's final video")
+    for command in (watch, fetch):
+        command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
+    fetch.add_argument("--out", required=True, type=Path, metavar="FILE", help="write the final video to this file")
+    for command in (submit, watch, fetch):
+        command.add_argument("--stack", metavar="NAME", help="use this stack on AWS (default: the local cloud)")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="the video file")
+    parser.add_argument(
+        "--segment-seconds",
+        type=_seconds,
+        metavar="N",
+        help="minimum length of a segment; it ends at the next keyframe (default: the stack's setting)",
+    )
+    parser.add_argument("--mode", choices=MODES, default="sbs", help="label in the segment keys (default: %(default)s)")
+    parser.add_argument(
+        "--engine",
+        choices=get_args(Engine.__value__),
+        help="the engine that splits and joins (default: the stack's setting)",
+    )
+
+
+def _seconds(text: str) -> Decimal:
+    try:
+        seconds = Decimal(text)
+    except InvalidOperation:
+        seconds = Decimal(0)
+    if not seconds.is_finite() or seconds <= 0 or len(seconds.as_tuple().digits) > _DYNAMODB_DIGITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    # One signal is enough. A second one must not interrupt the cleanup, which ends by itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

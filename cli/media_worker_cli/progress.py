@@ -1,0 +1,137 @@
+"""Progress on stderr: bars on a terminal, plain lines elsewhere."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Literal, Protocol
+
+from media_worker.jobs import JobStatus
+
+from media_worker_cli.watching import JobProgress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+Step = Literal["upload", "segments", "processing", "join", "fetch"]
+
+_UNITS: dict[Step, str] = {
+    "upload": "MB",
+    "segments": "segments",
+    "processing": "segments",
+    "join": "",
+    "fetch": "MB",
+}
+# A step's first and last line are always printed, the lines between them at most this often.
+_LINE_INTERVAL_S = 5.0
+_MB = 1_000_000
+
+
+class Display(Protocol):
+    """A place that shows progress."""
+
+    def say(self, text: str) -> None:
+        """Print a message."""
+
+    def show(self, step: Step, done: int, total: int | None) -> None:
+        """Show how far a step is. The total is None while it is unknown."""
+
+
+@contextmanager
+def display(stream: IO[str] | None = None) -> Iterator[Display]:
+    """Bars if the stream (default: stderr) is a terminal, else lines."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield Lines(stream)
+        return
+    with _build_bars(stream) as bars:
+        yield Bars(bars)
+
+
+def _build_bars(stream: IO[str]) -> "Progress":
+    # Only a terminal needs rich: without one, the command works where rich is not installed.
+    from rich import progress  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+
+    columns = (
+        progress.SpinnerColumn(finished_text="✓"),
+        progress.TextColumn("{task.description:<10}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[unit]:<8}"),
+        progress.TimeElapsedColumn(),
+    )
+    return progress.Progress(*columns, console=Console(file=stream))
+
+
+@dataclass(slots=True)
+class Bars:
+    """One bar for each step, in the order in which the steps start."""
+
+    bars: "Progress"
+    _tasks: "dict[Step, TaskID]" = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Print a message above the bars."""
+        self.bars.console.print(text, highlight=False, markup=False)
+
+    def show(self, step: Step, done: int, total: int | None) -> None:
+        """Update the step's bar."""
+        if step not in self._tasks:
+            self._tasks[step] = self.bars.add_task(step, total=total, unit=_UNITS[step])
+        self.bars.update(self._tasks[step], completed=done, total=total)
+
+
+@dataclass(slots=True)
+class Lines:
+    """A line when a step starts, a line when it is done, and few lines between."""
+
+    stream: IO[str]
+    _last: dict[Step, tuple[int, float]] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """Print a message."""
+        print(text, file=self.stream, flush=True)
+
+    def show(self, step: Step, done: int, total: int | None) -> None:
+        """Print a line if the step has moved and a line is due."""
+        if total is None:
+            return
+        last_done, last_at = self._last.get(step, (-1, float("-inf")))
+        is_due = time.monotonic() - last_at >= _LINE_INTERVAL_S
+        if done != last_done and (done == total or is_due):
+            self._last[step] = (done, time.monotonic())
+            self.say(f"{step}: {done} of {total} {_UNITS[step]}".rstrip())
+
+
+@dataclass(slots=True)
+class Bytes:
+    """Adds up the bytes of a transfer. boto3 reports them from several threads."""
+
+    display: Display
+    step: Step
+    total_bytes: int
+    _done_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, count: int) -> None:
+        """Count transferred bytes and show the sum in MB."""
+        with self._lock:
+            self._done_bytes += count
+            total = -(-self.total_bytes // _MB)
+            done = total if self._done_bytes >= self.total_bytes else self._done_bytes // _MB
+            self.display.show(self.step, done, total)
+
+
+def show_job(to: Display, progress: JobProgress) -> None:
+    """Show the steps of a job: segments written, segments processed, join."""
+    total = progress.job.total_segments
+    if total is None:
+        to.show("segments", 0, None)
+        return
+    to.show("segments", progress.written, total)
+    to.show("processing", progress.processed, total)
+    if progress.processed == total and progress.written == total:
+        to.show("join", int(progress.job.status is JobStatus.COMPLETED), 1)

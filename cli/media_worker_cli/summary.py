@@ -1,0 +1,86 @@
+"""The summary of a finished run: seconds and bytes of each step, and the frame counts."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from boto3.dynamodb.types import TypeDeserializer
+from media_worker.aws import Aws
+
+_deserialize = TypeDeserializer().deserialize
+
+# The steps of each function, in the order in which they run. DynamoDB's maps are not ordered.
+_STEPS = {"chunking": ("download", "plan", "split", "upload"), "reassembly": ("download", "check", "join", "upload")}
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """The time that one step took and the bytes that it moved."""
+
+    step: str
+    seconds: float
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One run, from the source to the final."""
+
+    job_id: str
+    final: Path
+    final_size_bytes: int
+    segments: int
+    frames_in: int | None
+    frames_out: int | None
+    steps: tuple[StepCost, ...]
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary for a program."""
+        return asdict(self) | {"final": str(self.final), "status": "completed"}
+
+    def as_lines(self) -> list[str]:
+        """The summary for a person."""
+        width = max((len(cost.step) for cost in self.steps), default=0)
+        return [
+            f"{'step':<{width}}  {'seconds':>8}  {'MB':>9}",
+            *(_cost_line(cost, width) for cost in self.steps),
+            f"{self.segments} segments, {self.seconds:.1f} s in total",
+            describe_frames(self.frames_in, self.frames_out),
+            f"the final is {self.final} ({self.final_size_bytes / 1e6:.1f} MB)",
+        ]
+
+
+def describe_frames(frames_in: int | None, frames_out: int | None) -> str:
+    """The frame counts of source and final, and whether they are equal."""
+    if frames_in is None or frames_out is None:
+        return "frames: could not be counted"
+    if frames_in == frames_out:
+        return f"frames in = frames out: {frames_in}"
+    return f"frames in: {frames_in}, frames out: {frames_out} (different)"
+
+
+def read_steps(aws: Aws, job_id: str) -> tuple[StepCost, ...]:
+    """The steps that the functions recorded in the job's row."""
+    item = aws.dynamodb.get_item(
+        TableName=aws.settings.jobs_table_name, Key={"job_id": {"S": job_id}}, ConsistentRead=True
+    ).get("Item", {})
+    return costs_of({name: _deserialize(value) for name, value in item.items()})
+
+
+def costs_of(row: Mapping[str, Any]) -> tuple[StepCost, ...]:
+    """The steps in a job's row, in the order in which they ran. Steps not in `_STEPS` come last."""
+    costs = []
+    for function, order in _STEPS.items():
+        steps: Mapping[str, Any] = row.get(f"{function}_steps") or {}
+        known = [name for name in order if name in steps]
+        for name in [*known, *sorted(set(steps) - set(known))]:
+            seconds, size = float(steps[name].get("seconds", 0)), steps[name].get("bytes")
+            costs.append(StepCost(f"{function}: {name}", seconds, None if size is None else int(size)))
+    return tuple(costs)
+
+
+def _cost_line(cost: StepCost, width: int) -> str:
+    size = "" if cost.size_bytes is None else f"{cost.size_bytes / 1e6:9.1f}"
+    return f"{cost.step:<{width}}  {cost.seconds:8.2f}  {size:>9}"

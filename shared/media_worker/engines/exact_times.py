@@ -1,0 +1,183 @@
+"""Exact times for a movie that ffmpeg has remuxed. Pure: only the index in memory changes, not the file.
+
+Matroska and FLV round every time to a millisecond, so that frames of 30 fps last 33 or 34 ms. And ffmpeg's MP4 muxer
+rounds edit lists to milliseconds, and may end one before the last frame. So:
+
+- Times that fit a constant frame rate, or packets of a constant duration, are put back on that grid. None moves by
+  more than one tick of the source.
+- The edit lists are written again, so that they present every packet that went in, at its time.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from math import ceil, floor
+
+from media_worker.engines.commands import PacketTimes
+from media_worker.mp4.edit_list import Edit, PresentedRange, edits_of, exact_movie_timescale
+from media_worker.mp4.movie import Movie, Track
+from media_worker.mp4.samples import Runs, Timeline
+
+_RATES = (
+    *(Fraction(rate) for rate in (*range(1, 61), 72, 75, 90, 96, 100, 120, 144, 200, 240)),
+    *(Fraction(rate * 1000, 1001) for rate in (15, 24, 30, 48, 60, 96, 120, 240)),
+    *(Fraction(15, 2), Fraction(25, 2)),
+)
+# Tracks whose samples are the packets that went in.
+_EDITED = frozenset({b"vide", b"soun"})
+_MIN_TIMESCALE = 10_000
+# Putting times on a grid takes a few numbers for each sample.
+_MIN_SAMPLES, _MAX_SAMPLES = 2, 10_000_000
+
+
+def with_exact_times(movie: Movie, packets: Sequence[PacketTimes]) -> Movie:
+    """The movie with the times of these packets, which went into its first tracks.
+
+    ffmpeg adds tracks of its own behind them (chapters, timecode), and samples of its own to subtitles. Those tracks
+    keep ffmpeg's edit lists.
+    """
+    known = len(packets)
+    on_grid = [_on_grid(track, times) for track, times in zip(movie.tracks, packets, strict=False)]
+    timescale = exact_movie_timescale([movie.timescale, *(track.timescale for track, _ in on_grid)])
+    edited = [
+        replace(track, edits=_edits(track, times, start, timescale))
+        if track.handler in _EDITED and track.table.count and times.first is not None
+        else _rescaled(track, movie.timescale, timescale)
+        for (track, start), times in zip(on_grid, packets, strict=False)
+    ]
+    added = [_rescaled(track, movie.timescale, timescale) for track in movie.tracks[known:]]
+    return replace(movie, timescale=timescale, tracks=(*edited, *added))
+
+
+def _edits(track: Track, times: PacketTimes, start: Fraction, movie_timescale: int) -> tuple[Edit, ...]:
+    """An edit list that presents every packet from time 0 on. The first packet is presented at `start` (track ticks).
+
+    Packets that the source's own edit list hides at its start or end stay hidden.
+    """
+    zero = track.table.composition_start() - start  # the media time that is presented at time 0
+    first_presented, media_end = start, Fraction(track.table.composition_end())
+    if times.discarded and times.presented_start is not None and times.presented_end is not None:
+        to_ticks = times.time_base * track.timescale
+        first_presented = start + (times.presented_start - (times.first or 0)) * to_ticks
+        media_end = min(media_end, zero + times.presented_end * to_ticks)
+    begin = round(max(Fraction(0), first_presented))
+    media_start = max(0, round(zero + begin))
+    length = max(1, round(media_end) - media_start)
+    presented = PresentedRange(Fraction(begin), Fraction(media_start), Fraction(media_start + length))
+    return edits_of(
+        [presented],
+        movie_start=Fraction(0),
+        media_zero=0,
+        media_end=0,
+        track_timescale=track.timescale,
+        movie_timescale=movie_timescale,
+    )
+
+
+def _rescaled(track: Track, old: int, new: int) -> Track:
+    """The track with its edit list in a new movie timescale."""
+    return replace(
+        track, edits=tuple(replace(edit, duration=round(Fraction(edit.duration * new, old))) for edit in track.edits)
+    )
+
+
+def _on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
+    """The track on the grid of its frames or packets, if it has one, and the presentation time of its first packet."""
+    start = (times.first or 0) * times.time_base * track.timescale
+    if not _MIN_SAMPLES <= track.table.count <= _MAX_SAMPLES or track.table.is_pcm or not times.head:
+        return track, start
+    if not track.is_video:
+        return _audio_on_grid(track, times) if track.handler == b"soun" else (track, start)
+    for rate in _rates_near(track, times.time_base):
+        if frames := _frame_numbers(track, rate, times.time_base):
+            on_grid = _video_on_grid(track, rate, frames)
+            return on_grid, _phase(times, 1 / rate) * on_grid.timescale
+    return track, start
+
+
+def _phase(times: PacketTimes, step_s: Fraction) -> Fraction:
+    """The time of the first packet in seconds, from the rounded times of many: the middle of what fits all of them."""
+    first = min(times.head)
+    step = step_s / times.time_base
+    deviations = [time - first - round((time - first) / step) * step for time in times.head]
+    if max(deviations) - min(deviations) > 1:
+        return first * times.time_base
+    exact = first + (max(deviations) + min(deviations)) / 2
+    return (exact if first < 0 else max(exact, Fraction(0))) * times.time_base
+
+
+# Video: a constant frame rate, in which frames may be missing.
+
+
+def _rates_near(track: Track, tick_s: Fraction) -> Iterator[Fraction]:
+    """Usual frame rates whose frames last as long as most of the track's, nearest first; none if they do already."""
+    durations = track.table.durations
+    if len(set(durations.values)) == 1:
+        return
+    count = track.table.count
+    usual_s = Fraction(sorted(durations)[count // 2], track.timescale)
+    mean_s = Fraction(durations.total() - durations[count - 1], (count - 1) * track.timescale)
+    near = [rate for rate in _RATES if abs(1 / rate - usual_s) <= tick_s and 4 * tick_s <= 1 / rate]
+    yield from sorted(near, key=lambda rate: abs(1 / rate - mean_s))
+
+
+def _frame_numbers(track: Track, rate: Fraction, tick_s: Fraction) -> array[int] | None:
+    """The number of each sample's frame on the grid of a frame rate, or None if a sample is off by more than a tick."""
+    composed = track.table.all_composition_times()
+    first = min(composed)
+    frame = track.timescale * rate.denominator  # in units of 1 / (timescale * rate.numerator) seconds
+    limit = floor(tick_s * track.timescale * rate.numerator)
+    numbers = array("q")
+    for time in composed:
+        units = (time - first) * rate.numerator
+        number = (2 * units + frame) // (2 * frame)
+        if abs(units - number * frame) > limit:
+            return None
+        numbers.append(number)
+    return numbers if len(set(numbers)) == len(numbers) else None
+
+
+def _video_on_grid(track: Track, rate: Fraction, frames: array[int]) -> Track:
+    """The track with its samples presented at these frames. Decode times are the presentation times in order, earlier
+    by the delay that the reordering needs.
+    """
+    factor = 1
+    while rate.numerator * factor < _MIN_TIMESCALE:
+        factor *= 2
+    ticks = rate.denominator * factor  # of a frame
+    ordered = sorted(frames)
+    rank = {frame: number for number, frame in enumerate(ordered)}
+    delay = max(number - rank[frame] for number, frame in enumerate(frames))
+    decoded = [*range(ordered[0] - delay, ordered[0]), *ordered[: len(ordered) - delay]]
+    last = max(1, round(track.table.durations[track.table.count - 1] * rate / track.timescale))
+    durations = Runs.from_values([*(ticks * (after - before) for before, after in pairwise(decoded)), ticks * last])
+    offsets = Runs.from_values(ticks * (frame - time) for frame, time in zip(frames, decoded, strict=True))
+    table = replace(track.table, durations=durations, offsets=offsets if any(offsets.values) else None)
+    return replace(track, timescale=rate.numerator * factor, table=table)
+
+
+# Audio: packets of a constant duration, with gaps.
+
+
+def _audio_on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
+    """The track with packets that follow each other exactly, and the presentation time of the first one."""
+    durations = track.table.durations
+    counts: Counter[int] = Counter()
+    for count, value in zip(durations.counts, durations.values, strict=True):
+        counts[value] += count
+    packet = max(counts, key=counts.__getitem__)
+    start = _phase(times, Fraction(packet, track.timescale)) * track.timescale
+    limit = ceil(times.time_base * track.timescale)
+    last = durations[len(durations) - 1]
+    starts = array("q")
+    for time in Timeline.of(durations).all_times():
+        expected = starts[-1] + packet if starts else time
+        starts.append(expected if abs(time - expected) <= limit else time)
+    exact = [after - before for before, after in pairwise(starts)]
+    if min(exact) < 1:
+        return track, start
+    exact.append(packet if abs(last - packet) <= limit else last)
+    return replace(track, table=replace(track.table, durations=Runs.from_values(exact))), start

@@ -1,0 +1,228 @@
+"""The durable plan of a job: how its source is split, decided once and carried out by every attempt.
+
+`segments/{job_id}/plan.json` is written before the first segment, and its digest goes to the job row and to
+everything made by it: segments, processed segments, completions, the final. A retry of the same source carries out
+the plan that exists, whatever the settings and the code version are by then. docs/plan.md describes the format.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+from media_worker.errors import BadPlan
+from media_worker.keys import build_plan_key
+from media_worker.s3 import StoredObject, put_document, read_object
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+    from media_worker.jobs import Job
+
+# A reader refuses other versions; a change of meaning needs a new one.
+VERSION = 1
+
+# How the source's bytes become an MP4 that can be split: as they are, or after a remux by ffmpeg.
+type PlanEngine = Literal["copy", "remux"]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSource:
+    """The source that a plan is for. Another ETag or size is another source."""
+
+    key: str
+    etag: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSegment:
+    """One segment: its presented frames, and the exact time that they cover, in seconds from the video's start."""
+
+    index: int
+    first_frame: int
+    frames: int
+    start_s: Fraction
+    duration_s: Fraction
+    # The longest of its frames: how far the duration of a re-encoded segment may be off.
+    longest_frame_s: Fraction
+
+    @property
+    def frame_rate(self) -> Fraction | None:
+        """Frames per second when all frames last equally long, else None."""
+        return (
+            Fraction(self.frames) / self.duration_s if self.longest_frame_s * self.frames == self.duration_s else None
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """What a worker needs to know, as S3 metadata of the segment."""
+        described = {
+            "frames": str(self.frames),
+            "first-frame": str(self.first_frame),
+            "start-seconds": str(self.start_s),
+            "duration-seconds": str(self.duration_s),
+        }
+        return described | ({"frame-rate": str(self.frame_rate)} if self.frame_rate else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one source is split."""
+
+    source: PlannedSource
+    engine: PlanEngine
+    # The wanted duration of a segment.
+    segment_duration_s: Fraction
+    # Ticks per second of the video track.
+    timescale: int
+    segments: tuple[PlannedSegment, ...]
+    # Something that the user should know: why there is a single segment, for example.
+    notice: str | None = None
+
+    @property
+    def frames(self) -> int:
+        """Presented frames of the whole video."""
+        return sum(segment.frames for segment in self.segments)
+
+    @property
+    def duration_s(self) -> Fraction:
+        """Seconds of the whole video."""
+        return sum((segment.duration_s for segment in self.segments), Fraction(0))
+
+    @property
+    def starts_s(self) -> tuple[Fraction, ...]:
+        """When each segment starts, in seconds."""
+        return tuple(segment.start_s for segment in self.segments)
+
+    def to_json(self) -> bytes:
+        """The plan as it is stored: canonical, so that equal plans have equal digests."""
+        document = {
+            "version": VERSION,
+            "source": {"key": self.source.key, "etag": self.source.etag, "size_bytes": self.source.size_bytes},
+            "engine": self.engine,
+            "segment_duration_s": str(self.segment_duration_s),
+            "timescale": self.timescale,
+            "notice": self.notice,
+            "segments": [
+                {
+                    "index": segment.index,
+                    "first_frame": segment.first_frame,
+                    "frames": segment.frames,
+                    "start_s": str(segment.start_s),
+                    "duration_s": str(segment.duration_s),
+                    "longest_frame_s": str(segment.longest_frame_s),
+                }
+                for segment in self.segments
+            ],
+        }
+        return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def digest(self) -> str:
+        """What names the plan: 32 hexadecimal digits."""
+        return digest_of(self.to_json())
+
+
+def digest_of(stored: bytes) -> str:
+    """The digest of a plan as stored."""
+    return hashlib.sha256(stored).hexdigest()[:32]
+
+
+def parse_plan(stored: bytes) -> Plan:
+    """Read a stored plan.
+
+    Raises:
+        BadPlan: it is not a plan of a version that this code knows, or it contradicts itself.
+    """
+    try:
+        document = json.loads(stored)
+        if document["version"] != VERSION:
+            raise BadPlan(f"its version is {document['version']!r}, and this code reads version {VERSION}")
+        plan = _parse(document)
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
+        raise BadPlan(f"it cannot be read: {type(error).__name__}: {error}") from error
+    _check(plan)
+    return plan
+
+
+def _parse(document: Mapping[str, Any]) -> Plan:
+    source = document["source"]
+    segments = tuple(
+        PlannedSegment(
+            index=int(each["index"]),
+            first_frame=int(each["first_frame"]),
+            frames=int(each["frames"]),
+            start_s=Fraction(each["start_s"]),
+            duration_s=Fraction(each["duration_s"]),
+            longest_frame_s=Fraction(each["longest_frame_s"]),
+        )
+        for each in document["segments"]
+    )
+    engine: PlanEngine = "remux" if document["engine"] == "remux" else "copy"
+    return Plan(
+        source=PlannedSource(str(source["key"]), str(source["etag"]), int(source["size_bytes"])),
+        engine=engine,
+        segment_duration_s=Fraction(document["segment_duration_s"]),
+        timescale=int(document["timescale"]),
+        segments=segments,
+        notice=document.get("notice"),
+    )
+
+
+def _check(plan: Plan) -> None:
+    """Every frame once, in order, without a gap or an overlap."""
+    if not plan.segments:
+        raise BadPlan("it has no segments")
+    frame, start_s = 0, plan.segments[0].start_s
+    for index, segment in enumerate(plan.segments):
+        if (segment.index, segment.first_frame, segment.start_s) != (index, frame, start_s):
+            raise BadPlan(f"segment {index} does not start where the one before it ends")
+        if segment.frames < 1 or segment.duration_s < 0:
+            raise BadPlan(f"segment {index} has {segment.frames} frames and lasts {segment.duration_s} s")
+        frame += segment.frames
+        start_s += segment.duration_s
+
+
+# Storing --------------------------------------------------------------------------------------------------------------
+
+
+def read_plan(aws: "Aws", job: "Job") -> Plan:
+    """The plan that a job's segments were made from.
+
+    Raises:
+        BadPlan: it is missing, or is not the one that the job row names.
+    """
+    key = build_plan_key(job.job_id)
+    found = read_object(aws, aws.settings.input_bucket_name, key)
+    if found is None:
+        raise BadPlan(f"the plan s3://{aws.settings.input_bucket_name}/{key} does not exist: upload the source again")
+    if digest_of(found[0]) != job.plan:
+        raise BadPlan(f"the plan {key} is {digest_of(found[0])}, but the job was split by {job.plan}")
+    return parse_plan(found[0])
+
+
+def find_plan(aws: "Aws", job: "Job", source: StoredObject) -> Plan | None:
+    """The plan that a retry has to carry out, or None when this source must be planned.
+
+    A job row without `plan` has not been planned, or an explicit retry with other settings has removed it.
+    """
+    if job.plan is None:
+        return None
+    found = read_object(aws, aws.settings.input_bucket_name, build_plan_key(job.job_id))
+    if found is None or digest_of(found[0]) != job.plan:
+        return None
+    plan = parse_plan(found[0])
+    return plan if plan.source == PlannedSource(source.key, source.etag, source.size_bytes) else None
+
+
+def store_plan(aws: "Aws", job_id: str, plan: Plan) -> None:
+    """Write a job's plan, in place of the one it may have had. Only the holder of the chunking lease calls this.
+
+    Raises:
+        TransferFailed: somebody else wrote it at the same time.
+    """
+    bucket, key, body = aws.settings.input_bucket_name, build_plan_key(job_id), plan.to_json()
+    found = read_object(aws, bucket, key)
+    if found is None or found[0] != body:
+        put_document(aws, bucket, key, body, found[1] if found else None)
