@@ -64,7 +64,7 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
         deadline, steps = Deadline(context), Steps()
         stored = find_plan(aws, job, source)
         with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
-            with steps.step("layout"):
+            with steps.step("plan"):
                 plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
                 layouts = [lay_out(media.movie, split, index) for index in range(split.total_segments)]
             if stored is None:

@@ -18,7 +18,7 @@ from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
-from media_worker.mp4 import Mp4Error, plan_join, presented_video, read_movie
+from media_worker.mp4 import Movie, Mp4Error, Presented, TracksDiffer, plan_join, presented_video, read_movie
 from media_worker.plan import read_plan
 from media_worker.s3 import (
     PLAN,
@@ -33,7 +33,7 @@ from media_worker.s3 import (
     write_once,
 )
 from media_worker.telemetry import Steps, count, logger
-from media_worker.verification import Expected, check_final, check_segments
+from media_worker.verification import Expected, check_final, check_segments, describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -143,9 +143,10 @@ def _write_final(
     with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
         movies = [media.movie for media in opened]
         with _as_bad_segment():
-            multiple = check_segments(plan, [presented_video(movie) for movie in movies]) if plan else 1
+            presented = [_presented(index, movie) for index, movie in enumerate(movies)]
+            multiple = check_segments(plan, presented) if plan else 1
             layout = plan_join(movies, plan.starts_s if plan else None)
-            expected = Expected.of(plan, movies, multiple)
+            expected = Expected.of(plan, movies, presented, multiple)
         described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
         key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
         target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces)
@@ -155,10 +156,20 @@ def _write_final(
             write_once(aws, target, contents, [media.source for media in opened])
 
 
+def _presented(index: int, movie: Movie) -> Presented:
+    try:
+        return presented_video(movie)
+    except Mp4Error as error:
+        tracks = ", ".join(describe_tracks(movie)) or "none"
+        raise BadSegment(f"segment {index} cannot be joined: {error} (its tracks: {tracks})") from error
+
+
 @contextmanager
 def _as_bad_segment() -> Iterator[None]:
     try:
         yield
+    except TracksDiffer as error:
+        raise BadSegment(str(error)) from error
     except (Mp4Error, TooManyParts) as error:
         raise BadSegment(f"the segments cannot be joined: {error}") from error
 

@@ -66,9 +66,8 @@ class Expected:
     tracks: tuple[str, ...]
 
     @classmethod
-    def of(cls, plan: Plan | None, segments: Sequence[Movie], multiple: int) -> Self:
+    def of(cls, plan: Plan | None, segments: Sequence[Movie], presented: Sequence[Presented], multiple: int) -> Self:
         """What the joined segments must present. Without a plan, or with `frame_check: any`, what they present."""
-        presented = [presented_video(segment) for segment in segments]
         longest = max(segments, key=lambda segment: len(segment.tracks))
         if plan is None:
             return cls(

@@ -1,5 +1,6 @@
 """Status transitions are conditional writes: a job that has moved on stays where it is."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from media_worker.errors import JobMoved
 from media_worker.jobs import JobStatus
 
 from tests.functional.stack import Stack
+from tests.unit.test_durable_plan import plan_of
 
 
 @pytest.mark.parametrize("status", ["completed", "deleted"])
@@ -44,9 +46,11 @@ def test_a_refused_transition_names_the_status(stack: Stack) -> None:
 def test_a_plan_is_read_back_as_it_was_written(stack: Stack) -> None:
     """The duration is exact: two thirds of a second have no decimal form."""
     stack.add_job(status={"S": "chunking_in_progress"})
-    jobs.record_plan(stack.aws, stack.job(), 7, Fraction(2, 3), "etag")
+    plan = replace(plan_of(*[10] * 7), segment_duration_s=Fraction(2, 3))
+    jobs.record_plan(stack.aws, stack.job(), plan)
     job = stack.job()
-    assert (job.total_segments, job.segment_duration_s, job.source_etag) == (7, Fraction(2, 3), "etag")
+    assert (job.total_segments, job.segment_duration_s) == (7, Fraction(2, 3))
+    assert (job.source_etag, job.plan) == (plan.source.etag, plan.digest)
 
 
 def test_a_new_run_records_its_start(stack: Stack) -> None:

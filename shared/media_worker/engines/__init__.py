@@ -38,7 +38,7 @@ def open_source(
         media = None
         if engine != "ffmpeg":
             try:
-                with steps.step("plan"):
+                with steps.step("read"):
                     media = open_object(aws, source)
             except Mp4Error as error:
                 if engine == "copy":

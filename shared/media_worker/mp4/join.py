@@ -7,6 +7,7 @@ re-encoded ones, are matched track by track and concatenated by their own times 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -144,12 +145,40 @@ def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
         TracksDiffer: a segment's tracks do not match those of the others.
     """
     pattern = max(movies, key=lambda movie: len(movie.tracks)).tracks
-    columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
-    rows = tuple(zip(*columns, strict=True))
-    for row in rows:
-        _check_missing(row)
-        _check_alike(row)
+    try:
+        columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
+        rows = tuple(zip(*columns, strict=True))
+        for row in rows:
+            _check_missing(row)
+            _check_alike(row)
+    except TracksDiffer as error:
+        odd = _difference_from_most(movies)
+        if odd is None or odd.segment_index == error.segment_index:
+            raise
+        raise odd from error
     return tuple(_with_common_descriptions(row) for row in rows)
+
+
+def _difference_from_most(movies: Sequence[Movie]) -> TracksDiffer | None:
+    """Names the first segment whose tracks differ from those of most segments, which need not be the one compared."""
+    described = ["; ".join(map(_describe, movie.tracks)) for movie in movies]
+    usual, count = Counter(described).most_common(1)[0]
+    odd = [index for index, tracks in enumerate(described) if tracks != usual]
+    if not odd or count < len(odd):
+        return None
+    others = f" (and {len(odd) - 1} more segments)" if len(odd) > 1 else ""
+    return TracksDiffer(odd[0], f"it has {described[odd[0]]}{others}, most have {usual}")
+
+
+def _describe(track: Track) -> str:
+    """A track for error messages: `track 1 (vide, avc1, 1920x1080)`."""
+    parts = [track.handler.decode("latin-1")]
+    if track.descriptions:
+        entry = track.descriptions[0]
+        parts.append(entry.kind.decode("latin-1"))
+        detail = {b"vide": _frame_size, b"soun": _audio_format}.get(track.handler)
+        parts += [detail(entry)] if detail else []
+    return f"track {track.track_id} ({', '.join(parts)})"
 
 
 def _match_segment(pattern: Sequence[Track], movie: Movie, segment_index: int) -> list[Track | None]:

@@ -271,8 +271,8 @@ def _codec_of(entry: Box) -> Callable[[_Sample], bool] | None:
 
 # The most samples that are looked at for one file.
 MAX_LOOKS = 4096
-# Key frames are much larger than others. Of this many samples, the largest are looked at first.
-_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 512, 8, 4
+# Key frames are among the largest samples. Of every 64 samples, the largest 8 are looked at, up to 1024 samples.
+_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 64, 8, 16
 
 
 class KeyFrames:
