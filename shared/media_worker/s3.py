@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
@@ -66,7 +66,7 @@ class StoredObject:
 
 
 # Where the byte ranges of a new object come from.
-type Source = StoredObject | Path
+Source: TypeAlias = StoredObject | Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 from media_worker.errors import BadFinal, BadSegment
 from media_worker.mp4 import Movie, Presented, Unsupported, presented_video
@@ -66,7 +66,7 @@ class Expected:
     tracks: tuple[str, ...]
 
     @classmethod
-    def of(cls, plan: Plan | None, segments: Sequence[Movie], multiple: int) -> Self:
+    def of(cls, plan: Plan | None, segments: Sequence[Movie], multiple: int) -> "Expected":
         """What the joined segments must present. Without a plan, or with `frame_check: any`, what they present."""
         presented = [presented_video(segment) for segment in segments]
         longest = max(segments, key=lambda segment: len(segment.tracks))
@@ -97,7 +97,7 @@ class Expected:
         return text if len(text) <= _MAX_METADATA_BYTES else json.dumps({**document, "tracks": None})
 
     @classmethod
-    def parse(cls, text: str | None) -> Self:
+    def parse(cls, text: str | None) -> "Expected":
         """Read the stored form.
 
         Raises:

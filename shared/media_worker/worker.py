@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_plus
 
 from media_worker.completions import is_processed, record_segment, require_current_plan
@@ -20,7 +20,7 @@ RECEIVE_VISIBILITY_S = 60
 # The visibility timeout while its segments are processed. It has to be longer than the slowest segment takes.
 PROCESSING_VISIBILITY_S = 6 * 3600
 
-type Process = Callable[[SegmentKey, Path, Path], None]
+Process: TypeAlias = Callable[[SegmentKey, Path, Path], None]
 
 
 def process_next_message(aws: "Aws", queue_url: str, process: Process, wait_s: int = 20) -> bool:
