@@ -88,6 +88,9 @@ class Settings:
     ffmpeg_path: str = "/opt/bin/ffmpeg"
     # The queues' maxReceiveCount. The last receive is not an attempt: see final_delivery.py.
     max_receive_count: int = 6
+    # For segment workers, and for what reads their state. Workers do without the table.
+    segment_queue_url: str | None = None
+    segment_attempts_table_name: str | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
