@@ -63,8 +63,8 @@ check: setup $(TEMPLATE_CHECKS)/.synced ## check lint, format, types and the tem
 	@$(BIN)/mypy .
 	@$(BIN)/codespell
 	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
-	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules -- template.yaml
-	@$(TEMPLATE_CHECKS)/bin/checkov --file template.yaml --framework cloudformation --compact --quiet --skip-download
+	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules
+	@$(TEMPLATE_CHECKS)/bin/checkov
 
 .PHONY: format
 format: setup ## format the code and fix lint errors

@@ -47,7 +47,9 @@ def unpacked_together_bytes(weights: list[Weight]) -> int:
 
 def main(build: Path) -> int:
     """Print a table of a build; 1 when it is too heavy."""
-    weights = [weigh(folder) for folder in sorted(build.iterdir()) if folder.is_dir()]
+    # A nested stack has a folder too, which holds its template alone.
+    folders = [path for path in sorted(build.iterdir()) if path.is_dir() and not (path / "template.yaml").exists()]
+    weights = [weigh(folder) for folder in folders]
     for weight in weights:
         print(f"{weight.name:20} {_mb(weight.unzipped_bytes)} unzipped {_mb(weight.zipped_bytes)} zipped")
     total = unpacked_together_bytes(weights)

@@ -102,7 +102,7 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         segment_duration_s=duration_s,
         timescale=media.movie.tracks[split.main_track].timescale,
         segments=segments,
-        notice=split.notice,
+        notice="; ".join(filter(None, (split.notice, *media.notices))) or None,
     )
     return plan, split
 

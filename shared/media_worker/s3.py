@@ -5,10 +5,12 @@ ranges of the sources; ranges of other objects are copied by S3, ranges of local
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,6 +37,9 @@ _MIB = 1024 * 1024
 # ETag: only ranged requests carry it.
 _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
 _PARTS_AT_ONCE = 4
+# Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
+_FORWARD_BYTES = 8 * _MIB
+_FORWARD_READS = 8
 # CompleteMultipartUpload on a key that somebody else is writing answers 409: begin that upload again
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 _ATTEMPTS = 3
@@ -145,6 +150,31 @@ def read_object(aws: "Aws", bucket: str, key: str) -> tuple[bytes, str] | None:
         raise
     except BotoCoreError as error:
         raise TransferFailed(f"s3://{bucket}/{key} could not be read: {error}") from error
+
+
+def read_forward(aws: "Aws", source: StoredObject) -> Generator[bytes]:
+    """All bytes of an object in order, by ranged requests in parallel.
+
+    It reads ahead further the longer it goes on, so that a reader who needs the beginning only costs little. At most
+    64 MiB wait in memory.
+
+    Raises:
+        SourceChanged: the object was replaced or removed.
+        TransferFailed: S3 broke off the transfer.
+    """
+    offsets = iter(range(0, source.size_bytes, _FORWARD_BYTES))
+    waiting: deque[Future[bytes]] = deque()
+    pool = ThreadPoolExecutor(_FORWARD_READS)
+    try:
+        for ahead in chain(range(1, _FORWARD_READS), repeat(_FORWARD_READS)):
+            for offset in islice(offsets, ahead - len(waiting)):
+                length = min(_FORWARD_BYTES, source.size_bytes - offset)
+                waiting.append(submit(pool, read_range, aws, source, offset, length))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

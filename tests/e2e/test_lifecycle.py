@@ -143,12 +143,23 @@ def messages(aws: Aws) -> int:
     return sum(int(count) for one in answers for name, count in one["Attributes"].items() if name in names)
 
 
+def storage(environment: dict[str, str]) -> dict[str, str]:
+    """The physical ids of the stack's buckets, tables and queues."""
+    cloudformation = boto3.client(
+        "cloudformation", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name=environment["AWS_REGION"]
+    )
+    resources = cloudformation.describe_stack_resources(StackName=STACK)["StackResources"]
+    kinds = {"AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue"}
+    return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources if one["ResourceType"] in kinds}
+
+
 def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
     """Running jobs complete during a deployment. Later jobs are done by the new version."""
     jobs = Jobs(stack.aws, clips.make("no_audio", tmp_path / "clip.mp4"))
     with segment_workers(stack) as workers:
         jobs.submit()
         wait_for(lambda: not jobs.running())
+        before = storage(environment)
         update = deploying(environment, change(ROOT / ".local" / "build", tmp_path / "changed"))
         while update.poll() is None:
             if jobs.running() < RUNNING:
@@ -162,6 +173,8 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
         workers.raise_failure()
     done = [job for job in jobs.read() if job.status in ENDED]
     assert {job.status for job in done} == {JobStatus.COMPLETED}
+    assert storage(environment) == before
+    assert len(before) == 11
     assert len(jobs.ids) > RUNNING
     assert len(jobs.ids) - len(done) <= RUNNING
     assert {job.total_segments for job in done} == {OLD_SEGMENTS, NEW_SEGMENTS}

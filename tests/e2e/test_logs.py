@@ -103,15 +103,15 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
     sqs.send_message(QueueUrl=send["chunking"], MessageBody="no JSON")
     s3.put_object(Bucket=environment["INPUT_BUCKET_NAME"], Key="input/nobody/source.mp4", Body=b"")
 
-    def says(message: str, job_id: str) -> bool:
-        return any(row.get("message") == message and row.get("job_id") == job_id for row in rows())
+    def logged(event: str, job_id: str) -> bool:
+        return any(row.get("event") == event and row.get("job_id") == job_id for row in rows())
 
-    wait_until(lambda: says("segment written", waiting))
+    wait_until(lambda: logged("segment_written", waiting))
     sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": waiting}))
-    wait_until(lambda: says("the message comes back", waiting))
-    wait_until(lambda: sum(row.get("message") == "nothing to do" for row in rows()) >= 2)
+    wait_until(lambda: logged("record_returned", waiting))
+    wait_until(lambda: sum(row.get("event") == "nothing_to_do" for row in rows()) >= 2)
     time.sleep(1)  # metrics are printed when an invocation ends
-    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker")["DashboardBody"])
+    dashboard = json.loads(client("cloudwatch").get_dashboard(DashboardName="media-worker-us-east-1")["DashboardBody"])
     found = rows()
     # No worker will process it. Otherwise its messages would be forwarded and returned again and again.
     client("dynamodb").update_item(
@@ -175,7 +175,7 @@ def test_documented_queries(seen: Seen, question: str) -> None:
 def test_dashboard_queries(seen: Seen) -> None:
     """The dashboard's queries have results too, and name the stack's log groups."""
     queries = dashboard_queries(seen)
-    assert queries.keys() == {"Failures by kind", "Jobs that failed"}
+    assert queries.keys() == {"Failures by class", "Failed jobs"}
     for text in queries.values():
         assert_answers(text, seen)
         assert re.findall(r"SOURCE '([^']+)'", text) == [
@@ -188,7 +188,7 @@ def test_where_a_job_is(seen: Seen) -> None:
     """The first query returns all steps of a job, the last one first."""
     query = QUERIES["Where is job JOB, and why?"].replace("JOB", seen.completed_job)
     answer = Query(query).run(seen.rows)
-    assert answer[0]["message"] == "job completed"
+    assert answer[0]["event"] == "job_completed"
     assert {row["service"] for row in answer} == {"chunking", "reassembly"}
 
 

@@ -131,7 +131,10 @@ GIVEN = (
 def read_policy(function: str, parameters: tuple[tuple[str, str], ...] = ()) -> Policy:
     """The policy of a function's role (`Chunking`, `Reassembly`), for a stack with these parameters."""
     template = yaml_parse(TEMPLATE.read_text())
-    names: dict[str, Any] = {logical_id: {"Arn": arn} for logical_id, arn in ARNS.items()}
+    # A reference to a bucket or table is its name, the end of its ARN.
+    names: dict[str, Any] = {
+        logical_id: {"Arn": arn, "Ref": re.split("[:/]", arn)[-1]} for logical_id, arn in ARNS.items()
+    }
     for name, value in parameters:
         template["Parameters"][name]["Default"] = value
     resolver = IntrinsicResolver(template, IntrinsicsSymbolTable(template, logical_id_translator=names))

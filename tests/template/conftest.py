@@ -1,4 +1,4 @@
-"""The template as CloudFormation gets it: after the SAM transform, with every condition decided."""
+"""The templates as CloudFormation gets them: after the SAM transform, with every condition decided."""
 
 import copy
 from collections.abc import Callable
@@ -37,6 +37,13 @@ def template() -> Json:
 
 
 @pytest.fixture(scope="session")
+def watching_template() -> Json:
+    """The nested stack's template as it is written."""
+    parsed: Json = yaml_parse((ROOT / "watching.yaml").read_text())
+    return parsed
+
+
+@pytest.fixture(scope="session")
 def defaults(template: Json) -> Json:
     return {name: parameter["Default"] for name, parameter in template["Parameters"].items()}
 
@@ -64,6 +71,24 @@ def stack_with(template: Json, defaults: Json) -> Callable[..., Json]:
 def stack(stack_with: Callable[..., Json]) -> Json:
     """The template after the SAM transform, with every parameter at its default."""
     return stack_with()
+
+
+@pytest.fixture(scope="session")
+def watching_with(stack_with: Callable[..., Json], watching_template: Json) -> Callable[..., Json]:
+    """The nested stack as the stack with these parameters makes it; in China, say, with `partition="aws-cn"`."""
+
+    def build(partition: str = "aws", **given: Any) -> Json:
+        passed = stack_with(**given)["Resources"]["Watching"]["Properties"]["Parameters"]
+        assert passed.keys() == watching_template["Parameters"].keys()
+        return resolved(watching_template, passed | {"AWS::Partition": partition})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def watching(watching_with: Callable[..., Json]) -> Json:
+    """The nested stack, with every parameter at its default."""
+    return watching_with()
 
 
 @pytest.fixture(scope="session")

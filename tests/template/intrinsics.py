@@ -97,8 +97,12 @@ class _Deciding:
 
 
 def _picked(value: Json) -> Any:
-    """`Fn::Select` and `Fn::Split`, where their text is known."""
+    """`Fn::Join`, `Fn::Split` and `Fn::Select`, where their text is known."""
     match value:
+        case {"Fn::Join": [str(separator), list(items)]} if all(isinstance(item, str) for item in items):
+            return separator.join(items)
+        case {"Fn::Split": [str(separator), {"Fn::Join": [joined_by, list(items)]}]} if separator == joined_by:
+            return items
         case {"Fn::Split": [str(separator), str(text)]}:
             return text.split(separator)
         case {"Fn::Select": [index, list(items)]}:

@@ -108,24 +108,14 @@ def test_event_source_is_the_given_queue(stack_with: StackWith, name: str) -> No
     assert mapping["EventSourceArn"] == QUEUES[f"Existing{name}QueueArn"]
 
 
-TABLE = "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/"
-ARNS = {
-    **{name: f"arn:${{AWS::Partition}}:s3:::{ALL[f'Existing{name}']}" for name in ("InputBucket", "OutputBucket")},
-    **{name.removeprefix("Existing"): TABLE + theirs for name, theirs in TABLES.items()},
-    **{name.removeprefix("Existing").removesuffix("Arn"): arn for name, arn in QUEUES.items()},
-}
-
-
 def as_given(resource: Json) -> Any:
-    """A policy's resource of a stack that makes everything, with the given ARN in the place of what was made."""
-    (text,) = resource.values()
-    name = text if isinstance(text, str) else f"${{{'.'.join(text)}}}"
-    match = re.fullmatch(r"\$\{(\w+)\.Arn\}(.*)", name)
-    assert match
-    if match[1] not in ARNS:
-        return resource
-    arn = ARNS[match[1]] + match[2]
-    return {"Fn::Sub": arn} if "${" in arn else arn
+    """A policy's resource in a stack that makes everything, with the given name or ARN instead of the one made."""
+    match resource:
+        case {"Fn::GetAtt": [name, "Arn"]}:
+            return QUEUES.get(f"Existing{name}Arn", resource)
+        case {"Fn::Sub": text}:
+            return {"Fn::Sub": re.sub(r"\$\{(\w+)\}", lambda name: (BUCKETS | TABLES)[f"Existing{name[1]}"], text)}
+    raise NotImplementedError(resource)
 
 
 @pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
@@ -156,9 +146,9 @@ def test_new_queue_admits_the_given_bucket(stack_with: StackWith, name: str) -> 
     assert statement["Condition"]["ArnLike"] == {"aws:SourceArn": {"Fn::Sub": "arn:${AWS::Partition}:s3:::their-input"}}
 
 
-def test_alarms_watch_given_queues(stack_with: StackWith) -> None:
+def test_alarms_watch_given_queues(watching_with: StackWith) -> None:
     """Alarms know the given queues by the names in their ARNs."""
-    resources = stack_with(**ALL)["Resources"]
+    resources = watching_with(**ALL)["Resources"]
     for name, (queue, kind) in {
         "ChunkingDeadLetterAlarm": ("chunking", "deadletter"),
         "SegmentDeadLetterAlarm": ("segment", "deadletter"),
@@ -215,10 +205,10 @@ def test_what_the_owner_of_queues_must_do(stack_with: StackWith) -> None:
 
 @pytest.mark.parametrize("name", ["Chunking", "Segment", "Reassembly"])
 def test_dead_letter_queue_is_asked_for(template: Json, defaults: Json, name: str) -> None:
-    """A queue is given with its dead-letter queue: without one a bad message comes back until it expires, unseen."""
+    """A queue is given with its dead-letter queue: without one, no alarm fires for a message that nobody can process."""
     queue = {f"Existing{name}QueueArn": QUEUES[f"Existing{name}QueueArn"]}
     assert broken_rules(template, defaults | queue) == [
-        f"Existing{name}QueueArn needs Existing{name}DeadLetterQueueArn beside it"
+        f"Existing{name}QueueArn needs Existing{name}DeadLetterQueueArn"
     ]
     assert broken_rules(template, defaults | QUEUES) == []
     assert broken_rules(template, defaults) == []

@@ -34,10 +34,10 @@ def samconfig(root: Path) -> Json:
 
 
 def test_deploy_needs_no_flags(samconfig: Json) -> None:
-    """`sam deploy` knows the stack, where to put the packages, and that it may make roles."""
+    """`sam deploy` knows the stack, where to put the packages, and that it may make roles and a nested stack."""
     assert samconfig["global"]["parameters"]["stack_name"] == "media-worker"
     assert samconfig["deploy"]["parameters"]["resolve_s3"] is True
-    assert samconfig["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
+    assert samconfig["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM CAPABILITY_AUTO_EXPAND"
 
 
 def test_local_invoke_needs_no_function_name(samconfig: Json, resources: Json) -> None:

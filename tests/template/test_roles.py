@@ -1,5 +1,6 @@
 """What each function may do: these lists, and nothing else."""
 
+import re
 from typing import Any
 
 import pytest
@@ -45,7 +46,9 @@ def readable(resource: Json) -> str:
         logical_id, attribute = resource["Fn::GetAtt"]
         assert attribute == "Arn"
         return str(logical_id)
-    return str(resource["Fn::Sub"]).replace("${", "").replace(".Arn}", "")
+    match = re.fullmatch(r"arn:\$\{AWS::Partition\}:(?:s3:::|dynamodb:.+:table/)\$\{(\w+)\}(.*)", resource["Fn::Sub"])
+    assert match
+    return match[1] + match[2]
 
 
 def rights(role: Json) -> dict[str, set[str]]:

@@ -14,20 +14,20 @@ TOPIC = "arn:aws:sns:us-east-1:123456789012:pager"
 
 
 @pytest.fixture(scope="session")
-def alarms(resources: Json) -> dict[str, Json]:
+def alarms(watching: Json) -> dict[str, Json]:
     return {
         name: resource["Properties"]
-        for name, resource in resources.items()
+        for name, resource in watching["Resources"].items()
         if resource["Type"] == "AWS::CloudWatch::Alarm"
     }
 
 
 @pytest.mark.parametrize("queue", QUEUES)
 def test_dead_letters(alarms: dict[str, Json], queue: str) -> None:
-    """One dead letter is an alarm: it is somebody's film."""
+    """One dead letter raises the alarm of its own queue: it is somebody's video."""
     alarm = alarms[f"{queue}DeadLetterAlarm"]
     assert alarm["MetricName"] == "ApproximateNumberOfMessagesVisible"
-    assert "DeadLetterQueue" in json.dumps(alarm["Dimensions"])
+    assert f'"{queue}DeadLetterQueue"' in json.dumps(alarm["Dimensions"])
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
 
 
@@ -40,9 +40,10 @@ def test_dead_letters(alarms: dict[str, Json], queue: str) -> None:
     ],
 )
 def test_old_messages(alarms: dict[str, Json], template: Json, resources: Json, queue: str, parameter: str) -> None:
-    """The age of the oldest message is a parameter, below the age at which the queue forgets the message unseen."""
+    """The age of the oldest message is a parameter, below the age at which the queue deletes the message."""
     alarm, declared = alarms[f"{queue}AgeAlarm"], template["Parameters"][parameter]
     assert alarm["MetricName"] == "ApproximateAgeOfOldestMessage"
+    assert f'"{queue}Queue"' in json.dumps(alarm["Dimensions"])
     assert alarm["Threshold"] == declared["Default"]
     assert (
         declared["Default"] < declared["MaxValue"] <= resources[f"{queue}Queue"]["Properties"]["MessageRetentionPeriod"]
@@ -50,7 +51,7 @@ def test_old_messages(alarms: dict[str, Json], template: Json, resources: Json, 
 
 
 def test_old_messages_are_older_than_a_retry(alarms: dict[str, Json], resources: Json, defaults: Json) -> None:
-    """One invocation that dies, and the next that does its work, are no alarm yet."""
+    """An invocation that dies, and the retry that succeeds, raise no alarm."""
     visibility_s = resources["ChunkingQueue"]["Properties"]["VisibilityTimeout"]
     assert alarms["ChunkingAgeAlarm"]["Threshold"] > visibility_s + 900
     assert defaults["OldestSegmentAlarmSeconds"] > defaults["SegmentVisibilityTimeoutSeconds"]
@@ -59,7 +60,7 @@ def test_old_messages_are_older_than_a_retry(alarms: dict[str, Json], resources:
 @pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
 @pytest.mark.parametrize("kind", ["Error", "Throttle"])
 def test_errors_and_throttles(alarms: dict[str, Json], name: str, kind: str) -> None:
-    """A single crash or refused start is an alarm: handlers report failed records without either."""
+    """A single crash or throttle raises the alarm: handlers report failed records without either."""
     alarm = alarms[f"{name}{kind}Alarm"]
     assert (alarm["Namespace"], alarm["MetricName"], alarm["Statistic"]) == ("AWS/Lambda", f"{kind}s", "Sum")
     assert alarm["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": f"{name}Function"}}]
@@ -68,7 +69,7 @@ def test_errors_and_throttles(alarms: dict[str, Json], name: str, kind: str) -> 
 
 @pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
 def test_duration(alarms: dict[str, Json], resources: Json, name: str) -> None:
-    """The alarm comes at nine tenths of the timeout: the next longer film would not end."""
+    """The alarm is at nine tenths of the timeout: a somewhat longer video would time out."""
     alarm = alarms[f"{name}DurationAlarm"]
     timeout_ms = resources[f"{name}Function"]["Properties"]["Timeout"] * 1000
     assert (alarm["MetricName"], alarm["Statistic"]) == ("Duration", "Maximum")
@@ -76,25 +77,28 @@ def test_duration(alarms: dict[str, Json], resources: Json, name: str) -> None:
 
 
 def test_silence_is_no_alarm(alarms: dict[str, Json]) -> None:
-    """A stack without work prints no metrics, and that is fine."""
+    """A stack without work prints no metrics, and no alarm."""
     assert {alarm["TreatMissingData"] for alarm in alarms.values()} == {"notBreaching"}
 
 
 @pytest.mark.parametrize(
     ("given", "actions"),
     [
-        ({}, []),
+        ({}, None),
         ({"AlarmEmail": "ops@example.com"}, [{"Ref": "AlarmTopic"}]),
         ({"AlarmTopicArn": TOPIC}, [TOPIC]),
         ({"AlarmEmail": "ops@example.com", "AlarmTopicArn": TOPIC}, [{"Ref": "AlarmTopic"}, TOPIC]),
     ],
     ids=["none", "mail", "topic", "both"],
 )
-def test_who_is_told(stack_with: Callable[..., Json], given: Json, actions: list[Any]) -> None:
+def test_who_is_told(
+    stack_with: Callable[..., Json], watching_with: Callable[..., Json], given: Json, actions: list[Any] | None
+) -> None:
     """Every alarm goes to the mail address and the topic that were given; a topic is made for a mail address only."""
-    resources = stack_with(**given)["Resources"]
-    told = [one["Properties"]["AlarmActions"] for one in resources.values() if one["Type"] == "AWS::CloudWatch::Alarm"]
+    watching = watching_with(**given)["Resources"].values()
+    told = [one["Properties"].get("AlarmActions") for one in watching if one["Type"] == "AWS::CloudWatch::Alarm"]
     assert told == [actions] * 12
+    resources = stack_with(**given)["Resources"]
     assert ("AlarmTopic" in resources) == ("AlarmEmail" in given)
     if "AlarmEmail" in given:
         assert resources["AlarmTopic"]["Properties"]["Subscription"] == [
@@ -103,8 +107,8 @@ def test_who_is_told(stack_with: Callable[..., Json], given: Json, actions: list
 
 
 @pytest.fixture(scope="session")
-def widgets(resources: Json) -> list[Json]:
-    body = resources["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
+def widgets(watching: Json) -> list[Json]:
+    body = watching["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     found: list[Json] = json.loads(body if isinstance(body, str) else body[0])["widgets"]
     return found
 
@@ -117,7 +121,7 @@ def test_dashboard_shows_every_alarm(widgets: list[Json], alarms: dict[str, Json
 
 
 def test_widgets_do_not_overlap(widgets: list[Json]) -> None:
-    """Widgets fill the 24 columns without lying on each other."""
+    """Widgets fill the 24 columns and do not overlap."""
     cells = [
         (x, y)
         for widget in widgets
@@ -131,7 +135,7 @@ def test_widgets_do_not_overlap(widgets: list[Json]) -> None:
 @pytest.mark.parametrize("statistic", ["p50", "p95"])
 @pytest.mark.parametrize("step", ["Download", "Plan", "Split", "Check", "Join", "Upload"])
 def test_steps_are_shown_by_percentile(widgets: list[Json], step: str, statistic: str) -> None:
-    """Each step shows its median and its 95th percentile: means hide the film that takes long."""
+    """Each step shows its median and its 95th percentile: means hide the video that takes long."""
     shown = {
         (metric[1], metric[-1]["stat"])
         for widget in widgets
@@ -142,7 +146,7 @@ def test_steps_are_shown_by_percentile(widgets: list[Json], step: str, statistic
 
 
 def test_dashboard_is_among_the_free_ones(widgets: list[Json]) -> None:
-    """CloudWatch gives three dashboards of up to 50 metrics each for nothing."""
+    """The dashboard has at most 50 metrics: https://aws.amazon.com/cloudwatch/pricing/ gives three such for free."""
     series = {json.dumps(metric[:-1]) for widget in widgets for metric in widget["properties"].get("metrics", [])}
     assert len(series) <= 50
 
@@ -152,3 +156,34 @@ def test_dead_letter_queues_are_shown(widgets: list[Json]) -> None:
     (depth,) = (widget for widget in widgets if widget["properties"]["title"] == "Queue depth")
     waiting = [metric[3] for metric in depth["properties"]["metrics"] if metric[1].endswith("MessagesVisible")]
     assert len(set(waiting)) == 6
+
+
+def test_queries_filter_by_event(widgets: list[Json]) -> None:
+    """A query asks for the field `event`, never for the prose of a message."""
+    queries = [widget["properties"]["query"] for widget in widgets if widget["type"] == "log"]
+    assert len(queries) == 2
+    for query in queries:
+        assert re.search(r"\| filter event ", query)
+        assert "message" not in query
+
+
+def test_dashboard_name_has_the_region(watching: Json) -> None:
+    """Dashboards are global in an account: a stack of the same name in a second region has a dashboard of its own."""
+    name = watching["Resources"]["Dashboard"]["Properties"]["DashboardName"]
+    assert name == {"Fn::Sub": "${AWS::StackName}-${AWS::Region}"}
+
+
+@pytest.mark.parametrize(
+    ("partition", "console"),
+    [
+        ("aws", "console.aws.amazon.com"),
+        ("aws-cn", "console.amazonaws.cn"),
+        ("aws-us-gov", "console.amazonaws-us-gov.com"),
+    ],
+)
+def test_dashboard_url(watching_with: Callable[..., Json], stack: Json, partition: str, console: str) -> None:
+    """The link to the dashboard is to the console of the stack's own partition and region."""
+    url = watching_with(partition)["Outputs"]["DashboardUrl"]["Value"]["Fn::Sub"]
+    path = "cloudwatch/home?region=${AWS::Region}#dashboards/dashboard/${Dashboard}"
+    assert url == f"https://${{AWS::Region}}.{console}/{path}"
+    assert stack["Outputs"]["DashboardUrl"]["Value"] == {"Fn::GetAtt": ["Watching", "Outputs.DashboardUrl"]}

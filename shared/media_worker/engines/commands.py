@@ -1,31 +1,30 @@
-"""ffmpeg's command lines and what its output says: pure functions.
+"""ffmpeg's command lines, and what its output says. Pure.
 
-The media is somebody else's, so ffmpeg gets only the `file` protocol and only real containers: no playlist or concat
-script can name another file.
+The media is somebody else's, so ffmpeg gets one protocol, for one input, and only demuxers of real containers: no
+playlist or concat script can name another file. Negative times stay as they are and become edit lists: shifting them
+to zero, which is ffmpeg's default, moves the video by the priming of the audio.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import zip_longest
-
-from media_worker.engines.cuts import Frame, Plan
-from media_worker.errors import BadSource
 
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
 CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
 # What cover art is stored as; a real video track may be, too.
 PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp"})
-# Leaves out what the container itself calls a cover.
-NO_COVERS = ("-map", "-0:disp:attached_pic")
+# ffmpeg writes these to an MP4 in a way of its own, which hardly another program reads.
+NONSTANDARD_CODECS = frozenset({"vorbis"})
+# Codecs whose presentation times ffmpeg can work out where the container has decode times only. With H.264 and HEVC,
+# whose B-frames may be references, it gets them wrong.
+PREDICTABLE_CODECS = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 # AV_NOPTS_VALUE, as framecrc prints it.
-_NO_TIME = "-9223372036854775808"
-_BEGIN = ("-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y")
-_LOCAL_FILES = ("-protocol_whitelist", "file")
-# Negative times stay as they are and become edit lists: shifting them to zero, which is ffmpeg's default, moves a
-# whole segment by its audio's priming.
-_KEEP_TIMES = ("-avoid_negative_ts", "disabled")
+_NO_TIME = -(1 << 63)
+_DISCARD = 4  # AV_PKT_FLAG_DISCARD: decoded, not presented
+_HEAD = 1024
+# Leaves out what the container itself calls a cover.
+_NO_COVERS = ("-map", "-0:disp:attached_pic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ class Track:
     index: int
     kind: str = "unknown"
     codec: str = "unknown"
-    # What else has to be the same for two files to be joined: picture size, sample rate, channel layout.
+    # Frame size, or sample rate and channels.
     shape: str = ""
 
     def __str__(self) -> str:
@@ -44,16 +43,13 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
-class Media:
-    """The tracks of a file, and which of them an MP4 cannot hold."""
+class Tracks:
+    """The tracks of a file, sorted by what becomes of them."""
 
-    tracks: tuple[Track, ...]
-    left_out: tuple[Track, ...] = ()
-
-    @property
-    def kept(self) -> tuple[Track, ...]:
-        """The tracks that travel on."""
-        return tuple(track for track in self.tracks if track not in self.left_out)
+    kept: tuple[Track, ...]
+    covers: tuple[Track, ...] = ()
+    # An MP4 cannot hold these.
+    refused: tuple[Track, ...] = ()
 
 
 def probe_command(ffmpeg: str, name: str) -> list[str]:
@@ -61,67 +57,32 @@ def probe_command(ffmpeg: str, name: str) -> list[str]:
     return [*_input(ffmpeg, name), "-copy_unknown", "-map", "0", "-c", "copy", "-t", "0", "-f", "framecrc", "-"]
 
 
-def trial_command(ffmpeg: str, name: str, maps: Sequence[str], trial_name: str) -> list[str]:
-    """Write an MP4 header for some tracks and nothing else: fails when an MP4 cannot hold them."""
-    return [*_input(ffmpeg, name), *maps, "-c", "copy", "-t", "0", "-f", "mp4", trial_name]
+def trial_command(ffmpeg: str, name: str, trial_name: str, track: Track | None = None) -> list[str]:
+    """Write an MP4 header for one track or all and nothing else: fails when an MP4 cannot hold them, or for a cover."""
+    maps = ("-map", "0" if track is None else f"0:{track.index}")
+    return [*_input(ffmpeg, name), *maps, *_NO_COVERS, "-c", "copy", "-t", "0", "-f", "mp4", trial_name]
 
 
-def frames_command(ffmpeg: str, name: str) -> list[str]:
-    """List the frames of the first real video track, one line each. Fails on a truncated file (-xerror): the second
-    output makes it read every track, as the split will.
-    """
-    return [
-        *(*_input(ffmpeg, name, "-xerror"), "-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"),
-        *("-map", "0", "-copy_unknown", "-c", "copy", "-f", "null", "-"),
-    ]
-
-
-def split_command(ffmpeg: str, name: str, media: Media, plan: Plan) -> list[str]:
-    """Cut at the plan's frames into 00000.mp4, 00001.mp4, ...; each is named on stdout when it is complete."""
-    # Without a cut, one that no file reaches: the muxer would otherwise cut every two seconds.
-    cuts = ",".join(map(str, plan.cuts)) or str(plan.frame_count + 1)
-    return [
-        *_input(ffmpeg, name, "-xerror"),
-        *_kept_maps(media),
-        *("-ignore_unknown", "-c", "copy", *_KEEP_TIMES),
-        *("-f", "segment", "-segment_frames", cuts, "-reset_timestamps", "1"),
-        *("-segment_format", "mp4", "-segment_list", "pipe:1", "-segment_list_type", "flat"),
-        "%05d.mp4",
-    ]
-
-
-def join_command(ffmpeg: str, list_name: str, media: Media, final_name: str) -> list[str]:
-    """Join the files of a concat list that we wrote, with the movie header in front (fast start)."""
-    return [
-        *(ffmpeg, *_BEGIN, "-copyts", *_LOCAL_FILES, "-format_whitelist", f"concat,{CONTAINERS}"),
-        *("-f", "concat", "-safe", "1", "-i", list_name),
-        *_kept_maps(media),
-        *("-ignore_unknown", "-c", "copy", *_KEEP_TIMES, "-movflags", "+faststart", "-f", "mp4", final_name),
-    ]
-
-
-def concat_list(names: Sequence[str], durations_s: Sequence[Fraction]) -> str:
-    """The list for the concat demuxer. Each file but the last has the duration after which the next one begins.
-
-    The demuxer's own choice, the longest track of each file, would add the sound's overhang at every join.
-    """
-    lines = ["ffconcat version 1.0"]
-    for name, duration_s in zip_longest(names, durations_s):
-        lines.append(f"file '{name}'")
-        if duration_s is not None:
-            lines.append(f"duration {float(duration_s):.6f}")
-    return "\n".join(lines) + "\n"
+def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: str) -> list[str]:
+    """Copy the packets of these tracks into an MP4, and print the times of each. Fails on a damaged file (-xerror)."""
+    flags = ["-xerror"]
+    if any(track.codec in PREDICTABLE_CODECS for track in kept):
+        flags += ["-fflags", "+genpts"]
+    copied: list[str] = []
+    for number, track in enumerate(kept):
+        copied += ["-map", f"0:{track.index}"]
+        if track.codec == "mpeg4":
+            copied += [f"-bsf:{number}", "mpeg4_unpack_bframes"]  # two frames in one packet, as DivX writes them
+    copied += ["-c", "copy", "-avoid_negative_ts", "disabled"]
+    return [*_input(ffmpeg, name, *flags), *copied, "-f", "mp4", output_name, *copied, "-f", "framecrc", "-"]
 
 
 def _input(ffmpeg: str, name: str, *flags: str) -> list[str]:
-    return [ffmpeg, *_BEGIN, *flags, *_LOCAL_FILES, "-format_whitelist", CONTAINERS, "-i", name]
-
-
-def _kept_maps(media: Media) -> list[str]:
-    maps = ["-map", "0", *NO_COVERS]
-    for track in media.left_out:
-        maps += ["-map", f"-0:{track.index}"]
-    return maps
+    protocol = "pipe" if name.startswith("pipe:") else "file"
+    return [
+        *(ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y", *flags),
+        *("-protocol_whitelist", protocol, "-format_whitelist", CONTAINERS, "-i", name),
+    ]
 
 
 _HEADER = re.compile(r"#(?P<name>[a-z_]+) (?P<index>\d+): +(?P<value>.*)")
@@ -153,22 +114,49 @@ def _shape(entries: dict[str, str]) -> str:
     return ""
 
 
-def parse_frames(lines: Iterator[str]) -> Iterator[Frame]:
-    """The frames in ffmpeg's framecrc format: `stream, dts, pts, duration, size, crc[, F=flags]`, times in `#tb`.
+@dataclass(slots=True)
+class PacketTimes:
+    """The times of a track's packets, in ticks of `time_base` seconds."""
 
-    Raises:
-        BadSource: a frame has no time, as in an AVI with B-frames.
-    """
-    time_base = Fraction(1)
+    time_base: Fraction
+    count: int = 0
+    # Whether each packet has a presentation time.
+    are_known: bool = True
+    # Presentation times: of the first packet, and those from the first to the last packet that is presented.
+    first: int | None = None
+    presented_start: int | None = None
+    presented_end: int | None = None
+    discarded: int = 0
+    # Of the first packets, in decode order.
+    head: list[int] = field(default_factory=list)
+
+    def add(self, pts: int, duration: int, flags: int) -> None:
+        """Count a packet."""
+        self.count += 1
+        if pts == _NO_TIME:
+            self.are_known = False
+            return
+        if len(self.head) < _HEAD:
+            self.head.append(pts)
+        if self.first is None or pts < self.first:
+            self.first = pts
+        if flags & _DISCARD:
+            self.discarded += 1
+            return
+        if self.presented_start is None or pts < self.presented_start:
+            self.presented_start = pts
+        if self.presented_end is None or pts + duration > self.presented_end:
+            self.presented_end = pts + duration
+
+
+def parse_packets(lines: Iterable[str]) -> list[PacketTimes]:
+    """The packets of each track in ffmpeg's framecrc format: `track, dts, pts, duration, size, crc[, F=flags]`."""
+    found: dict[int, PacketTimes] = {}
     for line in lines:
-        if line.startswith("#"):
-            if (match := _HEADER.fullmatch(line)) and match["name"] == "tb":
-                time_base = Fraction(match["value"])
-            continue
-        columns = line.split(",")
-        # No flags column means just the keyframe flag, bit 0.
-        flags = next((column.strip() for column in columns[6:] if column.strip().startswith("F=")), "F=0x1")
-        if _NO_TIME in {column.strip() for column in columns[1:3]}:
-            raise BadSource("the container does not say when each picture is presented; convert it before the upload")
-        dts, pts, duration = (int(column) * time_base for column in columns[1:4])
-        yield Frame(dts, pts, duration, is_keyframe=bool(int(flags.removeprefix("F="), 0) & 1))
+        if not line.startswith("#"):
+            index, _, pts, duration, rest = line.split(",", 4)
+            _, has_flags, flags = rest.partition(" F=0x")
+            found[int(index)].add(int(pts), int(duration), int(flags.partition(",")[0], 16) if has_flags else 0)
+        elif (match := _HEADER.fullmatch(line)) and match["name"] == "tb":
+            found[int(match["index"])] = PacketTimes(Fraction(match["value"]))
+    return [times for _, times in sorted(found.items())]

@@ -25,6 +25,8 @@ class Media:
     engine: PlanEngine
     # Bytes of the file, by offset and length.
     read: Callable[[int, int], bytes]
+    # What the user should know: tracks that were left out, for example.
+    notices: tuple[str, ...] = ()
 
 
 def open_object(aws: "Aws", stored: StoredObject) -> Media:

@@ -1,7 +1,7 @@
-"""ffmpeg, run on hostile input.
+"""The ffmpeg process, run on hostile input.
 
-It gets an empty environment (no credentials), no stdin, a deadline, and limits on address space, CPU time and file
-size. Its command lines limit what it may open.
+It gets an empty environment (no credentials), a deadline, and limits on address space, CPU time and file size. Its
+stdin is empty, or fed with the media by a thread. Its command lines (`commands`) limit what it may open.
 """
 
 import errno
@@ -12,24 +12,12 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from media_worker.deadline import Deadline
-from media_worker.engines.commands import (
-    NO_COVERS,
-    PICTURE_CODECS,
-    Media,
-    Track,
-    frames_command,
-    parse_frames,
-    parse_tracks,
-    probe_command,
-    trial_command,
-)
-from media_worker.engines.cuts import Frame
 from media_worker.errors import FfmpegFailed, FfmpegStopped
 
 # Copying takes 64 MiB; the index of a day-long video takes a few hundred. A static ffmpeg maps little else.
@@ -42,6 +30,14 @@ _NO_SPACE = -errno.ENOSPC & 0xFF
 
 
 @dataclass(frozen=True, slots=True)
+class Fed:
+    """Media for ffmpeg's stdin. `blocks()` reads it from its start; not everything is read if ffmpeg needs less."""
+
+    blocks: Callable[[], Generator[bytes]]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ffmpeg:
     """Runs ffmpeg in a work directory, until the deadline at most."""
 
@@ -49,60 +45,25 @@ class Ffmpeg:
     directory: Path
     deadline: Deadline
 
-    def probe(self, name: str) -> Media:
-        """The tracks of a file, and which of them an MP4 cannot hold.
-
-        Raises:
-            FfmpegFailed: this is not a media file of a supported container.
-        """
-        tracks = parse_tracks(self.run(probe_command(self.path, name)))
-        if self._mp4_holds(name, ("-map", "0", *NO_COVERS)):
-            covers = [track for track in tracks if track.kind == "video" and self._is_cover(name, track)]
-            return Media(tracks, tuple(covers))
-        refused = [track for track in tracks if not self._mp4_holds(name, ("-map", f"0:{track.index}", *NO_COVERS))]
-        return Media(tracks, tuple(refused))
-
-    def frames(self, name: str) -> Iterator[Frame]:
-        """The frames of the first video track, in decoding order.
-
-        Raises:
-            FfmpegFailed: there is no video track, or the file is damaged.
-        """
-        with self.running(frames_command(self.path, name)) as process:
-            yield from parse_frames(process.lines())
-
-    def run(self, argv: Sequence[str]) -> str:
+    def run(self, argv: Sequence[str], fed: Fed | None = None) -> str:
         """Run a command to its end and return its output."""
-        with self.running(argv) as process:
+        with self.running(argv, fed) as process:
             return "\n".join(process.lines())
 
     @contextmanager
-    def running(self, argv: Sequence[str]) -> Iterator["Process"]:
+    def running(self, argv: Sequence[str], fed: Fed | None = None) -> Iterator["Process"]:
         """Run a command while the body runs; then wait for it, or kill it after an error.
 
         Raises:
             FfmpegFailed: it exited with an error code.
             FfmpegStopped: a signal, its deadline or a full disk ended it.
         """
-        process = Process(argv, self.directory, self.deadline.remaining_s())
+        process = Process(argv, self.directory, self.deadline.remaining_s(), fed)
         try:
             yield process
             process.finish()
         finally:
             process.close()
-
-    def _mp4_holds(self, name: str, maps: Sequence[str]) -> bool:
-        trial_name = f"trial-{Path(name).name}.mp4"  # other files may be tested at the same time
-        try:
-            self.run(trial_command(self.path, name, maps, trial_name))
-        except FfmpegFailed:
-            return False
-        finally:
-            (self.directory / trial_name).unlink(missing_ok=True)
-        return True
-
-    def _is_cover(self, name: str, track: Track) -> bool:
-        return track.codec in PICTURE_CODECS and not self._mp4_holds(name, ("-map", f"0:{track.index}", *NO_COVERS))
 
 
 @dataclass(slots=True)
@@ -112,10 +73,12 @@ class Process:
     argv: Sequence[str]
     directory: Path
     limit_s: float
+    fed: Fed | None = None
     _stderr: deque[str] = field(default_factory=lambda: deque(maxlen=_STDERR_LINES))
     _timed_out: bool = False
+    _feed_error: BaseException | None = None
     _popen: "subprocess.Popen[str]" = field(init=False)
-    _reader: threading.Thread = field(init=False)
+    _threads: list[threading.Thread] = field(default_factory=list)
     _clock: threading.Timer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,18 +86,24 @@ class Process:
             self.argv,
             cwd=self.directory,
             env={},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if self.fed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
         )
         self._limit()
-        self._reader = threading.Thread(target=self._read_stderr, daemon=True)
-        self._reader.start()
+        self._start(self._read_stderr)
+        if self.fed:
+            self._start(self._feed)
         self._clock = threading.Timer(self.limit_s, self._time_out)
         self._clock.daemon = True
         self._clock.start()
+
+    def _start(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _limit(self) -> None:
         """Set resource limits. After the start, not in `preexec_fn`, which is not safe with threads."""
@@ -151,7 +120,8 @@ class Process:
 
     def _most_bytes(self) -> int:
         """Copied packets take no more than their source, unless its tables name bytes repeatedly."""
-        return 2 * sum(map(_size_bytes, self.directory.iterdir())) + _FILE_MARGIN_BYTES
+        fed_bytes = self.fed.size_bytes if self.fed else 0
+        return 2 * (fed_bytes + sum(map(_size_bytes, self.directory.iterdir()))) + _FILE_MARGIN_BYTES
 
     def lines(self) -> Iterator[str]:
         """Its output, line by line, as it is printed."""
@@ -159,20 +129,13 @@ class Process:
         for line in self._popen.stdout:
             yield line.rstrip("\n")
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop it while the body runs, so that it does not fill the disk."""
-        self._signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._signal(signal.SIGCONT)
-
     def finish(self) -> None:
         """Wait for its end and raise its error, if any."""
         code = self._popen.wait()
-        self._reader.join()
-        tail = "\n".join(self._stderr)
+        self._join()
+        if self._feed_error:
+            raise self._feed_error
+        tail = self.messages
         if self._timed_out:
             raise FfmpegStopped(f"ffmpeg did not end within {self.limit_s:.0f} s and was killed: {tail}")
         if -code == signal.SIGXFSZ:
@@ -190,10 +153,32 @@ class Process:
         if self._popen.poll() is None:
             self._popen.kill()
         self._popen.wait()
-        self._reader.join()
+        self._join()
         for stream in (self._popen.stdout, self._popen.stderr):
             if stream:
                 stream.close()
+
+    @property
+    def messages(self) -> str:
+        """The last lines that it has printed to stderr."""
+        return "\n".join(self._stderr)
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _feed(self) -> None:
+        """Write the media to its stdin until it has ended. An error in reading the media ends it."""
+        assert self.fed
+        assert self._popen.stdin
+        stdin = self._popen.stdin.buffer  # type: ignore[attr-defined]
+        try:
+            with suppress(BrokenPipeError), stdin, closing(self.fed.blocks()) as blocks:
+                for block in blocks:
+                    stdin.write(block)
+        except BaseException as error:  # noqa: BLE001 (raised again by `finish`)
+            self._feed_error = error
+            self._popen.kill()
 
     def _read_stderr(self) -> None:
         assert self._popen.stderr
@@ -205,10 +190,6 @@ class Process:
     def _time_out(self) -> None:
         self._timed_out = True
         self._popen.kill()
-
-    def _signal(self, number: signal.Signals) -> None:
-        if self._popen.poll() is None:
-            self._popen.send_signal(number)
 
 
 def _size_bytes(path: Path) -> int:

@@ -1,15 +1,17 @@
 """Splitting and joining MP4 files by their index alone. Pure: no network, no subprocess.
 
     movie = read_movie(read, size_bytes)             `read(offset, length)` reads the file
-    plan = plan_split(movie, Fraction(300))          where to cut; `plan.total_segments`
+    plan = plan_split(movie, Fraction(300), read)    where to cut; `plan.segments`, `plan.notice`
+    plan = split_at(movie, starts_s, read)           the same cuts again, from a stored plan
     layout = lay_out(movie, plan, segment_index)     a segment: header bytes, then byte ranges of the source
-    final = plan_join(movies)                        the final: header bytes, then byte ranges of the segments
+    final = plan_join(movies, starts_s)              the final: header bytes, then byte ranges of the segments
     differences(final.summary, summary_of(read_back, size_bytes))    empty if the file is as planned
 
 The modules, from the bottom up:
 
     boxes, errors                the box tree
     samples, stbl, edit_list     the tables of a track: model, parsers and builders
+    presented                    the frames that a track presents
     movie                        a movie and its tracks
     fragments, reader            reading a file
     writer, summary              writing a file: header and byte ranges
@@ -22,9 +24,10 @@ segment cannot be joined with the others).
 
 from .errors import BrokenFile, Mp4Error, TracksDiffer, Unsupported
 from .join import plan_join
-from .movie import Movie, Track
+from .movie import Movie, Track, presented_video
+from .presented import Presented
 from .reader import Read, read_movie
-from .split import SplitPlan, lay_out, plan_split
+from .split import SplitPlan, lay_out, plan_split, split_at
 from .summary import MovieSummary, TrackSummary, differences, summary_of
 from .writer import Layout
 
@@ -34,6 +37,7 @@ __all__ = [
     "Movie",
     "MovieSummary",
     "Mp4Error",
+    "Presented",
     "Read",
     "SplitPlan",
     "Track",
@@ -44,6 +48,8 @@ __all__ = [
     "lay_out",
     "plan_join",
     "plan_split",
+    "presented_video",
     "read_movie",
+    "split_at",
     "summary_of",
 ]

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from array import array
+from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import sub
 from typing import TYPE_CHECKING
 
 from .edit_list import PresentedRange, exact_movie_timescale, single_edit
@@ -25,7 +28,8 @@ from .samples import Runs, SampleTable, Timeline, concat_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-MAX_TIMESCALE = 1 << 31
+# Larger timescales would leave too few seconds in a composition offset of 32 bits.
+MAX_TIMESCALE = 1 << 24
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
 type Row = tuple[Track | None, ...]  # one track of the final: its part in each segment
@@ -47,8 +51,12 @@ class JoinedMovie:
     tracks: tuple[JoinedTrack, ...]
 
 
-def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
+def concatenate(
+    movies: Sequence[Movie], rows: Sequence[Row], starts_s: Sequence[Fraction] | None = None
+) -> JoinedMovie:
     """The segments one after the other. `rows` are the matched tracks of `movies`.
+
+    `starts_s`: when each segment starts, in seconds. Without it, each starts when the video of the one before it ends.
 
     Raises:
         TracksDiffer: a segment cannot be joined with the others; names it.
@@ -56,7 +64,7 @@ def concatenate(movies: Sequence[Movie], rows: Sequence[Row]) -> JoinedMovie:
     """
     tracks = [_presented_parts(row, movies) for row in rows]
     main = tracks[_main_row(movies, rows)]
-    starts_s = _segment_starts_s(main)
+    starts_s = _segment_starts_s(main, starts_s)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
     return JoinedMovie(timescale, tuple(_concatenate_track(track, starts_s, timescale) for track in tracks))
 
@@ -83,26 +91,58 @@ class PresentedPart:
     media_start: int  # composition time of the first frame presented
     start: Fraction  # its presentation time in the segment
     length: int
+    last_frame: int  # composition time of the last frame presented
 
     def scaled_to(self, timescale: int) -> PresentedPart:
-        """The same in a timescale that is a multiple of its own."""
-        factor = timescale // self.timescale
-        if factor == 1:
+        """The same in another timescale. Times are rounded, not durations, so that rounding errors do not add up."""
+        if timescale == self.timescale:
             return self
-        offsets = self.table.offsets
-        table = replace(
-            self.table,
-            durations=self.table.durations.scaled(factor),
-            offsets=None if offsets is None else offsets.scaled(factor),
+        ratio = Fraction(timescale, self.timescale)
+        media_start = _rounded(self.media_start * ratio)
+        return PresentedPart(
+            _scaled(self.table, ratio),
+            timescale,
+            media_start,
+            self.start * ratio,
+            max(1, _rounded((self.media_start + self.length) * ratio) - media_start),
+            _rounded(self.last_frame * ratio),
         )
-        return PresentedPart(table, timescale, self.media_start * factor, self.start * factor, self.length * factor)
+
+
+def _scaled(table: SampleTable, ratio: Fraction) -> SampleTable:
+    """A table with all times multiplied by `ratio`, to the nearest tick."""
+    offsets = table.offsets
+    if ratio.denominator == 1:
+        factor = ratio.numerator
+        scaled = None if offsets is None else offsets.scaled(factor)
+        return replace(table, durations=table.durations.scaled(factor), offsets=scaled)
+    decoded = Timeline.of(table.durations).all_times()
+    decoded.append(table.media_duration)
+    new_decoded = _all_rounded(decoded, ratio)
+    durations = Runs.from_values(max(1, after - before) for before, after in itertools.pairwise(new_decoded))
+    if offsets is None:
+        return replace(table, durations=durations)
+    new_composed = _all_rounded(table.all_composition_times(), ratio)
+    return replace(table, durations=durations, offsets=Runs.from_values(map(sub, new_composed, new_decoded)))
+
+
+def _all_rounded(times: array[int], ratio: Fraction) -> array[int]:
+    up, down = 2 * ratio.numerator, 2 * ratio.denominator
+    return array("q", ((time * up + ratio.denominator) // down for time in times))
+
+
+def _rounded(value: Fraction) -> int:
+    return math.floor(value + Fraction(1, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class _TrackParts:
-    """A track of the final: its row, and what each segment presents of it in a common timescale (None: nothing)."""
+    """A track of the final: its row, and what each segment presents of it (None: nothing), as it is (`exact`) and in
+    a common timescale (`parts`).
+    """
 
     row: Row
+    exact: tuple[PresentedPart | None, ...]
     parts: tuple[PresentedPart | None, ...]
     timescale: int
 
@@ -114,14 +154,23 @@ def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
         else None
         for index, (track, movie) in enumerate(zip(row, movies, strict=True))
     ]
-    timescale = 1
-    for index, part in enumerate(parts):
-        timescale = math.lcm(timescale, part.timescale if part else 1)
-        if timescale > MAX_TIMESCALE:
-            raise TracksDiffer(index, "incompatible timescales: their common multiple exceeds 2^31")
+    timescale = common_timescale([part.timescale for part in parts if part])
     if not any(parts):
         timescale = next(track.timescale for track in row if track is not None)
-    return _TrackParts(row, tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+    return _TrackParts(row, tuple(parts), tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+
+
+def common_timescale(timescales: Sequence[int]) -> int:
+    """A timescale in which the ticks of all parts are whole numbers, or those of most parts if it would be too large.
+
+    Encoders that choose a timescale by themselves for each segment (10240, 10002, 19996) have no useful common multiple.
+    """
+    result = 1
+    for timescale, _ in Counter(timescales).most_common():
+        candidate = math.lcm(result, timescale)
+        if candidate <= MAX_TIMESCALE or result == 1:
+            result = candidate
+    return result
 
 
 def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is_last: bool) -> PresentedPart:
@@ -144,7 +193,8 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
     if media_start < composition_start or presents_hidden:
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
-    return PresentedPart(track.table, track.timescale, media_start, start, length)
+    presented = (time for time in track.table.last_composition_times() if time < media_start + length)
+    return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
 
 
 def _presented_length(
@@ -170,16 +220,26 @@ def _presented_length(
 # The timeline of the final
 
 
-def _segment_starts_s(main: _TrackParts) -> list[Fraction]:
-    """When each segment starts, in seconds, if its video starts where the video of the segment before it ends."""
+def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -> list[Fraction]:
+    """The time of the final that is 0 in each segment, in seconds.
+
+    The first frame of a segment is presented at its planned start. Without a plan, it is presented when the last frame
+    of the segment before it ends.
+    """
     starts_s: list[Fraction] = []
-    end: Fraction | None = None
-    for index, part in enumerate(main.parts):
+    end_s = Fraction(0)
+    last_s = Fraction(-1)  # when the last frame so far starts
+    for index, part in enumerate(main.exact):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        video_start = part.start if end is None else end
-        starts_s.append((video_start - part.start) / main.timescale)
-        end = video_start + part.length
+        planned = end_s if planned_s is None else planned_s[index]
+        first_s = part.start / part.timescale
+        start_s = first_s if index == 0 else planned
+        if start_s <= last_s:
+            raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
+        starts_s.append(start_s - first_s)
+        end_s = start_s + Fraction(part.length, part.timescale)
+        last_s = start_s + Fraction(part.last_frame - part.media_start, part.timescale)
     return starts_s
 
 

@@ -102,6 +102,20 @@ def presented_ranges(
     return tuple(ranges) or (PresentedRange(time, Fraction(0), None),)
 
 
+def every_range(edits: Sequence[Edit], track_timescale: int, movie_timescale: int) -> tuple[PresentedRange, ...]:
+    """The ranges of media that an edit list presents, also if it repeats media. Its speeds are taken as normal."""
+    ranges: list[PresentedRange] = []
+    time = Fraction(0)
+    for number, edit in enumerate(edits):
+        length = Fraction(edit.duration * track_timescale, movie_timescale)
+        if not edit.is_empty:
+            start = Fraction(max(0, edit.media_time))
+            is_open = edit.duration == 0 and number == len(edits) - 1
+            ranges.append(PresentedRange(time, start, None if is_open else start + length))
+        time += length
+    return tuple(ranges) if edits else (PresentedRange(time, Fraction(0), None),)
+
+
 def presentation_time(ranges: Sequence[PresentedRange], media_time: Fraction | int) -> Fraction:
     """When `media_time` is presented. For media that is not presented: when the next presented media is."""
     for each in ranges:

@@ -19,6 +19,7 @@ from .writer import Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from fractions import Fraction
 
     from .boxes import Box
     from .movie import Movie, Track
@@ -33,8 +34,13 @@ _TKHD_MATRIX = slice(-44, -8)  # transformation matrix; width and height follow 
 
 
 @overflow_is_unsupported()
-def plan_join(movies: Sequence[Movie], max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES) -> Layout:
+def plan_join(
+    movies: Sequence[Movie], starts_s: Sequence[Fraction] | None = None, max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES
+) -> Layout:
     """The layout of the movie that all segments make up, in this order. The sources of its ranges are the segments.
+
+    `starts_s`: when each segment starts, by the plan, in seconds. Segments that are not restored to the source's own
+    tracks are placed there. Without it they follow each other, and each lasts as long as its video.
 
     Raises:
         TracksDiffer: a segment cannot be joined with the others; names it.
@@ -43,7 +49,7 @@ def plan_join(movies: Sequence[Movie], max_gap_bytes: int = DEFAULT_MAX_GAP_BYTE
     if not movies:
         raise ValueError("there are no segments to join")
     restored = _restore(movies)
-    joined = restored or concatenate(movies, match_tracks(movies))
+    joined = restored or concatenate(movies, match_tracks(movies), starts_s)
     media = [
         media_ranges((track.tables[index] for track in joined.tracks), max_gap_bytes, source=index)
         for index in range(len(movies))

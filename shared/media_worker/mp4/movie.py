@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from .boxes import Box, is_enabled, references, track_id_of
 from .edit_list import Edit, PresentedRange, presented_ranges
+from .errors import Unsupported
+from .presented import Presented, PresentedFrames
 
 if TYPE_CHECKING:
     from .samples import SampleTable
@@ -85,3 +87,15 @@ class Movie:
             return is_enabled(track.box.need(b"tkhd")), not is_cover_image, Fraction(0) if track.is_video else length
 
         return max(videos or numbers, key=rank)
+
+
+def presented_video(movie: Movie) -> Presented:
+    """What the main track of a movie presents. A repeated frame counts each time that the edit list presents it.
+
+    Raises:
+        Unsupported: the movie has no video.
+    """
+    track = movie.tracks[movie.main_track_number]
+    if not track.is_video or not track.table.count:
+        raise Unsupported("there is no video track")
+    return PresentedFrames(track, movie.timescale).all()

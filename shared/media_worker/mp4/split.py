@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
@@ -31,6 +31,7 @@ from .edit_list import (
     presentation_time,
 )
 from .errors import Unsupported, overflow_is_unsupported
+from .presented import Presented, PresentedFrames, refuse_too_many
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
 from .samples import SampleTable, Timeline
 from .writer import Layout, MediaRanges, layout_of, media_ranges
@@ -39,9 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .movie import Movie, Track
+    from .reader import Read
 
-# A composition time of each sample takes 8 bytes of memory. This limits what a hostile file can use.
-MAX_REORDERED_SAMPLES = 32_000_000
 PCM_PACKET_SAMPLES = 1024
 
 
@@ -59,11 +59,19 @@ class SplitPlan:
     """Where a movie is cut. Segment i begins at `starts_s[i]`, and in track t at `cuts[t][i]`.
 
     Each track has one cut more than there are segments: its end.
+
+    `segments` is what each segment presents of the video, or empty if there is no video. The segments follow each other
+    without a gap and have all presented frames of the video. Segment 0 starts at 0. If the first frame is presented
+    later, that delay is part of its duration and of its longest frame: a worker may keep the delay or drop it.
+
+    `notice` is a sentence for the user if the video cannot be processed in parallel as wanted.
     """
 
     main_track: int
     starts_s: tuple[Fraction, ...]
     cuts: tuple[tuple[Cut, ...], ...]
+    segments: tuple[Presented, ...] = ()
+    notice: str | None = None
 
     @property
     def total_segments(self) -> int:
@@ -122,8 +130,7 @@ def _closed_gop_starts(table: SampleTable) -> tuple[array[int], array[int]]:
     A leading sample follows the sync sample of an open GOP in decode order but is presented before it. It refers to
     frames of the previous segment, so it cannot be decoded in this one.
     """
-    if table.count > MAX_REORDERED_SAMPLES:
-        raise Unsupported(f"{table.count} reordered samples, more than the limit of {MAX_REORDERED_SAMPLES}")
+    refuse_too_many(table)
     times = table.all_composition_times()
     latest_so_far = array("q", accumulate(times, max))
     earliest_from_here = array("q", accumulate(reversed(times), min))
@@ -153,7 +160,7 @@ def _next_pcm_packet(table: SampleTable, sample: int) -> int:
 
 
 @overflow_is_unsupported()
-def plan_split(movie: Movie, segment_duration_s: Fraction) -> SplitPlan:
+def plan_split(movie: Movie, segment_duration_s: Fraction, read: Read | None = None) -> SplitPlan:  # noqa: ARG001
     """Cut at the first cut point at or after each multiple of the duration.
 
     A movie whose edit list loops or changes the speed becomes one segment: cut in media order, it would be presented
@@ -164,50 +171,149 @@ def plan_split(movie: Movie, segment_duration_s: Fraction) -> SplitPlan:
     """
     if segment_duration_s <= 0:
         raise ValueError("the segment duration must be above 0")
-    main = movie.main_track_number
-    all_ranges = [track.presented_ranges(movie.timescale) for track in movie.tracks]
-    points = [CutPoints(track.table) for track in movie.tracks]
-    starts_s, columns = [Fraction(0)], [[Cut(0, 0, 0) for _ in movie.tracks]]
-    if all(ranges is not None for ranges in all_ranges):
-        ranges = [ranges for ranges in all_ranges if ranges is not None]
-        for start_s in _starts(movie.tracks[main], points[main], ranges[main], segment_duration_s):
-            starts_s.append(start_s)
-            columns.append([_cut_at(*each, start_s) for each in zip(movie.tracks, points, ranges, strict=True)])
-            if len(starts_s) > MAX_SEGMENTS:
-                raise Unsupported(f"more than {MAX_SEGMENTS} segments: use longer segments")
-    columns.append([each.end for each in points])
-    return SplitPlan(main, tuple(starts_s), tuple(zip(*columns, strict=True)))
+    source = _Source.of(movie)
+    starts_s = list(source.starts(segment_duration_s)) if source.ranges else []
+    plan = source.plan(starts_s)
+    return replace(plan, notice=_notice(plan, source, segment_duration_s))
 
 
-def _starts(
-    track: Track, points: CutPoints, ranges: Sequence[PresentedRange], duration_s: Fraction
-) -> Iterator[Fraction]:
-    """The presentation times at which the segments behind the first one start, in seconds."""
-    multiple = 1
-    while True:
-        wanted = media_time_at(ranges, multiple * duration_s * track.timescale)
-        cut = points.end if wanted is None else _first_presented(points, ranges, wanted)
-        if cut.sample >= points.end.sample:
-            return
-        start_s = presentation_time(ranges, cut.media_time) / track.timescale
-        if cut.sample > 0:
-            yield start_s
-        multiple = max(multiple, start_s // duration_s) + 1
+@overflow_is_unsupported()
+def split_at(movie: Movie, starts_s: Sequence[Fraction], read: Read | None = None) -> SplitPlan:  # noqa: ARG001
+    """Cut exactly at these times, as a stored plan says. The first one is 0.
+
+    Raises:
+        Unsupported: the movie cannot be cut at one of them; names it.
+    """
+    if not starts_s or starts_s[0] != 0:
+        raise Unsupported("the first segment does not start at 0")
+    source = _Source.of(movie)
+    for before_s, start_s in pairwise(starts_s):
+        if start_s <= before_s or not source.is_start(start_s):
+            raise Unsupported(f"the source cannot be cut at {float(start_s):.6f} s ({start_s} s)")
+    return source.plan(starts_s[1:])
 
 
-def _first_presented(points: CutPoints, ranges: Sequence[PresentedRange], wanted: Fraction) -> Cut:
-    """The first cut point at or after media time `wanted` that the edit list presents."""
-    cut = points.first_at(wanted)
-    while cut.sample < points.end.sample and not is_presented(ranges, cut.media_time):
-        following = media_time_at(ranges, presentation_time(ranges, cut.media_time))
-        cut = points.end if following is None else points.first_at(following)
-    return cut
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A movie to be split. `ranges`: what each track presents, or empty if the movie must stay in one segment."""
+
+    movie: Movie
+    main: Track
+    points: tuple[CutPoints, ...]
+    main_points: CutPoints
+    ranges: tuple[tuple[PresentedRange, ...], ...]
+    main_ranges: tuple[PresentedRange, ...]
+    frames: PresentedFrames | None  # None: there is no video
+
+    @classmethod
+    def of(cls, movie: Movie) -> _Source:
+        number = movie.main_track_number
+        main = movie.tracks[number]
+        ranges = tuple(track.presented_ranges(movie.timescale) or () for track in movie.tracks)
+        points = tuple(CutPoints(track.table) for track in movie.tracks)
+        frames = PresentedFrames(main, movie.timescale) if main.is_video else None
+        return cls(movie, main, points, points[number], ranges if all(ranges) else (), ranges[number], frames)
+
+    def starts(self, duration_s: Fraction) -> Iterator[Fraction]:
+        """The presentation times at which the segments behind the first one start, in seconds."""
+        ranges, timescale, end = self.main_ranges, self.main.timescale, self.main_points.end
+        multiple = 1
+        for _ in range(MAX_SEGMENTS + 1):
+            wanted = media_time_at(ranges, multiple * duration_s * timescale)
+            cut = end if wanted is None else self._first_presented(wanted)
+            if cut.sample >= end.sample:
+                return
+            start_s = presentation_time(ranges, cut.media_time) / timescale
+            if cut.sample > 0:
+                yield start_s
+            multiple = max(multiple, start_s // duration_s) + 1
+
+    def _first_presented(self, wanted: Fraction) -> Cut:
+        """The first cut point at or after media time `wanted` that the edit list presents."""
+        cut = self.main_points.first_at(wanted)
+        while cut.sample < self.main_points.end.sample and not self._is_presented(cut.media_time):
+            following = media_time_at(self.main_ranges, presentation_time(self.main_ranges, cut.media_time))
+            cut = self.main_points.end if following is None else self.main_points.first_at(following)
+        return cut
+
+    def _is_presented(self, media_time: int) -> bool:
+        """Whether the frame with this composition time is presented, and not only by a rounding error."""
+        if not is_presented(self.main_ranges, media_time):
+            return False
+        return self.frames is None or self.frames.before(media_time) < self.frames.before(media_time + 1)
+
+    def is_start(self, start_s: Fraction) -> bool:
+        """Whether a segment other than the first one can start at this time."""
+        if not self.ranges:
+            return False
+        media_time = media_time_at(self.main_ranges, start_s * self.main.timescale)
+        if media_time is None:
+            return False
+        cut = self.main_points.first_at(media_time)
+        is_exact = presentation_time(self.main_ranges, cut.media_time) == start_s * self.main.timescale
+        return is_exact and 0 < cut.sample < self.main_points.end.sample and self._is_presented(cut.media_time)
+
+    def plan(self, later_starts_s: Sequence[Fraction]) -> SplitPlan:
+        """The plan with a first segment, and one for each of these starts."""
+        if len(later_starts_s) >= MAX_SEGMENTS:
+            raise Unsupported(f"more than {MAX_SEGMENTS} segments: use longer segments")
+        starts_s = (Fraction(0), *later_starts_s)
+        columns = [[Cut(0, 0, 0) for _ in self.points]]
+        columns += [
+            [_cut_at(*each, start_s) for each in zip(self.movie.tracks, self.points, self.ranges, strict=True)]
+            for start_s in later_starts_s
+        ]
+        columns.append([each.end for each in self.points])
+        cuts = tuple(zip(*columns, strict=True))
+        main = self.movie.main_track_number
+        return SplitPlan(main, starts_s, cuts, self._segments(cuts[main]))
+
+    def _segments(self, cuts: Sequence[Cut]) -> tuple[Presented, ...]:
+        """What each segment presents. Segment 0 starts at 0, however late its first frame is presented."""
+        if self.frames is None:
+            return ()
+        firsts = [0, *(self.frames.before(cut.media_time) for cut in cuts[1:-1]), self.frames.count]
+        first, *others = (self.frames.between(*each) for each in pairwise(firsts))
+        delay_s = first.start_s
+        longest_s = max(first.longest_frame_s, delay_s)
+        return (Presented(first.frames, Fraction(0), first.duration_s + delay_s, longest_s), *others)
 
 
 def _cut_at(track: Track, points: CutPoints, ranges: Sequence[PresentedRange], start_s: Fraction) -> Cut:
     """The first cut point of a track that is presented at or after `start_s`."""
     media_time = media_time_at(ranges, start_s * track.timescale)
     return points.end if media_time is None else points.first_at(media_time)
+
+
+# What a user should know
+
+
+_ADVICE = "re-encode with a keyframe every few seconds to process it in parallel"
+
+
+def _notice(plan: SplitPlan, source: _Source, wanted_s: Fraction) -> str | None:
+    """Why the video cannot be processed in parallel as wanted, or None if it can."""
+    if not plan.segments:
+        return None
+    longest = max(range(plan.total_segments), key=lambda index: plan.segments[index].duration_s)
+    longest_s = plan.segments[longest].duration_s
+    if plan.total_segments == 1:
+        return f"one segment: {_why_one(source)}" if longest_s > wanted_s else None
+    if longest_s <= 2 * wanted_s:
+        return None
+    return (
+        f"segment {longest} lasts {float(longest_s):.1f} s, more than twice the wanted {float(wanted_s):g} s: the "
+        f"source has no keyframe in between at which it can be cut; {_ADVICE}"
+    )
+
+
+def _why_one(source: _Source) -> str:
+    if not source.ranges:
+        return "an edit list repeats media or changes the speed; export without edits to process it in parallel"
+    keyframes = source.main.table.sync
+    if keyframes is not None and len(keyframes) <= 1:
+        return f"the source has a single keyframe; {_ADVICE}"
+    return f"the source has no keyframe after the first at which it can be cut; {_ADVICE}"
 
 
 # One segment

@@ -1,0 +1,171 @@
+"""Exact times for a movie that ffmpeg has remuxed. Pure: only the index in memory changes, not the file.
+
+Matroska and FLV round every time to a millisecond, so that frames of 30 fps last 33 or 34 ms. And ffmpeg's MP4 muxer
+rounds edit lists to milliseconds, and may end one before the last frame. So:
+
+- Times that fit a constant frame rate, or packets of a constant duration, are put back on that grid. None moves by
+  more than one tick of the source.
+- The edit lists are written again, so that they present every packet that went in, at its time.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import pairwise
+from math import ceil, floor
+
+from media_worker.engines.commands import PacketTimes
+from media_worker.mp4.edit_list import Edit, exact_movie_timescale, single_edit
+from media_worker.mp4.movie import Movie, Track
+from media_worker.mp4.samples import Runs, Timeline
+
+_RATES = (
+    *(Fraction(rate) for rate in (*range(1, 61), 72, 75, 90, 96, 100, 120, 144, 200, 240)),
+    *(Fraction(rate * 1000, 1001) for rate in (15, 24, 30, 48, 60, 96, 120, 240)),
+    *(Fraction(15, 2), Fraction(25, 2)),
+)
+_MIN_TIMESCALE = 10_000
+# Putting times on a grid takes a few numbers for each sample.
+_MAX_SAMPLES = 10_000_000
+
+
+def with_exact_times(movie: Movie, packets: Sequence[PacketTimes]) -> Movie:
+    """The movie with the times of these packets, which went into its first tracks.
+
+    ffmpeg adds tracks of its own behind them: chapters, timecode.
+    """
+    mapped = [_on_grid(track, times) for track, times in zip(movie.tracks, packets, strict=False)]
+    added = movie.tracks[len(packets) :]
+    timescale = exact_movie_timescale([movie.timescale, *(track.timescale for track, _ in mapped)])
+    tracks = [
+        *(_presented(track, times, start, timescale) for (track, start), times in zip(mapped, packets, strict=False)),
+        *(replace(track, edits=_rescaled(track.edits, movie.timescale, timescale)) for track in added),
+    ]
+    return replace(movie, timescale=timescale, tracks=tuple(tracks))
+
+
+def _presented(track: Track, times: PacketTimes, start: Fraction, movie_timescale: int) -> Track:
+    """The track with an edit list that presents its packets from time 0 on. `start` (track ticks): of the first one."""
+    table = track.table
+    if not table.count or times.first is None:
+        return track
+    to_ticks = times.time_base * track.timescale
+    zero = table.composition_start() - start  # the media time that is presented at time 0
+    first_presented, media_end = start, Fraction(table.composition_end())
+    if times.discarded and times.presented_start is not None and times.presented_end is not None:
+        first_presented = start + (times.presented_start - times.first) * to_ticks
+        media_end = min(media_end, zero + times.presented_end * to_ticks)
+    begin = round(max(Fraction(0), first_presented))
+    media_start = max(0, round(zero + begin))
+    edits = single_edit(
+        begin,
+        media_start,
+        max(1, round(media_end) - media_start),
+        track_timescale=track.timescale,
+        movie_timescale=movie_timescale,
+    )
+    return replace(track, edits=edits)
+
+
+def _rescaled(edits: Iterable[Edit], old: int, new: int) -> tuple[Edit, ...]:
+    return tuple(replace(edit, duration=round(Fraction(edit.duration * new, old))) for edit in edits)
+
+
+def _on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
+    """The track on the grid of its frames or packets, if it has one, and the presentation time of its first packet."""
+    start = (times.first or 0) * times.time_base * track.timescale
+    if not 2 <= track.table.count <= _MAX_SAMPLES or track.table.is_pcm or not times.head:
+        return track, start
+    if not track.is_video:
+        return _audio_on_grid(track, times) if track.handler == b"soun" else (track, start)
+    for rate in _rates_near(track, times.time_base):
+        if frames := _frame_numbers(track, rate, times.time_base):
+            on_grid = _video_on_grid(track, rate, frames)
+            return on_grid, _phase(times, 1 / rate) * on_grid.timescale
+    return track, start
+
+
+def _phase(times: PacketTimes, step_s: Fraction) -> Fraction:
+    """The time of the first packet in seconds, from the rounded times of many: the middle of what fits all of them."""
+    first = min(times.head)
+    step = step_s / times.time_base
+    deviations = [time - first - round((time - first) / step) * step for time in times.head]
+    if max(deviations) - min(deviations) > 1:
+        return first * times.time_base
+    return (first + (max(deviations) + min(deviations)) / 2) * times.time_base
+
+
+# Video: a constant frame rate, in which frames may be missing.
+
+
+def _rates_near(track: Track, tick_s: Fraction) -> Iterator[Fraction]:
+    """Usual frame rates whose frames last as long as most of the track's, nearest first; none if they do already."""
+    durations = track.table.durations
+    if len(set(durations.values)) == 1:
+        return
+    count = track.table.count
+    usual_s = Fraction(sorted(durations)[count // 2], track.timescale)
+    mean_s = Fraction(durations.total() - durations[count - 1], (count - 1) * track.timescale)
+    near = [rate for rate in _RATES if abs(1 / rate - usual_s) <= tick_s and 4 * tick_s <= 1 / rate]
+    yield from sorted(near, key=lambda rate: abs(1 / rate - mean_s))
+
+
+def _frame_numbers(track: Track, rate: Fraction, tick_s: Fraction) -> array[int] | None:
+    """The number of each sample's frame on the grid of a frame rate, or None if a sample is off by more than a tick."""
+    composed = track.table.all_composition_times()
+    first = min(composed)
+    frame = track.timescale * rate.denominator  # in units of 1 / (timescale * rate.numerator) seconds
+    limit = floor(tick_s * track.timescale * rate.numerator)
+    numbers = array("q")
+    for time in composed:
+        units = (time - first) * rate.numerator
+        number = (2 * units + frame) // (2 * frame)
+        if abs(units - number * frame) > limit:
+            return None
+        numbers.append(number)
+    return numbers if len(set(numbers)) == len(numbers) else None
+
+
+def _video_on_grid(track: Track, rate: Fraction, frames: array[int]) -> Track:
+    """The track with its samples presented at these frames. Decode times are the presentation times in order, earlier
+    by the delay that the reordering needs.
+    """
+    factor = 1
+    while rate.numerator * factor < _MIN_TIMESCALE:
+        factor *= 2
+    ticks = rate.denominator * factor  # of a frame
+    ordered = sorted(frames)
+    rank = {frame: number for number, frame in enumerate(ordered)}
+    delay = max(number - rank[frame] for number, frame in enumerate(frames))
+    decoded = [*range(ordered[0] - delay, ordered[0]), *ordered[: len(ordered) - delay]]
+    last = max(1, round(track.table.durations[track.table.count - 1] * rate / track.timescale))
+    durations = Runs.from_values([*(ticks * (after - before) for before, after in pairwise(decoded)), ticks * last])
+    offsets = Runs.from_values(ticks * (frame - time) for frame, time in zip(frames, decoded, strict=True))
+    table = replace(track.table, durations=durations, offsets=offsets if any(offsets.values) else None)
+    return replace(track, timescale=rate.numerator * factor, table=table)
+
+
+# Audio: packets of a constant duration, with gaps.
+
+
+def _audio_on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
+    """The track with packets that follow each other exactly, and the presentation time of the first one."""
+    durations = track.table.durations
+    counts: Counter[int] = Counter()
+    for count, value in zip(durations.counts, durations.values, strict=True):
+        counts[value] += count
+    packet = max(counts, key=counts.__getitem__)
+    start = _phase(times, Fraction(packet, track.timescale)) * track.timescale
+    limit = ceil(times.time_base * track.timescale)
+    last = durations[len(durations) - 1]
+    starts = array("q")
+    for time in Timeline.of(durations).all_times():
+        expected = starts[-1] + packet if starts else time
+        starts.append(expected if abs(time - expected) <= limit else time)
+    exact = [after - before for before, after in pairwise(starts)]
+    if min(exact) < 1:
+        return track, start
+    exact.append(packet if abs(last - packet) <= limit else last)
+    return replace(track, table=replace(track.table, durations=Runs.from_values(exact))), start

@@ -1,0 +1,255 @@
+"""The remux engine: ffmpeg copies the packets of a file, whatever its container, into an MP4 on /tmp.
+
+ffmpeg reads most containers forward, so it is fed through a pipe while the object is being read from S3: only the MP4
+takes space on /tmp, and a source of 9 GB fits into 10 GB. Those with an index that it has to seek to are downloaded
+first, and need twice the space:
+
+    MOV and MP4    the index (moov) is behind the media, or is compressed
+    MXF            the order of presentation is in the index table in the footer
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from media_worker.deadline import Deadline
+from media_worker.engines.commands import (
+    NONSTANDARD_CODECS,
+    PICTURE_CODECS,
+    PacketTimes,
+    Track,
+    Tracks,
+    parse_packets,
+    parse_tracks,
+    probe_command,
+    remux_command,
+    trial_command,
+)
+from media_worker.engines.copy import Media
+from media_worker.engines.exact_times import with_exact_times
+from media_worker.engines.ffmpeg import Fed, Ffmpeg
+from media_worker.errors import BadSegment, BadSource, FfmpegFailed
+from media_worker.mp4 import Movie, Mp4Error, read_movie
+from media_worker.mp4.reader import FIRST_BOXES
+from media_worker.s3 import StoredObject, download, downloads, read_forward, read_range
+from media_worker.telemetry import Steps, logger, submit
+from media_worker.workdir import require_room, work_directory
+
+if TYPE_CHECKING:
+    from media_worker.aws import Aws
+
+# Of a processed segment; each has an ffmpeg of its own.
+_REMUXES_AT_ONCE = 2
+_MXF_KEY = bytes.fromhex("060e2b34")  # the start of every SMPTE universal label
+_ADVICE = {
+    "video": "convert the video to H.264, HEVC, VP9 or AV1",
+    "audio": "convert the audio to AAC or Opus",
+}
+_CUT_OFF = "File ended prematurely"  # ffmpeg's word on a Matroska file whose recording was not finished
+
+
+@contextmanager
+def open_source(aws: "Aws", source: StoredObject, deadline: Deadline, steps: Steps) -> Iterator[Media]:
+    """Remux a source. The MP4 exists while the body runs.
+
+    Raises:
+        BadSource: this is not a video that can be split, or an MP4 cannot hold it.
+        NoRoom: the MP4 does not fit on /tmp.
+    """
+    with work_directory() as directory:
+        ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
+        with steps.step("remux", source.size_bytes):
+            media = _remux(aws, source, ffmpeg, "source")
+        yield media
+
+
+@contextmanager
+def open_segments(
+    aws: "Aws", segments: Sequence[StoredObject], indexes: Sequence[int], deadline: Deadline
+) -> Iterator[dict[int, Media]]:
+    """Remux the processed segments with these indexes. The MP4s exist while the body runs.
+
+    Raises:
+        BadSegment: one is not a video, or an MP4 cannot hold it; names it.
+        NoRoom: the MP4s do not fit on /tmp.
+    """
+    size_bytes = sum(segments[index].size_bytes for index in indexes)
+
+    def remux(index: int) -> Media:
+        try:
+            return _remux(aws, segments[index], ffmpeg, f"segment-{index}")
+        except BadSource as error:
+            raise BadSegment(f"segment {index} cannot be joined: {error}") from error
+
+    with work_directory() as directory:
+        require_room(directory, size_bytes, f"remuxing {len(indexes)} segments of {size_bytes / 1e6:,.0f} MB")
+        ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
+        pool = ThreadPoolExecutor(_REMUXES_AT_ONCE)
+        try:
+            remuxed = {index: submit(pool, remux, index) for index in indexes}
+            yield {index: each.result() for index, each in remuxed.items()}
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media:
+    """Remux an object to `{name}.mp4` in ffmpeg's work directory.
+
+    Raises:
+        BadSource: this is not a video, or an MP4 cannot hold it.
+    """
+    try:
+        with _input(aws, stored, ffmpeg, name) as media:
+            tracks = _probe(media)
+            kept = _checked(tracks)
+            path = ffmpeg.directory / f"{name}.mp4"
+            packets, messages = _copy_packets(media, kept, path)
+    except FfmpegFailed as error:
+        raise BadSource(f"ffmpeg cannot read it as a video: {error.reason}") from error
+    if messages:
+        logger.warning("ffmpeg reported problems", event="remux_problems", key=stored.key, messages=messages)
+    read = partial(_read_file, path)
+    try:
+        movie = read_movie(read, path.stat().st_size)
+    except Mp4Error as error:
+        raise BadSource(f"the MP4 that ffmpeg made of it cannot be read: {error}") from error
+    _check_packets(movie, kept, packets)
+    return Media(with_exact_times(movie, packets), path, "remux", read, tuple(_notices(tracks, messages)))
+
+
+# What ffmpeg reads ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What ffmpeg reads, by its name on the command line: a file, or its stdin and what that is fed with."""
+
+    ffmpeg: Ffmpeg
+    name: str
+    fed: Fed | None = None
+
+    def run(self, argv: Sequence[str]) -> str:
+        return self.ffmpeg.run(argv, self.fed)
+
+
+@contextmanager
+def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Iterator[_Input]:
+    """The object through a pipe, or downloaded while the body runs."""
+    if not _needs_seeking(read_range(aws, stored, 0, min(16, stored.size_bytes))):
+        require_room(ffmpeg.directory, stored.size_bytes, f"remuxing {stored.size_bytes / 1e6:,.0f} MB")
+        yield _Input(ffmpeg, "pipe:0", Fed(partial(read_forward, aws, stored), stored.size_bytes))
+        return
+    what = f"remuxing {stored.size_bytes / 1e6:,.0f} MB that ffmpeg cannot read forward"
+    require_room(ffmpeg.directory, 2 * stored.size_bytes, what)
+    path = ffmpeg.directory / name
+    with downloads(aws) as manager:
+        download(manager, stored, path, ffmpeg.deadline)
+    try:
+        yield _Input(ffmpeg, name)
+    finally:
+        path.unlink()
+
+
+def _needs_seeking(head: bytes) -> bool:
+    """Whether the file has an index that ffmpeg has to seek to."""
+    return head[4:8] in FIRST_BOXES or head.startswith(_MXF_KEY)
+
+
+def _read_file(path: Path, offset: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+# Which tracks travel on -----------------------------------------------------------------------------------------------
+
+
+def _probe(media: _Input) -> Tracks:
+    """The tracks of a file, and which of them an MP4 cannot hold.
+
+    Raises:
+        FfmpegFailed: this is not a media file of a supported container.
+    """
+    found = parse_tracks(media.run(probe_command(media.ffmpeg.path, media.name)))
+    refused = [track for track in found if track.codec in NONSTANDARD_CODECS]
+    if refused or not _mp4_holds(media):
+        refused += [track for track in found if track not in refused and not _mp4_holds(media, track)]
+    pictures = [track for track in found if track.kind == "video" and track.codec in PICTURE_CODECS]
+    covers = [track for track in pictures if track in refused or not _mp4_holds(media, track)]
+    return Tracks(
+        kept=tuple(track for track in found if track not in refused and track not in covers),
+        covers=tuple(covers),
+        refused=tuple(track for track in refused if track not in covers),
+    )
+
+
+def _mp4_holds(media: _Input, track: Track | None = None) -> bool:
+    trial = media.ffmpeg.directory / f"trial-{threading.get_ident()}.mp4"
+    try:
+        media.run(trial_command(media.ffmpeg.path, media.name, trial.name, track))
+    except FfmpegFailed:
+        return False
+    finally:
+        trial.unlink(missing_ok=True)
+    return True
+
+
+def _checked(tracks: Tracks) -> tuple[Track, ...]:
+    """The tracks to copy.
+
+    Raises:
+        BadSource: there is no video, or an MP4 cannot hold a video or audio track.
+    """
+    lost = [track for track in tracks.refused if track.kind in _ADVICE]
+    if lost:
+        advice = " and ".join(_ADVICE[kind] for kind in dict.fromkeys(track.kind for track in lost))
+        raise BadSource(f"an MP4 cannot hold {_listed(lost)}: {advice}, then upload it again")
+    if not any(track.kind == "video" for track in tracks.kept):
+        raise BadSource(f"there is no video track: {_listed(tracks.kept + tracks.covers) or 'no track at all'}")
+    return tracks.kept
+
+
+def _notices(tracks: Tracks, messages: str) -> Iterator[str]:
+    """What the user should know about the remux."""
+    if tracks.refused:
+        yield f"left out, because an MP4 cannot hold it: {_listed(tracks.refused)}"
+    if _CUT_OFF in messages:
+        yield "the source was cut off: its recording was not finished, or its upload is incomplete"
+
+
+def _listed(tracks: Sequence[Track]) -> str:
+    return "; ".join(map(str, tracks))
+
+
+# Copying --------------------------------------------------------------------------------------------------------------
+
+
+def _copy_packets(media: _Input, kept: Sequence[Track], path: Path) -> tuple[list[PacketTimes], str]:
+    """Write the MP4. Returns the times of the packets that went in, and ffmpeg's messages."""
+    command = remux_command(media.ffmpeg.path, media.name, kept, path.name)
+    with media.ffmpeg.running(command, media.fed) as process:
+        packets = parse_packets(process.lines())
+    return packets, process.messages
+
+
+def _check_packets(movie: Movie, kept: Sequence[Track], packets: Sequence[PacketTimes]) -> None:
+    """Compare the MP4 with the packets that went in.
+
+    Raises:
+        BadSource: packets have no presentation times, or ffmpeg has lost some.
+    """
+    if len(packets) != len(kept) or len(movie.tracks) < len(kept):
+        raise BadSource(f"ffmpeg wrote {len(movie.tracks)} of {len(kept)} tracks")
+    for track, times, written in zip(kept, packets, movie.tracks, strict=False):
+        if track.kind == "video" and not times.are_known:
+            raise BadSource(
+                f"the container does not say when each frame of {track} is presented: "
+                "re-encode it, or convert it with another program, then upload it again"
+            )
+        if not written.table.is_pcm and written.table.count != times.count:
+            raise BadSource(f"ffmpeg wrote {written.table.count} of {times.count} packets of {track}")
