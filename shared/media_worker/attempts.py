@@ -169,7 +169,10 @@ def begin_attempt(aws: "Aws", attempt: Attempt) -> Attempt | None:
     condition: dict[str, Any] = (
         {
             "ConditionExpression": "run_id = :before AND expires_at = :expires_at",
-            "ExpressionAttributeValues": {":before": {"S": before.run_id}, ":expires_at": {"N": str(before.expires_at)}},
+            "ExpressionAttributeValues": {
+                ":before": {"S": before.run_id},
+                ":expires_at": {"N": str(before.expires_at)},
+            },
         }
         if before
         else {"ConditionExpression": "attribute_not_exists(job_id)"}

@@ -70,9 +70,7 @@ def check_output(path: Path, expected: ExpectedOutput, frame_check: "FrameCheck"
         )
 
 
-def upload_output(
-    aws: "Aws", path: Path, key: str, metadata: "Mapping[str, str]", tag: tuple[str, str] | None
-) -> None:
+def upload_output(aws: "Aws", path: Path, key: str, metadata: "Mapping[str, str]", tag: tuple[str, str] | None) -> None:
     """Upload a processed segment, in parallel parts, with the tag by which the bucket's lifecycle rule removes it."""
     extra = {"ContentType": "video/mp4", "Metadata": dict(metadata)}
     if tag:

@@ -31,6 +31,8 @@ class Delivery:
     body: str
     receive_count: int
     received_at: float = field(default_factory=time.monotonic)
+    # The message announces more segments than the one that is being processed: it is not deleted yet.
+    has_more: bool = False
     # Deleted or returned: nothing more is to be done with it.
     is_settled: bool = False
 
