@@ -203,7 +203,9 @@ def beat_attempt(aws: "Aws", attempt: Attempt, expires_at: int, progress: float 
 
 
 def end_attempt(aws: "Aws", attempt: Attempt, state: AttemptState, error: str | None = None) -> Sequence[Failure]:
-    """Record how an attempt ended. Returns the failures of the segment, this one included."""
+    """Record how an attempt ended. Returns the failures of the segment, this one included; none without the table."""
+    if aws.settings.segment_attempts_table_name is None:
+        return ()
     now = int(time.time())
     changes: dict[str, Any] = {"state": state.value, "heartbeat_at": now, "expires_at": now}
     if state is AttemptState.DONE:

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 _UPLOAD = TransferConfig(multipart_threshold=16 * _MIB, multipart_chunksize=16 * _MIB, max_concurrency=8)
+_CONTAINERS = (
+    *(b"\x1a\x45\xdf\xa3", b"\x47", b"RIFF", b"FLV", b"OggS"),  # Matroska, MPEG-TS, AVI, FLV, Ogg
+    *(b"\x06\x0e\x2b\x34", b"\x30\x26\xb2\x75", b"\x00\x00\x01\xba"),  # MXF, ASF, MPEG-PS
+)
+_MP4_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide"})
 # Edit lists and track headers are often written in milliseconds.
 _ROUNDING_S = Fraction(2, 1000)
 
@@ -57,7 +62,9 @@ def check_output(path: Path, expected: ExpectedOutput, frame_check: "FrameCheck"
     except BrokenFile as error:
         raise AttemptFailed(f"the output is not a readable video: {error}") from error
     except Unsupported as error:
-        # The join may be able to remux it, and counts its frames then.
+        if not _is_container(path):
+            raise AttemptFailed(f"the output is not a video: {error}") from error
+        # The join remuxes it, and counts its frames then.
         logger.warning("Frames of the output not counted", event="output_not_checked", reason=str(error))
         return
     if not found.frames or found.frames % expected.frames:
@@ -68,6 +75,13 @@ def check_output(path: Path, expected: ExpectedOutput, frame_check: "FrameCheck"
         raise AttemptFailed(
             f"the output lasts {float(found.duration_s):.3f} s, {float(expected.duration_s):.3f} s expected"
         )
+
+
+def _is_container(path: Path) -> bool:
+    """Whether a file begins like a media container that the join can remux."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    return head.startswith(_CONTAINERS) or head[4:8] in _MP4_BOXES
 
 
 def upload_output(aws: "Aws", path: Path, key: str, metadata: "Mapping[str, str]", tag: tuple[str, str] | None) -> None:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ClientError
 from media_worker.attempts import Attempt, AttemptState, begin_attempt
 from media_worker.completions import read_completions
 from media_worker.jobs import JobStatus
@@ -62,7 +64,6 @@ def test_the_last_failure_fails_the_job(world: World) -> None:
     world.add_job(2)
     assert len([each for each in world.work(FAIL) if each.index == 0]) == 3
     assert world.job.status is JobStatus.FAILED
-    assert world.job.error is not None
     assert world.job.error.startswith(
         "segment 0 failed 3 times on i-0abc: CUDA out of memory\nthe command exited with 1"
     )
@@ -133,7 +134,7 @@ def test_the_upload_of_a_killed_attempt_is_used(world: World) -> None:
     [
         (python("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"), "the command was killed by SIGSEGV"),
         (python("pass"), "the command wrote no output"),
-        (python("import sys; open(sys.argv[1], 'w').write('no video')", "{output}"), "the output is"),
+        (python("import sys; open(sys.argv[1], 'w').write('no video')", "{output}"), "the output is not a video"),
         (("sh", "-c", "echo first; echo last; exit 3"), "first\nlast\nthe command exited with 3"),
     ],
 )
@@ -350,6 +351,19 @@ def test_a_worker_without_the_attempts_table(world: World) -> None:
     world.work(python(program, "{input}", "{output}", "{index}"))
     assert world.processed == [0]
     assert str(world.job.error).startswith("segment 1 failed 3 times on i-0abc: bad")
+
+
+def test_a_worker_without_access_fails_no_job(world: World) -> None:
+    """With wrong permissions it would fail every segment that it receives: it stops, and says why."""
+    world.add_job()
+    error = {"Error": {"Code": "AccessDenied", "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    refused = (AWSResponse("", 403, {}, None), error)
+    world.aws.s3.meta.events.register("before-call.s3.GetObject", lambda **_: refused)
+    worker = world.worker(idle_exit_s=None)
+    assert list(worker.segments()) == []
+    assert isinstance(worker.error, ClientError)
+    assert world.job.status is JobStatus.CHUNKING_COMPLETE
+    assert world.messages() == (1, 0)
 
 
 def test_a_message_that_is_no_event_goes_to_the_dead_letter_queue(world: World) -> None:
