@@ -8,7 +8,7 @@ from media_worker.aws import Aws
 from media_worker.deadline import Deadline
 from media_worker.keys import build_final_key, build_output_segment_key, build_segment_key, build_source_key
 from media_worker.main import LocalContext
-from media_worker.storage import Target, describe, download, downloads, write_once
+from media_worker.s3 import Target, describe, download, downloads, write_once
 
 _AT_ONCE = 4
 

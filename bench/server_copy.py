@@ -6,7 +6,7 @@ from media_worker.aws import Aws
 from media_worker.composition import compose_once
 from media_worker.keys import build_final_key, build_output_segment_key, build_segment_key, build_source_key
 from media_worker.parts import Range, plan_parts
-from media_worker.storage import Target, describe
+from media_worker.s3 import Target, describe
 
 
 def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What all tests share: clips made by ffmpeg itself, and looking at media again."""
+"""Settings for all tests: no test reaches AWS, and none changes the process for the next one."""
 
 import logging
 import os

@@ -214,7 +214,7 @@ def _report(error: Exception, disposition: Disposition) -> Disposition:
     """Log and count an error; its disposition."""
     if disposition.metric:
         count(disposition.metric)
-    fields = {"failure": type(error).__name__, "reason": str(error)}
+    fields: dict[str, Any] = {"failure": type(error).__name__, "reason": str(error)}
     if isinstance(error, NothingToDo):
         logger.info("Nothing to do", event="nothing_to_do", **fields)
     elif isinstance(error, PermanentError):

@@ -84,7 +84,7 @@ def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable
     store = LeaseStore(aws, lease)
     config = IdempotencyConfig(lambda_context=context)  # type: ignore[arg-type]  # our Protocol is the part it uses
 
-    @idempotent_function(data_keyword_argument="job_id", persistence_store=store, config=config)
+    @idempotent_function(data_keyword_argument="job_id", persistence_store=store, config=config)  # type: ignore[untyped-decorator]
     def leased(*, job_id: str) -> None:  # noqa: ARG001  # Powertools makes its key from it
         work()
 
@@ -136,7 +136,7 @@ class LeaseStore(BasePersistenceLayer):
         if lease.created_with is None:
             condition += " AND attribute_exists(job_id)"
         numbers = {**sets, **created_with, "now": now_s(), "one": 1}
-        names = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
+        names: dict[str, Any] = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
         try:
             answer = self.aws.dynamodb.update_item(
                 **lease.key,

@@ -1,4 +1,4 @@
-"""A stack in moto, and the handlers on it as Lambda would call them. ffmpeg and the media are real."""
+"""Fixtures: a stack in moto with the two handlers, called as Lambda would call them. ffmpeg and the media are real."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.media import clips
 
 @pytest.fixture
 def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """Buckets, tables and queues, with the handlers on them and a /tmp of their own."""
+    """Buckets, tables and queues, with a temporary directory of their own."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -23,7 +23,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
 
 @pytest.fixture
 def logs() -> Iterator[Logs]:
-    """What the functions log during the test."""
+    """The log lines of the test."""
     with captured() as logs:
         yield logs
 
@@ -39,7 +39,7 @@ def clip(clip_folder: Path) -> "ClipMaker":
 
 
 class ClipMaker:
-    """Makes each clip once a session."""
+    """Makes each clip once per session."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""What the functions print: log lines, and metrics in CloudWatch's embedded format."""
+"""The output of the functions: log lines, and metrics in CloudWatch's embedded metric format."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from media_worker.telemetry import logger
 
 
 class Logs:
-    """The log lines so far, as an operator's tool reads them."""
+    """The log lines so far, parsed. Tests select them by `event`, because the message is prose and may change."""
 
     def __init__(self, stream: io.StringIO) -> None:
         self._stream = stream
@@ -20,19 +20,19 @@ class Logs:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._stream.getvalue().splitlines()]
 
-    def named(self, message: str) -> list[dict[str, Any]]:
-        """The lines with this message."""
-        return [line for line in self.lines if line["message"] == message]
+    def all(self, event: str) -> list[dict[str, Any]]:
+        """The lines of this event."""
+        return [line for line in self.lines if line.get("event") == event]
 
-    def the(self, message: str) -> dict[str, Any]:
-        """The one line with this message."""
-        (line,) = self.named(message)
+    def one(self, event: str) -> dict[str, Any]:
+        """The line of this event; there is exactly one."""
+        (line,) = self.all(event)
         return line
 
 
 @contextmanager
 def captured() -> Iterator[Logs]:
-    """Take what the logger prints instead of standard output, at the level that the functions have."""
+    """Capture the log at the level that the functions use."""
     stream = io.StringIO()
     level = logger.log_level
     logger.setLevel("INFO")
@@ -45,7 +45,7 @@ def captured() -> Iterator[Logs]:
 
 
 def metrics(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The metrics that were printed, an entry a record: name -> values."""
+    """The printed metrics: for each record, the values by name."""
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line]
     return [
         {

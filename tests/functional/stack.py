@@ -1,4 +1,4 @@
-"""A stack in moto: what template.yaml makes, the handlers, and a segment worker that changes nothing."""
+"""A stack in moto with the resources of template.yaml, the two handlers, and a segment worker that changes nothing."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,7 +11,14 @@ from media_worker.aws import Aws
 from media_worker.completions import record_segment
 from media_worker.handlers import build_chunking_handler, build_reassembly_handler
 from media_worker.jobs import Job, read_job
-from media_worker.keys import build_final_key, build_output_segment_key, build_source_key, parse_segment_key
+from media_worker.keys import (
+    build_final_key,
+    build_output_segment_key,
+    build_plan_key,
+    build_source_key,
+    parse_segment_key,
+)
+from media_worker.plan import digest_of
 from media_worker.settings import Settings
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 
@@ -26,14 +33,12 @@ ENVIRONMENT = {
     "REASSEMBLY_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/reassembly",
     "CHUNK_SEGMENT_DURATION_SEC": "4",
     "FFMPEG_PATH": str(ffmpeg_path()),
-    # What takes everything; tests of the choice say what they want on the job.
-    "ENGINE": "ffmpeg",
 }
 
 
 @dataclass
 class LambdaContext:
-    """Lambda's context object, with time that a test sets."""
+    """Lambda's context object; the test sets the remaining time."""
 
     remaining_ms: int = 900_000
     function_name: str = "test"
@@ -47,7 +52,7 @@ class LambdaContext:
 
 @dataclass
 class Stack:
-    """The stack and everything a test does to it."""
+    """The stack and everything that a test does with it."""
 
     aws: Aws
     temporary: Path
@@ -65,20 +70,26 @@ class Stack:
         create_table(aws, "ReassemblyTriggered", job_id="S")
         return cls(aws, temporary)
 
-    # What a user does
+    # The user
 
     def add_job(self, job_id: str = "job-1", **attributes: Any) -> None:
         row = {"job_id": {"S": job_id}, "mode": {"S": "sbs"}, "status": {"S": "created"}, "created_at": {"N": "1"}}
         self.aws.dynamodb.put_item(TableName="Jobs", Item=row | attributes)
 
+    def set_job(self, job_id: str = "job-1", **attributes: Any) -> None:
+        """Change attributes of the job's row; None removes one."""
+        row = self.row("Jobs", job_id) | attributes
+        item = {name: value for name, value in row.items() if value is not None}
+        self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
+
     def upload(self, source: Path | bytes, job_id: str = "job-1") -> None:
         body = source if isinstance(source, bytes) else source.read_bytes()
         self.aws.s3.put_object(Bucket=INPUT, Key=build_source_key(job_id), Body=body)
 
-    # What AWS does
+    # AWS
 
     def chunk(self, job_id: str = "job-1", **options: Any) -> list[str]:
-        """Deliver the S3 event of a job's source; the ids of the records that have to come back."""
+        """Deliver the S3 event of a job's source. Returns the ids of the records that are returned to the queue."""
         return self.deliver(self.chunking, s3_event(build_source_key(job_id)), **options)
 
     def reassemble(self, job_id: str = "job-1", **options: Any) -> list[str]:
@@ -96,26 +107,31 @@ class Stack:
     def reassembly(self) -> Callable[..., Mapping[str, Any]]:
         return build_reassembly_handler(self.aws)
 
-    # What a segment worker does
+    # The segment worker
 
     def process_segments(self, job_id: str = "job-1", change: Callable[[int, bytes], bytes] | None = None) -> None:
-        """Copy every segment to where processed segments go, and record it."""
+        """Process every segment of the job's plan: change or copy it, upload the result and record it."""
         for key in self.segment_keys(job_id):
             parts = parse_segment_key(INPUT, key)
-            assert parts
-            body = self.read(INPUT, key)
-            self.put_processed(parts.segment_index, change(parts.segment_index, body) if change else body, job_id)
+            plan = self.head(INPUT, key)["Metadata"].get("plan")
+            if parts and plan == self.job(job_id).plan:
+                body = self.read(INPUT, key)
+                body = change(parts.segment_index, body) if change else body
+                self.put_processed(parts.segment_index, body, job_id, plan)
 
-    def put_processed(self, index: int, body: bytes, job_id: str = "job-1") -> None:
+    def put_processed(self, index: int, body: bytes, job_id: str = "job-1", plan: str | None = None) -> None:
         key = build_output_segment_key(job_id, index)
-        self.aws.s3.put_object(Bucket=OUTPUT, Key=key, Body=body)
-        record_segment(self.aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{OUTPUT}/{key}")
+        self.aws.s3.put_object(Bucket=OUTPUT, Key=key, Body=body, Metadata={"plan": plan} if plan else {})
+        record_segment(self.aws, job_id=job_id, segment_index=index, output_s3_uri=f"s3://{OUTPUT}/{key}", plan=plan)
 
-    # What a test looks at
+    # Results
 
     def segment_keys(self, job_id: str = "job-1") -> list[str]:
         listing = self.aws.s3.list_objects_v2(Bucket=INPUT, Prefix=f"segments/{job_id}/")
-        return [entry["Key"] for entry in listing.get("Contents", [])]
+        return [entry["Key"] for entry in listing.get("Contents", []) if entry["Key"].endswith(".mp4")]
+
+    def head(self, bucket: str, key: str) -> Mapping[str, Any]:
+        return self.aws.s3.head_object(Bucket=bucket, Key=key)
 
     def read(self, bucket: str, key: str) -> bytes:
         return self.aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -139,8 +155,13 @@ class Stack:
     def row(self, table: str, job_id: str = "job-1") -> dict[str, Any]:
         return dict(self.aws.dynamodb.get_item(TableName=table, Key={"job_id": {"S": job_id}}).get("Item", {}))
 
+    def store_plan(self, plan: bytes, job_id: str = "job-1") -> None:
+        """Replace the plan of a job whose chunking has not ended."""
+        self.aws.s3.put_object(Bucket=INPUT, Key=build_plan_key(job_id), Body=plan)
+        self.set_job(job_id, status={"S": "chunking_in_progress"}, plan={"S": digest_of(plan)})
+
     def reassembly_messages(self) -> list[dict[str, Any]]:
-        """Take everything out of the reassembly queue."""
+        """Receive and delete all messages of the reassembly queue."""
         url = self.aws.settings.reassembly_queue_url
         messages = self.aws.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
         for message in messages:
@@ -148,12 +169,12 @@ class Stack:
         return [json.loads(message["Body"]) for message in messages]
 
     def leftovers(self) -> list[Path]:
-        """What is left in /tmp."""
+        """The work directories that are left in the temporary directory."""
         return [path for path in (self.temporary / "media-worker").glob("*") if path.is_dir()]
 
 
 def s3_event(key: str, bucket: str = INPUT) -> dict[str, Any]:
-    """An S3 event notification, its key encoded as S3 does."""
+    """An S3 event notification. The key is encoded as S3 encodes it."""
     record = {
         "eventName": "ObjectCreated:Put",
         "s3": {"bucket": {"name": bucket}, "object": {"key": quote_plus(key, safe="/")}},
@@ -162,7 +183,7 @@ def s3_event(key: str, bucket: str = INPUT) -> dict[str, Any]:
 
 
 def sqs_event(*bodies: Any, receive_count: int = 1) -> dict[str, Any]:
-    """An SQS batch; a body that is no text is sent as JSON."""
+    """An SQS batch. A body that is not text is sent as JSON."""
     return {
         "Records": [
             {
@@ -181,7 +202,7 @@ def sqs_event(*bodies: Any, receive_count: int = 1) -> dict[str, Any]:
 
 
 def create_table(aws: Aws, name: str, **keys: str) -> None:
-    """A table with a hash key and perhaps a range key."""
+    """Create a table with a hash key and an optional range key."""
     aws.dynamodb.create_table(
         TableName=name,
         BillingMode="PAY_PER_REQUEST",

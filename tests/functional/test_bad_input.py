@@ -1,4 +1,4 @@
-"""Bad input, row by row: what the handlers make of it, and what they say."""
+"""Bad input: what the handlers do with each kind of it, and the error that they report."""
 
 import json
 import os
@@ -21,7 +21,7 @@ EVENTS = Path(__file__).parents[2] / "events"
 
 
 def body_of(event: str) -> str:
-    """The body of an event for a local invoke, with the bucket of the tests."""
+    """The body of an event in `events/`, with the bucket of the tests."""
     body: str = json.loads((EVENTS / event).read_text())["Records"][0]["body"]
     return body.replace("media-worker-input", INPUT)
 
@@ -36,15 +36,15 @@ def has_final(stack: Stack, job_id: str = "job-1") -> bool:
 
 @pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"Records": "none"}', '{"hello": "world"}'])
 @pytest.mark.parametrize("function", ["chunking", "reassembly"])
-def test_a_message_that_is_not_understood_fails_alone(
+def test_a_malformed_message_is_returned_alone(
     stack: Stack, logs: Logs, clip: ClipMaker, function: str, body: str
 ) -> None:
-    """It comes back at once, until the redrive policy moves it away; the log says why and shows it."""
+    """A malformed message is returned without a delay until the redrive policy moves it; the log shows its body."""
     handler: Callable[..., Any] = getattr(stack, function)
     harmless = s3_event("elsewhere.mp4") if function == "chunking" else {"job_id": "unknown"}
     assert stack.deliver(handler, harmless, body, harmless) == ["message-1"]
 
-    line = logs.the("the message comes back")
+    line = logs.one("record_returned")
     assert line["message_id"] == "message-1"
     assert line["failure"] == "MessageError"
     assert line["delay_s"] == 0
@@ -53,25 +53,25 @@ def test_a_message_that_is_not_understood_fails_alone(
 
 
 def test_the_test_event_is_acknowledged(stack: Stack, logs: Logs) -> None:
-    """What S3 sends when the notification is set up asks for nothing."""
+    """The test event that S3 sends when a notification is configured is ignored."""
     assert stack.deliver(stack.chunking, body_of("s3_test_event.json")) == []
-    assert logs.the("ignored")["reason"] == "s3:TestEvent"
+    assert logs.one("record_ignored")["reason"] == "s3:TestEvent"
 
 
 @pytest.mark.parametrize("key", ["input/job-1/other.mp4", "segments/job-1/00000_00001_sbs.mp4", "source.mp4"])
 def test_a_foreign_key_is_acknowledged(stack: Stack, logs: Logs, key: str) -> None:
-    """Only input/{job_id}/source.mp4 is a source."""
+    """A key other than input/{job_id}/source.mp4 is not a source."""
     stack.add_job()
     assert stack.deliver(stack.chunking, s3_event(key)) == []
-    assert key in logs.the("ignored")["reason"]
+    assert key in logs.one("record_ignored")["reason"]
     assert stack.job().status is JobStatus.CREATED
 
 
 def test_another_bucket_is_acknowledged(stack: Stack, logs: Logs) -> None:
-    """An event of a bucket that is not ours is not looked at."""
+    """An event of another bucket is ignored."""
     stack.add_job()
     assert stack.deliver(stack.chunking, s3_event(build_source_key("job-1"), bucket="other")) == []
-    assert logs.the("ignored")["reason"] == "bucket 'other' is not the input bucket"
+    assert logs.one("record_ignored")["reason"] == "bucket 'other' is not the input bucket"
     assert stack.job().status is JobStatus.CREATED
 
 
@@ -80,32 +80,34 @@ def test_another_bucket_is_acknowledged(stack: Stack, logs: Logs) -> None:
 
 @pytest.mark.parametrize("function", ["chunking", "reassembly"])
 def test_an_unknown_job_is_acknowledged(stack: Stack, logs: Logs, function: str) -> None:
-    """Nobody waits for it, and no row is made for it."""
+    """A message for an unknown job creates no row."""
     body = s3_event(build_source_key("job-1")) if function == "chunking" else {"job_id": "job-1"}
     assert stack.deliver(getattr(stack, function), body) == []
-    assert logs.the("nothing to do")["reason"] == "there is no job job-1"
+    assert logs.one("nothing_to_do")["reason"] == "there is no job job-1"
     assert stack.row("Jobs") == {}
 
 
 @pytest.mark.parametrize("status", ["chunking_complete", "reassembling", "completed", "deleted"])
 def test_a_job_past_chunking_is_acknowledged(stack: Stack, clip: ClipMaker, logs: Logs, status: str) -> None:
-    """A second event for its source changes nothing."""
+    """A second event for the same source changes nothing."""
     stack.add_job(status={"S": status})
     stack.upload(clip("plain"))
     before = stack.row("Jobs")
     assert stack.chunk() == []
-    assert logs.the("nothing to do")["reason"] == f"job job-1 is {status}: past chunking"
+    assert logs.one("nothing_to_do")["reason"] == f"job job-1 is {status}: past chunking"
     assert stack.row("Jobs") == before
     assert stack.segment_keys() == []
 
 
 @pytest.mark.parametrize("status", ["created", "ingesting", "completed", "deleted"])
-def test_a_job_without_anything_to_join_is_acknowledged(stack: Stack, logs: Logs, status: str) -> None:
-    """Deleted and completed jobs stay so, and the lease is given up: it must not hide a later job of that name."""
+def test_a_job_with_nothing_to_join_is_acknowledged(stack: Stack, logs: Logs, status: str) -> None:
+    """Deleted and completed jobs keep their status. The lease is released, so it does not block a later job of that
+    id.
+    """
     stack.add_job(status={"S": status}, total_segments={"N": "1"})
     before = stack.row("Jobs")
     assert stack.reassemble() == []
-    assert logs.the("nothing to do")["reason"] == f"job job-1 is {status}: there is nothing to join"
+    assert logs.one("nothing_to_do")["reason"] == f"job job-1 is {status}: there is nothing to join"
     assert stack.row("Jobs") == before
     assert "reassembly_started_at" not in stack.row("ReassemblyTriggered")
 
@@ -113,11 +115,11 @@ def test_a_job_without_anything_to_join_is_acknowledged(stack: Stack, logs: Logs
 @pytest.mark.parametrize(
     ("attributes", "error"),
     [
-        ({"mode": {"S": "vr"}}, "the job's row cannot be used: ValueError: 'vr' is none of anaglyph, sbs"),
+        ({"mode": {"S": "vr"}}, "the job's row cannot be used: ValueError: 'vr' is not one of anaglyph, sbs"),
         ({"segment_duration_sec": {"N": "0"}}, "the job's row cannot be used: ValueError: segment_duration_sec is 0"),
     ],
 )
-def test_a_job_that_cannot_be_meant_fails(stack: Stack, attributes: dict[str, Any], error: str) -> None:
+def test_a_job_with_an_invalid_row_fails(stack: Stack, attributes: dict[str, Any], error: str) -> None:
     """The job's error says what is wrong with its row."""
     stack.add_job(**attributes)
     assert stack.chunk() == []
@@ -135,14 +137,14 @@ def truncated(path: Path, part: float) -> bytes:
 
 
 def header_first(source: Path, folder: Path) -> Path:
-    """The same media with the header in front, as cameras' apps and web tools write it."""
+    """The same media with the movie header in front, as cameras' apps and web tools write it."""
     target = folder / "header_first.mp4"
     ffmpeg("-i", str(source), "-map", "0", "-c", "copy", "-movflags", "+faststart", str(target))
     return target
 
 
 def assert_refused(stack: Stack, source: bytes, error: str) -> None:
-    """The message is consumed, the job says why, and nothing is left behind anywhere."""
+    """The message is acknowledged, the job has the reason, and nothing is left anywhere."""
     stack.add_job()
     stack.upload(source)
     assert stack.chunk() == []
@@ -167,7 +169,7 @@ def assert_refused(stack: Stack, source: bytes, error: str) -> None:
     ],
     ids=["zero bytes", "one byte", "text", "html", "zip", "zeros"],
 )
-def test_a_source_that_is_no_video_fails_its_job(stack: Stack, content: bytes, error: str) -> None:
+def test_a_source_that_is_not_a_video_fails_its_job(stack: Stack, content: bytes, error: str) -> None:
     """The error says what is wrong with the file."""
     assert_refused(stack, content, error)
 
@@ -180,32 +182,32 @@ def test_a_source_that_is_no_video_fails_its_job(stack: Stack, content: bytes, e
             "audio_with_cover",
             "the source has no video track: track 0 (audio, aac, 48000 Hz mono); track 1 (video, mjpeg",
         ),
-        ("wma_sound", "track 1 (audio, wmav2, 48000 Hz mono) cannot be held by an MP4; convert it before the upload"),
+        ("wma_audio", "track 1 (audio, wmav2, 48000 Hz mono) cannot be held by an MP4; convert it before the upload"),
     ],
 )
 def test_a_source_with_the_wrong_tracks_fails_its_job(stack: Stack, clip: ClipMaker, name: str, error: str) -> None:
-    """A cover is no video, and sound is never left out silently."""
+    """Cover art is not a video track, and audio is never dropped silently."""
     assert_refused(stack, clip(name).read_bytes(), error)
 
 
-def test_a_source_without_its_header_fails_its_job(stack: Stack, clip: ClipMaker) -> None:
-    """An MP4 that was cut off before the moov cannot be read at all."""
+def test_a_source_without_a_movie_header_fails_its_job(stack: Stack, clip: ClipMaker) -> None:
+    """An MP4 that is truncated before the moov cannot be read."""
     assert_refused(stack, truncated(clip("plain"), 0.9), "moov atom not found")
 
 
-def test_a_source_cut_off_in_the_middle_fails_its_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """The header is whole and promises more than there is: found before the first segment is uploaded."""
+def test_a_source_truncated_in_the_middle_fails_its_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """A source whose media ends early fails before the first segment is written."""
     assert_refused(stack, truncated(header_first(clip("plain"), tmp_path), 0.6), "corrupt input packet in stream 0")
 
 
-def test_a_source_cut_off_in_its_last_sound_fails_its_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """Every picture is there and the sound's end is not: no segment is left behind for that either."""
+def test_a_source_truncated_in_its_last_audio_fails_its_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """A source with all video but not all audio fails before the first segment is written."""
     source = header_first(clip("plain"), tmp_path).read_bytes()[:-100]
     assert_refused(stack, source, "corrupt input packet in stream 1")
 
 
-def test_pictures_without_times_fail_their_job(stack: Stack, tmp_path: Path, clip: ClipMaker) -> None:
-    """An AVI with B-frames does not say when they are presented: better no film than a wrong one."""
+def test_frames_without_presentation_times_fail_their_job(stack: Stack, tmp_path: Path, clip: ClipMaker) -> None:
+    """An AVI with B-frames has no presentation times, and a guess would present frames at wrong times."""
     source = tmp_path / "source.avi"
     ffmpeg("-i", str(clip("plain")), "-map", "0:v", "-c", "copy", "-f", "avi", str(source))
     assert_refused(stack, source.read_bytes(), "does not say when each picture is presented; convert it")
@@ -223,10 +225,10 @@ CONCAT = "ffconcat version 1.0\nfile '{canary}'\n"
     ],
     ids=["hls", "concat"],
 )
-def test_a_script_that_names_another_file_is_not_followed(
+def test_a_playlist_that_names_another_file_is_not_followed(
     stack: Stack, tmp_path: Path, clip: ClipMaker, script: str, reader: tuple[str, ...]
 ) -> None:
-    """The file it names is a fine video, and stays unread: followed, the job would have segments of it."""
+    """The named file is a valid video. If it were read, the job would have segments of it."""
     canary = tmp_path / "canary.ts"
     ffmpeg("-i", str(clip("plain")), "-map", "0:v", "-c", "copy", str(canary))
     source = tmp_path / "source.mp4"
@@ -237,26 +239,26 @@ def test_a_script_that_names_another_file_is_not_followed(
 
 
 @pytest.mark.parametrize("script", [HLS, CONCAT], ids=["hls", "concat"])
-def test_what_a_script_names_is_not_even_opened(stack: Stack, tmp_path: Path, script: str) -> None:
-    """A pipe would hold its reader until somebody writes: the job fails at once instead."""
+def test_the_file_that_a_playlist_names_is_not_opened(stack: Stack, tmp_path: Path, script: str) -> None:
+    """A named pipe would block its reader; the job fails at once instead."""
     canary = tmp_path / "canary.mp4"
     os.mkfifo(canary)
     stack.context.remaining_ms = 80_000
     assert_refused(stack, script.format(canary=canary).encode(), "the source is not a video that can be cut: ")
 
 
-def test_a_source_that_is_gone_fails_its_job(stack: Stack) -> None:
-    """An event for an object that was deleted meanwhile."""
+def test_a_deleted_source_fails_its_job(stack: Stack) -> None:
+    """The source was deleted after its event was sent."""
     stack.add_job()
     assert stack.chunk() == []
-    assert stack.job().error == f"the source is not there (any more): s3://{INPUT}/input/job-1/source.mp4"
+    assert stack.job().error == f"the source does not exist: s3://{INPUT}/input/job-1/source.mp4"
 
 
-# Odd, but fine
+# Unusual, but valid
 
 
 def test_a_source_shorter_than_a_segment_is_one_segment(stack: Stack, clip: ClipMaker) -> None:
-    """The job's own duration counts, and the pipeline goes on."""
+    """The duration on the job's row counts, and the job completes."""
     stack.add_job(segment_duration_sec={"N": "300"})
     stack.upload(clip("plain"))
     assert stack.chunk() == []
@@ -266,8 +268,8 @@ def test_a_source_shorter_than_a_segment_is_one_segment(stack: Stack, clip: Clip
     assert stack.job().status is JobStatus.COMPLETED
 
 
-def test_odd_characters_in_a_key_are_decoded_right(stack: Stack, clip: ClipMaker) -> None:
-    """A plus, spaces, a percent sign and an umlaut, as in events/s3_put_encoded_key.json, go through to the final."""
+def test_special_characters_in_a_key_are_decoded(stack: Stack, clip: ClipMaker) -> None:
+    """A plus, spaces, a percent sign and an umlaut in the job id work from the S3 event to the final."""
     job_id = "job 3 + 50% ü"
     stack.add_job(job_id)
     stack.upload(clip("no_audio"), job_id)
@@ -281,14 +283,14 @@ def test_odd_characters_in_a_key_are_decoded_right(stack: Stack, clip: ClipMaker
 
 
 @pytest.mark.parametrize(("name", "track"), [("timecode", "track 2 (data, none)"), ("cover", "track 2 (video, mjpeg")])
-def test_a_track_that_cannot_be_kept_is_logged(
+def test_a_track_that_an_mp4_cannot_hold_is_logged(
     stack: Stack, clip: ClipMaker, logs: Logs, name: str, track: str
 ) -> None:
-    """The job goes on without it."""
+    """The job continues without the track."""
     stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip(name))
     assert stack.chunk() == []
-    assert logs.the("a track is left out: the MP4 muxer does not take it")["track"].startswith(track)
+    assert logs.one("track_left_out")["track"].startswith(track)
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
 
 
@@ -299,7 +301,7 @@ LONG_ID = "3f8a5c1e-0b7d-4e2a-9c4f-6d1b2a3c4d5e"
 
 
 def add_completions(stack: Stack, job_id: str, indexes: range) -> None:
-    """Rows as a tracker writes them, many at once."""
+    """Completions as another tracker writes them."""
     for begin in range(indexes.start, indexes.stop, 25):
         rows = [
             {
@@ -318,13 +320,13 @@ def add_completions(stack: Stack, job_id: str, indexes: range) -> None:
 
 
 def test_all_pages_of_completions_are_read(stack: Stack, logs: Logs) -> None:
-    """6,000 rows are more than one page: nothing is missing but the one that is."""
+    """6,000 completions take more than one page; only the one that is missing is reported."""
     pages: list[object] = []
     stack.aws.dynamodb.meta.events.register("before-call.dynamodb.Query", lambda **call: pages.append(call))
     stack.add_job(LONG_ID, status={"S": "chunking_complete"}, total_segments={"N": str(MANY)})
     add_completions(stack, LONG_ID, range(MANY - 1))
     assert stack.reassemble(LONG_ID) == ["message-0"]
-    assert logs.the("the message comes back")["reason"].endswith("of 6000 segments: missing 5999")
+    assert logs.one("record_returned")["reason"].endswith("of 6000 segments: missing 5999")
     assert len(pages) > 1, "one page would prove nothing"
 
 
@@ -338,12 +340,12 @@ def test_all_pages_of_completions_are_read(stack: Stack, logs: Logs) -> None:
     ],
 )
 def test_an_incomplete_set_is_not_joined(stack: Stack, logs: Logs, indexes: list[int], total: int, gaps: str) -> None:
-    """The message comes back after a while, the log says what is missing, the job waits."""
+    """The message is returned with a delay, the log names the missing segments, and the job waits."""
     stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": str(total)})
     for index in indexes:
         add_completions(stack, "job-1", range(index, index + 1))
     assert stack.reassemble() == ["message-0"]
-    line = logs.the("the message comes back")
+    line = logs.one("record_returned")
     assert line["reason"] == f"job job-1 cannot be joined: {gaps}"
     assert line["delay_s"] == 5
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
@@ -351,17 +353,17 @@ def test_an_incomplete_set_is_not_joined(stack: Stack, logs: Logs, indexes: list
 
 
 def test_a_job_without_a_plan_is_not_joined(stack: Stack, logs: Logs) -> None:
-    """Before the chunking has planned nobody knows what is missing."""
+    """Before chunking has planned the source, the number of segments is unknown."""
     stack.add_job(status={"S": "chunking_in_progress"})
     assert stack.reassemble() == ["message-0"]
-    assert "has no total_segments yet" in logs.the("the message comes back")["reason"]
+    assert "has no total_segments yet" in logs.one("record_returned")["reason"]
 
 
 # Processed segments
 
 
 def processed(stack: Stack, clip: ClipMaker, odd: dict[int, bytes]) -> None:
-    """A job of three processed segments, some of which are not what they should be."""
+    """A job of three processed segments, some of which are replaced."""
     stack.add_job()
     stack.upload(clip("plain"))
     assert stack.chunk() == []
@@ -381,7 +383,7 @@ def assert_not_joined(stack: Stack, error: str) -> None:
     ("name", "difference"),
     [
         ("hevc", "it has track 0 (video, hevc, 192x108); track 1 (audio, aac, 48000 Hz mono)"),
-        ("small_picture", "it has track 0 (video, h264, 96x54); track 1 (audio, aac, 48000 Hz mono)"),
+        ("small_frame", "it has track 0 (video, h264, 96x54); track 1 (audio, aac, 48000 Hz mono)"),
         ("no_audio", "it has track 0 (video, h264, 192x108), most have"),
         ("two_audio", "track 1 (audio, aac, 48000 Hz mono); track 2 (audio, ac3, 48000 Hz mono), most have"),
     ],
@@ -389,7 +391,7 @@ def assert_not_joined(stack: Stack, error: str) -> None:
 def test_a_processed_segment_that_differs_fails_the_job(
     stack: Stack, clip: ClipMaker, name: str, difference: str
 ) -> None:
-    """The error names the segment, what it has and what the others have."""
+    """The error names the segment, its tracks and the tracks of the others."""
     processed(stack, clip, {1: clip(name).read_bytes()})
     assert_not_joined(stack, "segment 1 differs: it has ")
     error = stack.job().error or ""
@@ -397,9 +399,9 @@ def test_a_processed_segment_that_differs_fails_the_job(
     assert error.endswith("most have track 0 (video, h264, 192x108); track 1 (audio, aac, 48000 Hz mono)")
 
 
-def test_the_odd_segment_is_the_one_unlike_most(stack: Stack, clip: ClipMaker) -> None:
-    """When the first is odd it is the first that is named, not all that come after it."""
-    processed(stack, clip, {0: clip("small_picture").read_bytes()})
+def test_the_segment_that_is_named_differs_from_most(stack: Stack, clip: ClipMaker) -> None:
+    """When the first segment differs from the rest, the error names the first one."""
+    processed(stack, clip, {0: clip("small_frame").read_bytes()})
     assert_not_joined(stack, "segment 0 differs: it has track 0 (video, h264, 96x54)")
 
 
@@ -411,36 +413,36 @@ def test_the_odd_segment_is_the_one_unlike_most(stack: Stack, clip: ClipMaker) -
     ],
     ids=["text", "zero bytes"],
 )
-def test_a_processed_segment_that_is_no_media_fails_the_job(
+def test_a_processed_segment_that_is_not_media_fails_the_job(
     stack: Stack, clip: ClipMaker, content: bytes, error: str
 ) -> None:
-    """The error names the segment and what ffmpeg said."""
+    """The error names the segment and ffmpeg's reason."""
     processed(stack, clip, {2: content})
     assert_not_joined(stack, error)
 
 
-def test_a_processed_segment_without_pictures_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
-    """Sound alone is no segment."""
+def test_a_processed_segment_without_video_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
+    """A segment that has audio only cannot be joined."""
     processed(stack, clip, {1: clip("audio_only").read_bytes()})
     assert_not_joined(stack, "segment 1 has no video track: track 0 (audio, aac, 48000 Hz mono)")
 
 
 def test_a_damaged_processed_segment_fails_the_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """The same tracks as the others, and not whole."""
+    """A segment with the right tracks but truncated media cannot be joined."""
     processed(stack, clip, {1: truncated(header_first(clip("plain"), tmp_path), 0.7)})
     assert_not_joined(stack, "segment 1 is damaged: ")
 
 
-def test_a_processed_segment_that_is_not_there_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
-    """A completion promised it."""
+def test_a_missing_processed_segment_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
+    """A completion without its object fails the job."""
     processed(stack, clip, {})
     key = build_output_segment_key("job-1", 1)
     stack.aws.s3.delete_object(Bucket=OUTPUT, Key=key)
-    assert_not_joined(stack, f"segment 1 was completed, but s3://{OUTPUT}/{key} is not there")
+    assert_not_joined(stack, f"segment 1 was completed, but s3://{OUTPUT}/{key} does not exist")
 
 
 def test_a_completion_that_points_elsewhere_fails_the_job(stack: Stack, clip: ClipMaker) -> None:
-    """We fetch from where the contract says, and from nowhere else."""
+    """Processed segments are read from the location of the contract only."""
     processed(stack, clip, {})
     stack.aws.dynamodb.update_item(
         TableName="SegmentCompletions",

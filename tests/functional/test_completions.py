@@ -1,4 +1,4 @@
-"""record_segment: every segment is written, and the reassembly is asked for exactly once."""
+"""`record_segment`: every completion is written, and the reassembly is requested exactly once."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ def record(stack: Stack, index: int) -> None:
 
 
 def add_completions(stack: Stack, count: int) -> None:
-    """Completions that a tracker wrote and did nothing else about."""
+    """Completions that another tracker wrote without requesting the reassembly."""
     for index in range(count):
         uri = f"s3://{OUTPUT}/{build_output_segment_key('job-1', index)}"
         row = {"job_id": {"S": "job-1"}, "segment_index": {"N": str(index)}, "output_s3_uri": {"S": uri}}
@@ -38,14 +38,14 @@ def add_trigger(stack: Stack, **attributes: Any) -> None:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long for a sender that is dead."""
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presume a sender dead after 0.2 s."""
     monkeypatch.setattr(completions, "_SENDER_GRACE_S", 0.2)
     monkeypatch.setattr(completions, "_SENDER_POLL_S", 0.02)
 
 
 def test_a_completion_is_written_as_the_contract_says(stack: Stack) -> None:
-    """Index, place, time, and the total once it is known."""
+    """A completion has index, location, time, and the total once it is known."""
     add_chunked_job(stack, 3)
     record(stack, 2)
     (row,) = stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]
@@ -58,8 +58,8 @@ def test_a_completion_is_written_as_the_contract_says(stack: Stack) -> None:
     }
 
 
-def test_the_last_segment_asks_for_the_reassembly(stack: Stack, logs: Logs) -> None:
-    """The ones before do not; the row says when it was asked for, until when it lives, and that it was sent."""
+def test_the_last_segment_requests_the_reassembly(stack: Stack, logs: Logs) -> None:
+    """Only the last completion requests it. The row records when, its expiry, and that the message was sent."""
     add_chunked_job(stack, 3)
     for index in (2, 0):
         record(stack, index)
@@ -70,11 +70,11 @@ def test_the_last_segment_asks_for_the_reassembly(stack: Stack, logs: Logs) -> N
     row = stack.row("ReassemblyTriggered")
     assert int(row["ttl"]["N"]) - int(row["triggered_at"]["N"]) == 30 * 24 * 3600
     assert int(row["sent_at"]["N"]) == pytest.approx(time.time(), abs=3)
-    assert logs.the("asked for the reassembly")["job_id"] == "job-1"
+    assert logs.one("reassembly_requested")["job_id"] == "job-1"
 
 
-def test_a_repeated_segment_asks_for_nothing_more(stack: Stack) -> None:
-    """A segment worker's message can come twice."""
+def test_a_repeated_completion_requests_nothing_more(stack: Stack) -> None:
+    """A segment that is completed twice requests one reassembly."""
     add_chunked_job(stack, 1)
     record(stack, 0)
     record(stack, 0)
@@ -83,7 +83,7 @@ def test_a_repeated_segment_asks_for_nothing_more(stack: Stack) -> None:
 
 
 def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack) -> None:
-    """Both find the set complete, at the same time; one creates the row, the other sees it sent."""
+    """Two workers find the set complete at the same time: one creates the row, the other sees that it was sent."""
     add_chunked_job(stack, 2)
     both_are_there = threading.Barrier(2)
 
@@ -102,8 +102,8 @@ def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack) -> 
     assert stack.reassembly_messages() == [{"job_id": "job-1"}]
 
 
-def test_segments_that_are_done_before_the_chunking_wait_for_its_end(stack: Stack, clip: ClipMaker) -> None:
-    """A fast worker records all segments while the chunking still goes on; the chunking asks when it ends."""
+def test_chunking_requests_the_reassembly_if_the_workers_were_faster(stack: Stack, clip: ClipMaker) -> None:
+    """All completions were written before chunking ended, so chunking requests the reassembly."""
     stack.add_job()
     stack.upload(clip("no_audio"))
     for index in range(3):
@@ -113,8 +113,8 @@ def test_segments_that_are_done_before_the_chunking_wait_for_its_end(stack: Stac
     assert stack.reassembly_messages() == [{"job_id": "job-1"}]
 
 
-def test_a_chunking_that_died_after_its_end_is_made_up_for(stack: Stack) -> None:
-    """It said `chunking_complete` and did not look at the completions: its redelivered message does."""
+def test_a_redelivery_requests_what_a_dead_chunking_did_not(stack: Stack) -> None:
+    """Chunking died after it wrote `chunking_complete`: its next delivery requests the reassembly."""
     add_chunked_job(stack, 1)
     add_completions(stack, 1)
     assert stack.chunk(receive_count=2) == []
@@ -122,7 +122,7 @@ def test_a_chunking_that_died_after_its_end_is_made_up_for(stack: Stack) -> None
 
 
 def test_a_segment_of_an_unknown_job_is_only_written(stack: Stack) -> None:
-    """The tracker may be ahead of the job's row."""
+    """A completion may be written before the job's row exists."""
     record(stack, 0)
     (row,) = stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]
     assert "total_segments" not in row
@@ -130,50 +130,55 @@ def test_a_segment_of_an_unknown_job_is_only_written(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED}))
-def test_a_job_elsewhere_is_not_triggered(stack: Stack, status: JobStatus) -> None:
-    """Only `chunking_complete` is ready to be joined, and a job that failed although all its segments are there."""
+def test_other_statuses_do_not_trigger(stack: Stack, status: JobStatus) -> None:
+    """A job is ready to be joined when it is `chunking_complete`, or `failed` with all segments completed."""
     stack.add_job(status={"S": status.value}, total_segments={"N": "1"})
     record(stack, 0)
     assert stack.reassembly_messages() == []
 
 
-@pytest.mark.usefixtures("impatient")
-def test_what_a_dead_sender_left_is_sent_again(stack: Stack, logs: Logs) -> None:
-    """The row was created and nothing was sent: whoever comes next sends, and says so."""
+@pytest.mark.usefixtures("short_grace")
+def test_a_message_that_a_dead_sender_did_not_send_is_sent(stack: Stack, logs: Logs) -> None:
+    """The row was created but the message was not sent: the next caller sends it and logs a warning."""
     add_chunked_job(stack, 1)
     add_trigger(stack)
     record(stack, 0)
     assert stack.reassembly_messages() == [{"job_id": "job-1"}]
     assert "sent_at" in stack.row("ReassemblyTriggered")
-    assert logs.the("a reassembly was triggered but never sent: sending it again")["level"] == "WARNING"
+    assert logs.one("reassembly_resent")["level"] == "WARNING"
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_grace")
 @pytest.mark.parametrize("mark", ["sent_at", "reassembly_started_at"])
-def test_what_was_sent_is_not_sent_again(stack: Stack, mark: str) -> None:
-    """The sender's mark says so, and so does a join that has begun."""
+def test_a_sent_message_is_not_sent_again(stack: Stack, mark: str) -> None:
+    """`sent_at` proves that the message was sent; so does a reassembly that has started."""
     add_chunked_job(stack, 1)
     add_trigger(stack, **{mark: {"N": "1001"}})
     record(stack, 0)
     assert stack.reassembly_messages() == []
 
 
-def test_a_sender_that_lives_is_waited_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It marks the row a moment later: nothing is sent twice."""
+def test_a_live_sender_is_given_time(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other sender marks the row a moment later: nothing is sent twice."""
     monkeypatch.setattr(completions, "_SENDER_POLL_S", 0.02)
     add_chunked_job(stack, 1)
     add_trigger(stack)
-    mark = threading.Timer(0.3, add_trigger, args=(stack,), kwargs={"sent_at": {"N": "1001"}})
-    mark.start()
-    begin = time.monotonic()
+    marked = threading.Event()
+
+    def mark() -> None:
+        marked.set()
+        add_trigger(stack, sent_at={"N": "1001"})
+
+    timer = threading.Timer(0.3, mark)
+    timer.start()
     record(stack, 0)
-    mark.join()
-    assert 0.2 < time.monotonic() - begin < 4
+    assert marked.is_set(), "it did not wait"
+    timer.join()
     assert stack.reassembly_messages() == []
 
 
 def test_the_row_of_an_earlier_run_is_replaced(stack: Stack) -> None:
-    """The job failed and was begun anew: what said that it was joined speaks of the run before."""
+    """The job failed and was started again, so the row of the earlier run no longer counts."""
     add_chunked_job(stack, 1, run_started_at={"N": "2000"})
     add_trigger(stack, sent_at={"N": "1001"}, reassembly_started_at={"N": "1002"}, reassembly_completed_at={"N": "1"})
     record(stack, 0)
@@ -184,14 +189,14 @@ def test_the_row_of_an_earlier_run_is_replaced(stack: Stack) -> None:
 
 
 def test_a_row_of_this_run_is_kept(stack: Stack) -> None:
-    """Triggered after the run began, and sent."""
+    """A row that was written after the run began prevents a second message."""
     add_chunked_job(stack, 1, run_started_at={"N": "999"})
     add_trigger(stack, sent_at={"N": "1001"})
     assert not trigger_if_complete(stack.aws, "job-1")
 
 
 def test_a_job_can_fail_and_be_run_again(stack: Stack, clip: ClipMaker) -> None:
-    """From a source that is no video to a final, under the same job id."""
+    """A job whose first source was not a video completes with a second source."""
     stack.add_job()
     stack.upload(b"no video")
     assert stack.chunk() == []

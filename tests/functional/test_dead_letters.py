@@ -72,7 +72,7 @@ def test_an_empty_list(dlq: Command) -> None:
 
 def test_the_list_shows_the_reason(deployed: Stack, dlq: Command) -> None:
     """It is the job's error, or a description if there is none. Listing changes nothing."""
-    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "gave up after 5 tries: no room"})
+    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "failed after 5 attempts: no room"})
     add_dead_letter(deployed, "chunking", s3_event("input/job-1/source.mp4"))
     add_dead_letter(deployed, "reassembly", {"job_id": "job-2"})
     add_dead_letter(deployed, "reassembly", "not json")
@@ -86,7 +86,7 @@ def test_the_list_shows_the_reason(deployed: Stack, dlq: Command) -> None:
             ["reassembly", "-"],
         ]
         assert [line.split("  ")[4] for line in lines] == [
-            "gave up after 5 tries: no room",
+            "failed after 5 attempts: no room",
             "there is no such job",
             "the message names no job",
         ]

@@ -1,23 +1,24 @@
-"""The ffmpeg engine at its edges: what waits on /tmp, and an ffmpeg that does not do what the plan says."""
+"""The ffmpeg engine: what it keeps on /tmp, and an ffmpeg whose output differs from the plan."""
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from media_worker import ffmpeg_engine
+from media_worker.engines import copy, segmenting
 from media_worker.jobs import JobStatus
-from media_worker.storage import write_once
+from media_worker.s3 import Source, Target, write_once
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.stack import ENVIRONMENT, Stack
 from tests.media.clips import ffmpeg
 
 
-def with_odd_ffmpeg(stack: Stack, folder: Path, when: str, *lines: str) -> None:
-    """The real ffmpeg, but for the command lines that hold some words."""
+def with_faulty_ffmpeg(stack: Stack, folder: Path, when: str, *lines: str) -> None:
+    """Replace ffmpeg for the command lines that contain `when`."""
     path = folder / "odd-ffmpeg"
     odd = "\n".join(lines)
     path.write_text(f'#!/bin/sh\ncase "$*" in\n*"{when}"*)\n{odd}\n;;\nesac\nexec {ENVIRONMENT["FFMPEG_PATH"]} "$@"\n')
@@ -26,8 +27,8 @@ def with_odd_ffmpeg(stack: Stack, folder: Path, when: str, *lines: str) -> None:
 
 
 def chunk(stack: Stack, source: Path) -> str | None:
-    """The job's error after its chunking."""
-    stack.add_job()
+    """Chunk a source; the job's error."""
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(source)
     assert stack.chunk() == []
     return stack.job().error
@@ -36,30 +37,32 @@ def chunk(stack: Stack, source: Path) -> str | None:
 def test_tmp_holds_the_source_and_a_few_segments(
     stack: Stack, clip: ClipMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ffmpeg is faster than the uploads: it is held still while four wait, and every segment goes up in the end."""
+    """The process is paused while four segments wait for their upload, and every segment is uploaded in the end."""
     seen: list[int] = []
     lock = threading.Lock()
 
-    def upload_slowly(aws: Any, path: Path, *rest: Any) -> bool:
+    def upload_slowly(aws: Any, target: Target, contents: Any, sources: Sequence[Source], **options: Any) -> bool:
         time.sleep(1)
+        (path,) = sources
+        assert isinstance(path, Path)
         with lock:
             seen.append(len(list(path.parent.glob("0*.mp4"))))
-        return write_once(aws, path, *rest)
+        return write_once(aws, target, contents, sources, **options)
 
-    monkeypatch.setattr(ffmpeg_engine, "write_once", upload_slowly)
-    with_odd_ffmpeg(stack, tmp_path, "-f segment", f'exec {ENVIRONMENT["FFMPEG_PATH"]} -readrate 8 "$@"')
-    stack.add_job(segment_duration_sec={"N": "1"})
+    monkeypatch.setattr(copy, "write_once", upload_slowly)
+    with_faulty_ffmpeg(stack, tmp_path, "-f segment", f'exec {ENVIRONMENT["FFMPEG_PATH"]} -readrate 8 "$@"')
+    stack.add_job(engine={"S": "ffmpeg"}, segment_duration_sec={"N": "1"})
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
     assert len(stack.segment_keys()) == len(seen) == 10
-    # Those that are uploaded, the one that waits for the next, and the next.
-    assert max(seen) <= ffmpeg_engine._WINDOW + 2
+    # Those that are being uploaded, the one that waits for the next, and the next.
+    assert max(seen) <= segmenting._WINDOW + 2
 
 
 def test_a_segment_in_which_ffmpeg_failed_is_not_uploaded(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """Ffmpeg names it all the same, and it is not whole. The job's error is ffmpeg's."""
-    with_odd_ffmpeg(
+    """The segment muxer also names the incomplete segment. The job's error is ffmpeg's."""
+    with_faulty_ffmpeg(
         stack,
         tmp_path,
         "-f segment",
@@ -72,16 +75,16 @@ def test_a_segment_in_which_ffmpeg_failed_is_not_uploaded(stack: Stack, clip: Cl
 
 
 def test_too_few_segments_are_an_error(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """A job that says `chunking_complete` and waits for segments that nobody wrote would wait for ever."""
-    with_odd_ffmpeg(stack, tmp_path, "-f segment", "echo media > 00000.mp4; echo 00000.mp4; exit 0")
+    """A job with fewer segments than planned would wait for the missing ones for ever."""
+    with_faulty_ffmpeg(stack, tmp_path, "-f segment", "echo media > 00000.mp4; echo 00000.mp4; exit 0")
     assert chunk(stack, clip("plain")) == "ffmpeg wrote 1 segments, the plan has 3"
     assert stack.segment_keys() == []
 
 
 @pytest.mark.parametrize("name", ["00001.mp4", "other.mp4", "../00000.mp4"])
 def test_a_file_that_is_not_in_the_plan_is_an_error(stack: Stack, clip: ClipMaker, tmp_path: Path, name: str) -> None:
-    """Only what was planned is uploaded."""
-    with_odd_ffmpeg(stack, tmp_path, "-f segment", f"echo {name}; exec /bin/sleep 60")
+    """Only planned segments are uploaded."""
+    with_faulty_ffmpeg(stack, tmp_path, "-f segment", f"echo {name}; exec /bin/sleep 60")
     assert chunk(stack, clip("plain")) == f"ffmpeg wrote {name}, which is not in a plan of 3"
     assert stack.segment_keys() == []
 
@@ -89,23 +92,23 @@ def test_a_file_that_is_not_in_the_plan_is_an_error(stack: Stack, clip: ClipMake
 def test_more_segments_than_planned_are_an_error(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
     """The total is part of every key that was written so far."""
     lines = "for i in 0 1 2 3; do echo media > 0000$i.mp4; echo 0000$i.mp4; done; exec /bin/sleep 60"
-    with_odd_ffmpeg(stack, tmp_path, "-f segment", lines)
+    with_faulty_ffmpeg(stack, tmp_path, "-f segment", lines)
     assert chunk(stack, clip("plain")) == "ffmpeg wrote 00003.mp4, which is not in a plan of 3"
     assert stack.job().status is JobStatus.FAILED
 
 
-def test_a_join_that_fails_is_the_segments_fault(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """They were checked, and yet the muxer refuses: the job says what ffmpeg said."""
+def test_a_failed_join_fails_the_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """The muxer refuses segments that were checked: the job has ffmpeg's reason."""
     assert chunk(stack, clip("plain")) is None
     stack.process_segments()
-    with_odd_ffmpeg(stack, tmp_path, "-f concat", "echo 'no way' >&2; exit 1")
+    with_faulty_ffmpeg(stack, tmp_path, "-f concat", "echo 'no way' >&2; exit 1")
     assert stack.reassemble() == []
     assert stack.job().status is JobStatus.FAILED
     assert stack.job().error == "the segments cannot be joined: no way"
 
 
 def test_a_processed_segment_without_times_is_named(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """An AVI under an MP4's name has the same track, and does not say when its pictures are presented."""
+    """An AVI named .mp4 has the same track but no presentation times."""
     assert chunk(stack, clip("no_audio")) is None
     odd = tmp_path / "odd.avi"
     ffmpeg("-i", str(clip("no_audio")), "-c", "copy", str(odd))
@@ -115,9 +118,9 @@ def test_a_processed_segment_without_times_is_named(stack: Stack, clip: ClipMake
 
 
 def test_a_processed_segment_without_frames_is_named(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
-    """It has a video track, and nothing in it."""
+    """The segment has a video track without samples."""
     assert chunk(stack, clip("no_audio")) is None
     stack.process_segments()
-    with_odd_ffmpeg(stack, tmp_path, "-i 00002.mp4 -map 0:V:0", "echo '#tb 0: 1/25'; exit 0")
+    with_faulty_ffmpeg(stack, tmp_path, "-i 00002.mp4 -map 0:V:0", "echo '#tb 0: 1/25'; exit 0")
     assert stack.reassemble() == []
     assert stack.job().error == "segment 2 holds no video frame"

@@ -1,4 +1,4 @@
-"""Which engine takes what, what passes through the function, and that the final is read back."""
+"""Which engine handles which file, how many bytes pass through the function, and the check of the final."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ MIB = 1024 * 1024
 
 
 class Traffic:
-    """Counts what the S3 client is asked for, and the bytes that come through it."""
+    """Counts the calls of the S3 client and the bytes that pass through it."""
 
     def __init__(self, stack: Stack) -> None:
         self.calls: list[str] = []
@@ -38,7 +38,7 @@ class Traffic:
 
 @pytest.fixture(scope="session")
 def large_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten seconds of noise, about 50 MB: each third is far above S3's smallest part."""
+    """Ten seconds of noise, about 50 MB: each third is much larger than S3's smallest part."""
     path = tmp_path_factory.mktemp("large") / "large.mp4"
     clips.ffmpeg(
         *("-f", "lavfi", "-i", "nullsrc=size=640x360:rate=25:duration=10,geq=random(1)*255:128:128"),
@@ -49,7 +49,7 @@ def large_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_copy_engine_lets_s3_copy_the_media(stack: Stack, large_clip: Path, tmp_path: Path) -> None:
-    """Of each segment, what passes through the function is its header and what fills the first part to 5 MiB."""
+    """Of each segment, only its header and the rest of a 5 MiB first part pass through the function."""
     size = large_clip.stat().st_size
     assert size > 30 * MIB
     stack.add_job(engine={"S": "copy"})
@@ -71,32 +71,32 @@ def test_the_copy_engine_lets_s3_copy_the_media(stack: Stack, large_clip: Path, 
     assert after == before
 
 
-def test_what_the_copy_engine_does_not_take_goes_to_ffmpeg(
+def test_ffmpeg_handles_what_the_copy_engine_does_not_support(
     stack: Stack, clip: ClipMaker, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The log says why, and which engine it was; a metric counts it."""
-    stack.add_job(engine={"S": "auto"})
+    """The log has the reason and the engine, and a metric counts it."""
+    stack.add_job()
     stack.upload(clip("matroska"))
     assert stack.chunk() == []
 
-    assert logs.the("the copy engine does not take this")["reason"]
-    assert logs.the("engine chosen")["engine"] == "ffmpeg"
+    assert logs.one("engine_fallback")["reason"]
+    assert logs.one("engine_chosen")["engine"] == "ffmpeg"
     assert '"EngineFallbacks":[1.0]' in capsys.readouterr().out
 
 
-def test_a_job_that_wants_the_copy_engine_gets_no_other(stack: Stack, clip: ClipMaker) -> None:
-    """It fails, and says what the engine does not take."""
+def test_a_job_that_asks_for_the_copy_engine_gets_no_other(stack: Stack, clip: ClipMaker) -> None:
+    """The job fails, and its error says what the engine does not support."""
     stack.add_job(engine={"S": "copy"})
     stack.upload(clip("matroska"))
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.FAILED
-    assert "the copy engine cannot cut the source" in (stack.job().error or "")
+    assert "the copy engine cannot split the source" in (stack.job().error or "")
     assert stack.segment_keys() == []
 
 
 @pytest.mark.parametrize("engine", ["ffmpeg", "copy"])
-def test_a_final_that_is_not_what_was_planned_fails_the_job(stack: Stack, clip: ClipMaker, engine: str) -> None:
-    """It is read back before the job is completed: a film with a piece missing is not delivered in silence."""
+def test_a_final_that_differs_from_the_plan_fails_the_job(stack: Stack, clip: ClipMaker, engine: str) -> None:
+    """The final is read back before the job is completed: a video with a segment missing is not delivered."""
     stack.add_job(engine={"S": engine})
     stack.upload(clip("plain"))
     assert stack.chunk() == []
@@ -109,12 +109,12 @@ def test_a_final_that_is_not_what_was_planned_fails_the_job(stack: Stack, clip: 
     stack.aws.s3.meta.events.register("provide-client-params.s3.PutObject", lose_a_segment)
     assert stack.reassemble() == []
     assert stack.job().status is JobStatus.FAILED
-    assert "the final does not hold what was planned" in (stack.job().error or "")
+    assert "the final differs from the plan" in (stack.job().error or "")
 
 
-def test_a_final_of_an_earlier_try_is_read_back_too(stack: Stack, clip: ClipMaker) -> None:
-    """The invocation that wrote it may have died before it looked."""
-    stack.add_job(engine={"S": "auto"})
+def test_the_final_of_an_earlier_attempt_is_read_back_too(stack: Stack, clip: ClipMaker) -> None:
+    """The invocation that wrote it may have died before its check."""
+    stack.add_job()
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     stack.process_segments()
@@ -125,8 +125,8 @@ def test_a_final_of_an_earlier_try_is_read_back_too(stack: Stack, clip: ClipMake
     assert stack.job().status is JobStatus.FAILED
 
 
-def test_a_source_replaced_while_it_is_copied_comes_back(stack: Stack, large_clip: Path, clip: ClipMaker) -> None:
-    """No segment is a mixture: the copy names the version it wants."""
+def test_a_source_replaced_while_it_is_copied_is_retried(stack: Stack, large_clip: Path, clip: ClipMaker) -> None:
+    """No segment mixes two sources: each copy names the source's ETag."""
     stack.add_job(engine={"S": "copy"})
     stack.upload(large_clip)
 
@@ -154,10 +154,10 @@ def test_a_source_replaced_while_it_is_copied_comes_back(stack: Stack, large_cli
         ("cut_short", "the source is not a video that can be cut"),
     ],
 )
-def test_a_bad_source_fails_with_what_is_wrong(stack: Stack, clip: ClipMaker, name: str, error: str) -> None:
-    """Whichever engine looks first, no segment is written."""
+def test_a_bad_source_fails_with_the_reason(stack: Stack, clip: ClipMaker, name: str, error: str) -> None:
+    """No engine writes a segment of a bad source."""
     sources = {"text": b"no video at all\n" * 100, "cut_short": clip("plain").read_bytes()[:150_000]}
-    stack.add_job(engine={"S": "auto"})
+    stack.add_job()
     stack.upload(sources.get(name) or clip(name))
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.FAILED
@@ -166,8 +166,8 @@ def test_a_bad_source_fails_with_what_is_wrong(stack: Stack, clip: ClipMaker, na
 
 
 def test_a_processed_segment_that_differs_is_named(stack: Stack, clip: ClipMaker) -> None:
-    """A track that comes in one segment of the middle and goes is no part of the film."""
-    stack.add_job(engine={"S": "auto"})
+    """A segment with an additional track cannot be joined."""
+    stack.add_job()
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     odd = clip("two_audio").read_bytes()

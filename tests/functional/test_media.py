@@ -1,4 +1,4 @@
-"""Media through both handlers: what comes out is looked at again, picture by picture and packet by packet."""
+"""Media through both handlers: the final is compared with the source, frame by frame and packet by packet."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.media import look
 
 
 def run_through(stack: Stack, source: Path, tmp_path: Path, engine: str = "auto") -> Path:
-    """Upload, chunk, process without a change, reassemble; where the final is."""
+    """Upload, chunk, process without a change, reassemble. Returns the path of the final."""
     stack.add_job(engine={"S": engine})
     stack.upload(source)
     assert stack.chunk() == []
@@ -24,7 +24,7 @@ def run_through(stack: Stack, source: Path, tmp_path: Path, engine: str = "auto"
     return stack.save_final(tmp_path / "final.mp4")
 
 
-@pytest.mark.parametrize("engine", ["ffmpeg", "auto"])
+@pytest.mark.parametrize("engine", ["auto", "ffmpeg"])
 @pytest.mark.parametrize(
     ("name", "segments"),
     [
@@ -45,10 +45,12 @@ def run_through(stack: Stack, source: Path, tmp_path: Path, engine: str = "auto"
         ("matroska", 3),
     ],
 )
-def test_the_final_is_the_source(
+def test_the_final_equals_the_source(
     stack: Stack, clip: ClipMaker, tmp_path: Path, name: str, segments: int, engine: str
 ) -> None:
-    """Every picture and every sound packet of the source is in the final, at its time to the millisecond."""
+    """Every frame and every audio packet of the source is in the final, with its presentation time to the
+    millisecond.
+    """
     source = clip(name)
     final = run_through(stack, source, tmp_path, engine)
 
@@ -56,8 +58,8 @@ def test_the_final_is_the_source(
     before, after = look.decoded_frames(source), look.decoded_frames(final)
     assert [frame.content for frame in after] == [frame.content for frame in before]
     assert look.largest_shift_ms(before, after) < 1
-    sounds = [stream for stream in look.streams(source) if stream["codec_type"] == "audio"]
-    for number in range(len(sounds)):
+    audio = [stream for stream in look.streams(source) if stream["codec_type"] == "audio"]
+    for number in range(len(audio)):
         before, after = look.packets(source, f"a:{number}"), look.packets(final, f"a:{number}")
         assert [packet.content for packet in after] == [packet.content for packet in before]
         assert look.largest_shift_ms(before, after) < 1

@@ -1,17 +1,19 @@
-"""What a second try finds, what it keeps, and when a record comes back."""
+"""Retries: what a second attempt keeps of the first one, and when a record is delivered again."""
 
 import json
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from media_worker import ffmpeg_engine, handlers
+from media_worker import handlers
+from media_worker.engines import copy
 from media_worker.errors import RetryableError
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
-from media_worker.storage import write_once
+from media_worker.s3 import write_once
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.logs import Logs
@@ -37,7 +39,7 @@ def versions(stack: Stack) -> dict[str, Any]:
 
 
 def delays(stack: Stack) -> list[int]:
-    """After how many seconds messages come back, from now on."""
+    """The visibility timeouts that are set from now on, in seconds."""
     seconds: list[int] = []
     stack.aws.sqs.meta.events.register(
         "before-call.sqs.ChangeMessageVisibility",
@@ -47,25 +49,22 @@ def delays(stack: Stack) -> list[int]:
 
 
 def break_after(monkeypatch: pytest.MonkeyPatch, uploads: int) -> None:
-    """S3 breaks down after some segments."""
-    done: list[int] = []
+    """Make S3 fail after some segments."""
+    numbers = count(1)  # its next value is taken atomically: segments are written in threads
 
-    def write_some(*args: Any) -> bool:
-        if len(done) >= uploads:
-            raise RetryableError("S3 is away")
-        done.append(1)
-        return write_once(*args)
+    def write_some(*args: Any, **options: Any) -> bool:
+        if next(numbers) > uploads:
+            raise RetryableError("S3 is unavailable")
+        return write_once(*args, **options)
 
-    monkeypatch.setattr(ffmpeg_engine, "write_once", write_some)
+    monkeypatch.setattr(copy, "write_once", write_some)
 
 
 # Chunking
 
 
-def test_segments_that_are_there_are_kept(
-    stack: Stack, clip: ClipMaker, logs: Logs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first try broke off after one segment; the second writes the other two only: a write starts a machine."""
+def test_existing_segments_are_kept(stack: Stack, clip: ClipMaker, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt wrote one segment; the second writes the other two only, because each PUT triggers a worker."""
     stack.add_job()
     stack.upload(clip("plain"))
     with monkeypatch.context() as patched:
@@ -79,11 +78,11 @@ def test_segments_that_are_there_are_kept(
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
     assert len(stack.segment_keys()) == 3
     assert sorted(written) == [key for key in stack.segment_keys() if key != first]
-    assert [line["key"] for line in logs.named("segment was there")] == [first]
+    assert [line["key"] for line in logs.all("segment_present")] == [first]
 
 
-def test_a_run_taken_over_cuts_as_it_began(stack: Stack, clip: ClipMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The duration is on the job: a default that has changed meanwhile changes nothing."""
+def test_a_retry_splits_at_the_same_points(stack: Stack, clip: ClipMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The duration is on the job's row, so a changed default has no effect."""
     stack.add_job()
     stack.upload(clip("plain"))
     with monkeypatch.context() as patched:
@@ -95,8 +94,8 @@ def test_a_run_taken_over_cuts_as_it_began(stack: Stack, clip: ClipMaker, monkey
     assert stack.job().total_segments == 3
 
 
-def test_a_leftover_of_another_source_is_replaced(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
-    """It lies under the same key and says of which source it was made."""
+def test_a_segment_of_another_source_is_replaced(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
+    """Its metadata names the source that it was made from."""
     key = build_segment_key("job-1", 1, 3, "sbs")
     stack.aws.s3.put_object(Bucket=INPUT, Key=key, Body=b"old", Metadata={"source-etag": "another"})
     stack.add_job()
@@ -105,11 +104,11 @@ def test_a_leftover_of_another_source_is_replaced(stack: Stack, clip: ClipMaker,
     head = stack.aws.s3.head_object(Bucket=INPUT, Key=key)
     assert head["ContentLength"] > 1000
     assert head["Metadata"] == {"source-etag": stack.job().source_etag}
-    assert logs.the("replacing a leftover of another source")["key"] == key
+    assert logs.one("object_replaced")["key"] == key
 
 
-def test_every_segment_says_of_which_source_it_was_made(stack: Stack, clip: ClipMaker) -> None:
-    """In its metadata, with a video's content type."""
+def test_every_segment_names_its_source(stack: Stack, clip: ClipMaker) -> None:
+    """The source's ETag is in its metadata. The content type is video/mp4."""
     stack.add_job()
     stack.upload(clip("plain"))
     stack.chunk()
@@ -120,8 +119,8 @@ def test_every_segment_says_of_which_source_it_was_made(stack: Stack, clip: Clip
         assert head["ContentType"] == "video/mp4"
 
 
-def test_a_source_that_is_replaced_while_it_is_read_is_begun_anew(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
-    """The bytes of two uploads are never mixed; the message comes back."""
+def test_a_source_that_is_replaced_while_it_is_read_is_retried(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
+    """The bytes of two uploads are never mixed."""
     stack.add_job()
     stack.upload(clip("plain"))
     other = clip("no_audio").read_bytes()
@@ -132,27 +131,27 @@ def test_a_source_that_is_replaced_while_it_is_read_is_begun_anew(stack: Stack, 
 
     stack.aws.s3.meta.events.register("before-call.s3.GetObject", replace_source)
     assert stack.chunk() == ["message-0"]
-    assert logs.the("the message comes back")["failure"] == "SourceChanged"
+    assert logs.one("record_returned")["failure"] == "SourceChanged"
     assert stack.segment_keys() == []
     assert stack.chunk(receive_count=2) == []
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
 
 
-def test_a_job_that_is_deleted_while_it_is_cut_stays_deleted(
+def test_a_job_that_is_deleted_while_it_is_chunked_stays_deleted(
     stack: Stack, clip: ClipMaker, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The status is written under a condition; the message is done with."""
+    """The status is a conditional write, and the message is acknowledged."""
     stack.add_job()
     stack.upload(clip("no_audio"))
 
-    def delete_job(*args: Any) -> bool:
+    def delete_job(*args: Any, **options: Any) -> bool:
         stack.add_job(status={"S": "deleted"})
-        return write_once(*args)
+        return write_once(*args, **options)
 
-    monkeypatch.setattr(ffmpeg_engine, "write_once", delete_job)
+    monkeypatch.setattr(copy, "write_once", delete_job)
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.DELETED
-    assert logs.the("nothing to do")["reason"] == "job job-1 is deleted: it cannot become chunking_complete"
+    assert logs.one("nothing_to_do")["reason"] == "job job-1 is deleted: it cannot become chunking_complete"
     assert stack.leftovers() == []
 
 
@@ -166,8 +165,8 @@ def processed(stack: Stack, clip: ClipMaker) -> None:
     stack.process_segments()
 
 
-def test_a_final_that_is_there_completes_the_job(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
-    """An earlier try wrote it and died before it could say so: nothing is joined again."""
+def test_an_existing_final_completes_the_job(stack: Stack, clip: ClipMaker) -> None:
+    """An earlier attempt wrote the final and died before it set the status: nothing is written again."""
     processed(stack, clip)
     assert stack.reassemble() == []
     before = stack.read(OUTPUT, build_final_key("job-1"))
@@ -181,11 +180,10 @@ def test_a_final_that_is_there_completes_the_job(stack: Stack, clip: ClipMaker, 
     assert "completed_at" in stack.row("Jobs")
     assert written == []
     assert stack.read(OUTPUT, build_final_key("job-1")) == before
-    assert logs.named("the final is there: an earlier try wrote it")
 
 
 def test_a_final_of_another_source_is_replaced(stack: Stack, clip: ClipMaker) -> None:
-    """A leftover of an earlier run does not complete this one."""
+    """The final of an earlier run does not complete this one."""
     processed(stack, clip)
     stack.aws.s3.put_object(Bucket=OUTPUT, Key=build_final_key("job-1"), Body=b"old")
     assert stack.reassemble() == []
@@ -193,7 +191,7 @@ def test_a_final_of_another_source_is_replaced(stack: Stack, clip: ClipMaker) ->
     assert len(stack.read(OUTPUT, build_final_key("job-1"))) > 1000
 
 
-def test_a_second_message_joins_nothing(stack: Stack, clip: ClipMaker) -> None:
+def test_a_duplicate_message_joins_nothing(stack: Stack, clip: ClipMaker) -> None:
     """SQS delivers at least once."""
     processed(stack, clip)
     assert stack.reassemble() == []
@@ -203,8 +201,8 @@ def test_a_second_message_joins_nothing(stack: Stack, clip: ClipMaker) -> None:
     assert written == []
 
 
-def test_a_chunking_that_died_before_it_could_say_so_does_not_hold_up_the_join(stack: Stack, clip: ClipMaker) -> None:
-    """All completions being there proves that all segments were written."""
+def test_a_chunking_that_died_at_its_end_does_not_block_the_join(stack: Stack, clip: ClipMaker) -> None:
+    """All completions exist, which proves that all segments were written."""
     processed(stack, clip)
     stack.aws.dynamodb.update_item(
         TableName="Jobs",
@@ -217,20 +215,20 @@ def test_a_chunking_that_died_before_it_could_say_so_does_not_hold_up_the_join(s
     assert stack.job().status is JobStatus.COMPLETED
 
 
-# When a record comes back
+# When a record is delivered again
 
 
 @pytest.mark.parametrize(("receive_count", "delay_s"), [(1, 5), (2, 10), (3, 20), (4, 40), (5, 80)])
-def test_the_back_off_doubles_up_to_five_minutes(stack: Stack, receive_count: int, delay_s: int) -> None:
-    """Nobody waits a whole visibility timeout for a hiccup."""
+def test_the_back_off_doubles(stack: Stack, receive_count: int, delay_s: int) -> None:
+    """A short outage does not cost a whole visibility timeout."""
     stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": "1"})
     asked = delays(stack)
     assert stack.reassemble(receive_count=receive_count) == ["message-0"]
     assert asked == [delay_s]
 
 
-def test_a_record_without_a_receive_count_is_a_first_one(stack: Stack) -> None:
-    """An event made by hand may lack it."""
+def test_a_record_without_a_receive_count_is_the_first_receive(stack: Stack) -> None:
+    """An event that was written by hand may lack it."""
     stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": "1"})
     asked = delays(stack)
     event = json.loads((EVENTS / "reassembly.json").read_text())
@@ -240,20 +238,20 @@ def test_a_record_without_a_receive_count_is_a_first_one(stack: Stack) -> None:
     assert asked == [5]
 
 
-def test_the_last_receive_fails_the_job(stack: Stack) -> None:
-    """The message goes to the dead-letter queue, and the job says what was wrong every time."""
+def test_the_last_attempt_fails_the_job(stack: Stack) -> None:
+    """The job has the error of the last attempt."""
     stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": "2"})
     assert stack.reassemble(receive_count=4) == ["message-0"]
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
     assert stack.reassemble(receive_count=5) == ["message-0"]
     assert stack.job().status is JobStatus.FAILED
     assert stack.job().error == (
-        "gave up after 5 tries: NotReady: job job-1 cannot be joined: of 2 segments: missing 0-1"
+        "failed after 5 attempts: NotReady: job job-1 cannot be joined: of 2 segments: missing 0-1"
     )
 
 
-def test_a_redriven_message_of_a_failed_job_runs_again(stack: Stack, clip: ClipMaker) -> None:
-    """The cause is mended, the dead letter is redriven, the job completes and has no error any more."""
+def test_a_redriven_message_completes_a_failed_job(stack: Stack, clip: ClipMaker) -> None:
+    """The missing segment was processed and the dead letter redriven: the job completes and has no error."""
     processed(stack, clip)
     stack.aws.dynamodb.delete_item(
         TableName="SegmentCompletions", Key={"job_id": {"S": "job-1"}, "segment_index": {"N": "1"}}
@@ -266,41 +264,41 @@ def test_a_redriven_message_of_a_failed_job_runs_again(stack: Stack, clip: ClipM
     assert stack.job().error is None
 
 
-def test_an_unknown_error_is_a_retry(
+def test_an_unknown_error_is_retried(
     stack: Stack, clip: ClipMaker, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With its traceback in the log, because nobody has thought of it; on the last receive the job says it."""
+    """The log has its traceback; the last attempt writes it to the job."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise OSError("disk on fire")
 
-    monkeypatch.setattr(ffmpeg_engine, "write_once", fail)
+    monkeypatch.setattr(copy, "write_once", fail)
     stack.add_job()
     stack.upload(clip("no_audio"))
     assert stack.chunk() == ["message-0"]
-    line = logs.the("the message comes back")
+    line = logs.one("record_returned")
     assert line["level"] == "ERROR"
     assert "disk on fire" in line["exception"]
     assert stack.chunk(receive_count=5) == ["message-0"]
-    assert stack.job().error == "gave up after 5 tries: OSError: disk on fire"
+    assert stack.job().error == "failed after 5 attempts: OSError: disk on fire"
     assert stack.leftovers() == []
 
 
-def test_a_table_that_is_away_is_a_retry(stack: Stack, logs: Logs) -> None:
-    """Also when it is the lease's, inside Powertools."""
+def test_a_missing_table_is_retried(stack: Stack, logs: Logs) -> None:
+    """An error inside Powertools is treated like any other."""
     stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": "1"})
     stack.aws.dynamodb.delete_table(TableName="ReassemblyTriggered")
     assert stack.reassemble() == ["message-0"]
-    assert "ResourceNotFoundException" in logs.the("the message comes back")["reason"]
+    assert "ResourceNotFoundException" in logs.one("record_returned")["reason"]
     assert stack.reassemble(receive_count=5) == ["message-0"]
     assert "ResourceNotFoundException" in (stack.job().error or "")
 
 
-def test_a_message_whose_receipt_is_stale_comes_back_later(stack: Stack, logs: Logs) -> None:
-    """Its visibility cannot be changed; that is no reason to lose the record's own error."""
+def test_a_stale_receipt_does_not_hide_the_error(stack: Stack, logs: Logs) -> None:
+    """The visibility timeout cannot be changed: a warning, and the record is still returned."""
     assert stack.deliver(stack.reassembly, "not json") == ["message-0"]
-    assert logs.the("the message's visibility could not be changed")["level"] == "WARNING"
-    assert logs.the("the message comes back")["failure"] == "MessageError"
+    assert logs.one("visibility_not_changed")["level"] == "WARNING"
+    assert logs.one("record_returned")["failure"] == "MessageError"
 
 
 # Batches
@@ -317,8 +315,8 @@ def test_two_records_are_two_jobs(stack: Stack, clip: ClipMaker) -> None:
         assert stack.job(job_id).status is JobStatus.CHUNKING_COMPLETE
 
 
-def test_a_bad_record_does_not_disturb_the_others(stack: Stack, clip: ClipMaker) -> None:
-    """Text, a source that is no video, a job that breaks: the fourth is cut, and only what must come back does."""
+def test_a_bad_record_does_not_affect_the_others(stack: Stack, clip: ClipMaker) -> None:
+    """Of a malformed message, a source that is not a video, a held lease and a good source, only two are returned."""
     for job_id in ("broken", "no-video", "job-1"):
         stack.add_job(job_id)
     stack.upload(b"no video", "no-video")
@@ -336,8 +334,8 @@ def test_a_bad_record_does_not_disturb_the_others(stack: Stack, clip: ClipMaker)
     assert stack.job("no-video").status is JobStatus.FAILED
 
 
-def test_several_sources_in_one_message_all_get_their_turn(stack: Stack, clip: ClipMaker) -> None:
-    """The first one's error brings the message back, after the second one was cut."""
+def test_all_sources_of_one_message_are_handled(stack: Stack, clip: ClipMaker) -> None:
+    """The first one's error returns the message after the second one was chunked."""
     stack.add_job("first", chunking_started_at={"N": "1"}, lease_expires_at={"N": "99999999999"})
     stack.add_job()
     stack.upload(clip("no_audio"))
@@ -351,8 +349,8 @@ def test_several_sources_in_one_message_all_get_their_turn(stack: Stack, clip: C
 # Time
 
 
-def test_a_record_is_not_begun_without_time_for_it(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
-    """It is given back at once and untouched; another invocation starts afresh."""
+def test_a_record_is_not_started_without_enough_time(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
+    """The record is returned without a delay, and the job's row is unchanged."""
     stack.add_job()
     stack.upload(clip("no_audio"))
     before, asked = stack.row("Jobs"), delays(stack)
@@ -360,16 +358,16 @@ def test_a_record_is_not_begun_without_time_for_it(stack: Stack, clip: ClipMaker
     assert stack.chunk() == ["message-0"]
     assert stack.row("Jobs") == before
     assert asked == [0]
-    line = logs.the("the message comes back")
+    line = logs.one("record_returned")
     assert line["failure"] == "NotEnoughTime"
     assert line["reason"] == "55 s are left, 60 s are needed to begin a record"
 
 
 class SlowS3:
-    """Answers to a download only when the invocation is over."""
+    """S3 answers a download only after the invocation has ended."""
 
     def __init__(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(handlers, "LEAST_FOR_A_RECORD_S", 0)
+        monkeypatch.setattr(handlers, "MIN_FOR_A_RECORD_S", 0)
         stack.context.remaining_ms = 15_100
         stack.aws.s3.meta.events.register("before-call.s3.GetObject", self.wait)
 
@@ -378,26 +376,26 @@ class SlowS3:
         time.sleep(0.5)
 
 
-def test_a_download_ends_with_the_time(
+def test_a_download_is_cancelled_at_the_deadline(
     stack: Stack, clip: ClipMaker, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The transfer is cancelled, the lease given up, the directory removed, while there is time to do so."""
-    stack.add_job()
+    """The lease is released and the work directory removed before the invocation ends."""
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("no_audio"))
     SlowS3(stack, monkeypatch)
     assert stack.chunk() == ["message-0"]
-    line = logs.the("the message comes back")
+    line = logs.one("record_returned")
     assert line["failure"] == "NotEnoughTime"
-    assert line["reason"] == f"the time ran out while s3://{INPUT}/input/job-1/source.mp4 was downloaded"
+    assert line["reason"] == f"the time ran out while s3://{INPUT}/input/job-1/source.mp4 was being downloaded"
     assert stack.leftovers() == []
     assert "lease_holder" not in stack.row("Jobs")
 
 
 def test_a_job_that_never_has_enough_time_fails(stack: Stack, clip: ClipMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the last receive nobody will try again, and the job says why."""
-    stack.add_job()
+    """The last attempt writes the reason to the job."""
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("no_audio"))
     SlowS3(stack, monkeypatch)
     assert stack.chunk(receive_count=5) == ["message-0"]
     assert stack.job().status is JobStatus.FAILED
-    assert (stack.job().error or "").startswith("gave up after 5 tries: NotEnoughTime: the time ran out")
+    assert (stack.job().error or "").startswith("failed after 5 attempts: NotEnoughTime: the time ran out")

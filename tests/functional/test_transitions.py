@@ -1,4 +1,4 @@
-"""Transitions are conditional writes: what moved on meanwhile stays where it is."""
+"""Status transitions are conditional writes: a job that has moved on stays where it is."""
 
 from fractions import Fraction
 
@@ -11,29 +11,29 @@ from tests.functional.stack import Stack
 
 
 @pytest.mark.parametrize("status", ["completed", "deleted"])
-def test_an_end_is_not_overwritten_by_a_failure(stack: Stack, status: str) -> None:
-    """Whoever failed was too late; nothing of the row changes."""
+def test_a_failure_does_not_overwrite_a_final_status(stack: Stack, status: str) -> None:
+    """The row of a completed or deleted job is unchanged."""
     stack.add_job(status={"S": status})
     before = stack.row("Jobs")
     assert not jobs.fail_job(stack.aws, "job-1", "too late")
     assert stack.row("Jobs") == before
 
 
-def test_a_failure_makes_no_job(stack: Stack) -> None:
+def test_a_failure_creates_no_job(stack: Stack) -> None:
     """A job that was removed stays removed."""
     assert not jobs.fail_job(stack.aws, "job-1", "nobody asked")
     assert stack.row("Jobs") == {}
 
 
-def test_an_error_is_kept_short(stack: Stack) -> None:
-    """A row has 400 KB at most, and a reader less."""
+def test_a_long_error_is_truncated(stack: Stack) -> None:
+    """A row has 400 KB at most."""
     stack.add_job()
     assert jobs.fail_job(stack.aws, "job-1", "x" * 500_000)
     assert stack.job().error == "x" * 2000
 
 
-def test_a_refused_transition_says_where_the_job_is(stack: Stack) -> None:
-    """For the log."""
+def test_a_refused_transition_names_the_status(stack: Stack) -> None:
+    """The error names the job's status and the wanted one."""
     stack.add_job(status={"S": "created"})
     with pytest.raises(JobMoved, match="job job-1 is created: it cannot become completed"):
         jobs.finish_reassembly(stack.aws, "job-1", {})
@@ -42,15 +42,15 @@ def test_a_refused_transition_says_where_the_job_is(stack: Stack) -> None:
 
 
 def test_a_plan_is_read_back_as_it_was_written(stack: Stack) -> None:
-    """The total, and the duration exactly: a third of a second has no decimal."""
+    """The duration is exact: two thirds of a second have no decimal form."""
     stack.add_job(status={"S": "chunking_in_progress"})
     jobs.record_plan(stack.aws, stack.job(), 7, Fraction(2, 3), "etag")
     job = stack.job()
     assert (job.total_segments, job.segment_duration_s, job.source_etag) == (7, Fraction(2, 3), "etag")
 
 
-def test_a_fresh_run_forgets_the_error_and_notes_its_begin(stack: Stack) -> None:
-    """A run that is taken over keeps the begin of the one before."""
+def test_a_new_run_records_its_start(stack: Stack) -> None:
+    """It removes the error of the last run. A run that is resumed keeps its start."""
     stack.add_job(status={"S": "failed"}, error={"S": "bad luck"}, run_started_at={"N": "17"})
     jobs.begin_chunking(stack.aws, stack.job())
     begun = stack.job()

@@ -1,4 +1,4 @@
-"""Work directories: private, removed whatever happens, and never somebody else's."""
+"""Work directories are private and always removed, and nobody else's files are touched."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ with work_directory() as path:
     print(path, flush=True)
     sys.stdin.read()
 """
-Usage = namedtuple("Usage", "total used free")  # noqa: PYI024  # what shutil returns is one
+Usage = namedtuple("Usage", "total used free")  # noqa: PYI024  # shutil returns such a tuple
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def free_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How much room there is, as the test says."""
+    """The free disk space that the test sets."""
     free = [0]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, free[0]))
     return free
 
 
 def start_worker(temporary: Path) -> tuple["subprocess.Popen[str]", Path]:
-    """A process that works in a directory of its own."""
+    """Start a process that holds a work directory."""
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(temporary)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -59,7 +59,7 @@ def end(worker: "subprocess.Popen[str]") -> None:
 
 
 def test_a_directory_is_private_and_removed(temporary: Path) -> None:
-    """Nobody else reads the media, and nothing stays."""
+    """Only its owner can read it, and it is removed at the end."""
     with work_directory() as path:
         assert path.parent.parent == temporary
         assert path.stat().st_mode & 0o777 == 0o700
@@ -70,14 +70,14 @@ def test_a_directory_is_private_and_removed(temporary: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_a_directory_is_removed_after_an_error(temporary: Path, error: type[BaseException]) -> None:
-    """Whatever it is."""
+    """After any exception."""
     with pytest.raises(error), work_directory() as path:
         raise error
     assert not path.exists()
 
 
-def test_two_at_a_time_do_not_disturb_each_other(temporary: Path) -> None:
-    """The second is made while the first is in use, also in the same process."""
+def test_two_directories_at_a_time_are_independent(temporary: Path) -> None:
+    """In one process too."""
     with work_directory() as one:
         (one / "media").write_text("x")
         with work_directory() as two:
@@ -86,29 +86,29 @@ def test_two_at_a_time_do_not_disturb_each_other(temporary: Path) -> None:
         assert one.exists()
 
 
-def test_what_a_killed_process_left_is_removed(temporary: Path, logs: Logs) -> None:
-    """Killed as Lambda kills: without a word. The next one finds /tmp empty again."""
+def test_the_directory_of_a_killed_process_is_removed(temporary: Path, logs: Logs) -> None:
+    """The next invocation finds /tmp empty."""
     worker, left = start_worker(temporary)
     worker.send_signal(signal.SIGKILL)
     end(worker)
     assert (left / "media").exists()
     with work_directory() as path:
         assert list(path.parent.iterdir()) == [path]
-    assert logs.the("removing what a killed invocation left")["work_directory"] == str(left)
+    assert logs.one("leftover_removed")["work_directory"] == str(left)
 
 
-def test_what_a_living_process_works_on_stays(temporary: Path) -> None:
+def test_the_directory_of_a_live_process_stays(temporary: Path) -> None:
     """Several workers may share a machine."""
-    worker, theirs = start_worker(temporary)
+    worker, its_directory = start_worker(temporary)
     with work_directory():
-        assert (theirs / "media").exists()
-    assert (theirs / "media").exists()
+        assert (its_directory / "media").exists()
+    assert (its_directory / "media").exists()
     end(worker)
-    assert not theirs.exists()
+    assert not its_directory.exists()
 
 
-def test_a_directory_that_was_half_removed_is_removed(temporary: Path) -> None:
-    """Whatever is left in it: a process can be killed while it tidies up."""
+def test_a_partly_removed_directory_is_removed(temporary: Path) -> None:
+    """A process can be killed while it removes its directory."""
     left = temporary / "media-worker" / "left"
     left.mkdir(parents=True)
     (left / "00000.mp4").write_text("x")
@@ -116,8 +116,8 @@ def test_a_directory_that_was_half_removed_is_removed(temporary: Path) -> None:
         assert not left.exists()
 
 
-def test_what_is_no_directory_is_left_alone(temporary: Path) -> None:
-    """It is not of our making."""
+def test_other_files_are_left_alone(temporary: Path) -> None:
+    """A file in the root is not ours."""
     root = temporary / "media-worker"
     root.mkdir()
     (root / "note").write_text("x")
@@ -127,7 +127,7 @@ def test_what_is_no_directory_is_left_alone(temporary: Path) -> None:
 
 
 def test_a_link_is_not_followed(temporary: Path) -> None:
-    """Whoever shares /tmp with us cannot make us end a process, or empty a directory, that is not ours."""
+    """A symbolic link in a shared /tmp cannot make us kill a process or empty a directory elsewhere."""
     elsewhere = temporary / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "canary").write_text("x")
@@ -142,15 +142,15 @@ def test_a_link_is_not_followed(temporary: Path) -> None:
     assert (elsewhere / "canary").exists()
 
 
-def test_a_root_that_is_a_link_stops_the_work(temporary: Path) -> None:
-    """Media does not go where somebody else points."""
+def test_a_root_that_is_a_link_is_refused(temporary: Path) -> None:
+    """Media is not written where a symbolic link points."""
     (temporary / "media-worker").symlink_to(temporary)
     with pytest.raises(NotADirectoryError, match="media-worker"), work_directory():
         pytest.fail("it followed the link")
 
 
 def test_programs_do_not_inherit_the_lock(temporary: Path) -> None:
-    """An ffmpeg that outlives us would keep our leftovers locked."""
+    """A child process that survives us would keep the directory locked."""
     with work_directory() as path:
         descriptors = [os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir() if entry.exists()]
         assert str(path) in descriptors
@@ -160,8 +160,8 @@ def test_programs_do_not_inherit_the_lock(temporary: Path) -> None:
     assert str(path) not in listed
 
 
-def test_room_is_needed_beside_the_media(tmp_path: Path, free_bytes: list[int]) -> None:
-    """Exactly enough with the margin is enough."""
+def test_a_margin_is_needed_beside_the_media(tmp_path: Path, free_bytes: list[int]) -> None:
+    """Exactly the size and the margin is enough."""
     free_bytes[0] = 1000 + 64 * 1024 * 1024
     require_room(tmp_path, 1000, "a source")
     with pytest.raises(NoRoom):
@@ -169,11 +169,11 @@ def test_room_is_needed_beside_the_media(tmp_path: Path, free_bytes: list[int]) 
 
 
 def test_a_source_without_room_fails_before_its_download(stack: Stack, clip: ClipMaker, free_bytes: list[int]) -> None:
-    """The error says how much is needed, how much there is, and what to do."""
+    """The error says how much is needed, how much is free, and what to do."""
     free_bytes[0] = 10_000_000
     fetched: list[object] = []
     stack.aws.s3.meta.events.register("before-call.s3.GetObject", lambda **call: fetched.append(call))
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.FAILED
@@ -186,9 +186,9 @@ def test_a_source_without_room_fails_before_its_download(stack: Stack, clip: Cli
 
 
 def test_segments_without_room_fail_before_their_download(stack: Stack, clip: ClipMaker, free_bytes: list[int]) -> None:
-    """Twice their sum is needed: for them and for the final."""
+    """Space for the segments and for the final is needed."""
     free_bytes[0] = 10**12
-    stack.add_job()
+    stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("plain"))
     stack.chunk()
     stack.process_segments()

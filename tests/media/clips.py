@@ -35,7 +35,7 @@ def _fill(words: Sequence[str], **values: object) -> list[str]:
     return [word.format(**values) for word in words]
 
 
-def _picture(rate: str = "25", seconds: float = 10) -> list[str]:
+def _video(rate: str = "25", seconds: float = 10) -> list[str]:
     return _fill(_SOURCE, rate=rate, seconds=seconds)
 
 
@@ -54,15 +54,15 @@ def make(name: str, path: Path) -> Path:
 
 
 def _plain(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(), *_h264(), *_AAC, str(path))
+    ffmpeg(*_video(), *_tone(), *_h264(), *_AAC, str(path))
 
 
 def _one_keyframe(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(), *_h264(1000), *_AAC, str(path))
+    ffmpeg(*_video(), *_tone(), *_h264(1000), *_AAC, str(path))
 
 
 def _no_audio(path: Path) -> None:
-    ffmpeg(*_picture(), *_h264(), str(path))
+    ffmpeg(*_video(), *_h264(), str(path))
 
 
 def _audio_only(path: Path) -> None:
@@ -78,7 +78,7 @@ def _audio_with_cover(path: Path) -> None:
 
 def _two_audio(path: Path) -> None:
     ffmpeg(
-        *(*_picture(), *_tone(), *_tone(880)),
+        *(*_video(), *_tone(), *_tone(880)),
         *("-map", "0", "-map", "1", "-map", "2", *_h264(), "-c:a:0", "aac", "-c:a:1", "ac3"),
         *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu", str(path)),
     )
@@ -87,7 +87,7 @@ def _two_audio(path: Path) -> None:
 def _subtitles(path: Path) -> None:
     srt = path.with_suffix(".srt")
     srt.write_text(SUBTITLES)
-    ffmpeg(*_picture(), *_tone(), "-i", str(srt), *_h264(), *_AAC, "-c:s", "mov_text", str(path))
+    ffmpeg(*_video(), *_tone(), "-i", str(srt), *_h264(), *_AAC, "-c:s", "mov_text", str(path))
 
 
 def _rotated(path: Path) -> None:
@@ -97,26 +97,26 @@ def _rotated(path: Path) -> None:
 
 
 def _hevc(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(), *_fill(_HEVC, gop="open-gop=0:keyint=25:min-keyint=25"), *_AAC, str(path))
+    ffmpeg(*_video(), *_tone(), *_fill(_HEVC, gop="open-gop=0:keyint=25:min-keyint=25"), *_AAC, str(path))
 
 
 def _open_gop(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(), *_fill(_HEVC, gop="open-gop=1:keyint=40"), *_AAC, str(path))
+    ffmpeg(*_video(), *_tone(), *_fill(_HEVC, gop="open-gop=1:keyint=40"), *_AAC, str(path))
 
 
 def _variable_rate(path: Path) -> None:
     ffmpeg(
-        *(*_picture("50"), *_tone(), "-vf", "select='not(mod(n,3))+lt(mod(t,4),1)'", "-fps_mode", "vfr"),
+        *(*_video("50"), *_tone(), "-vf", "select='not(mod(n,3))+lt(mod(t,4),1)'", "-fps_mode", "vfr"),
         *(*_h264(), *_AAC, str(path)),
     )
 
 
 def _ntsc(path: Path) -> None:
-    ffmpeg(*_picture("30000/1001"), *_tone(), *_h264(30), *_AAC, str(path))
+    ffmpeg(*_video("30000/1001"), *_tone(), *_h264(30), *_AAC, str(path))
 
 
 def _long_audio(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(seconds=13), *_h264(), *_AAC, str(path))
+    ffmpeg(*_video(), *_tone(seconds=13), *_h264(), *_AAC, str(path))
 
 
 def _late_video(path: Path) -> None:
@@ -130,12 +130,12 @@ def _late_video(path: Path) -> None:
 
 def _timecode(path: Path) -> None:
     """A QuickTime file with a timecode track, under the name of an MP4."""
-    ffmpeg(*_picture(), *_tone(), *_h264(), *_AAC, "-timecode", "01:00:00:00", "-f", "mov", str(path))
+    ffmpeg(*_video(), *_tone(), *_h264(), *_AAC, "-timecode", "01:00:00:00", "-f", "mov", str(path))
 
 
 def _cover(path: Path) -> None:
     ffmpeg(
-        *(*_picture(), *_tone(), *_picture("1", 1), "-map", "0", "-map", "1", "-map", "2"),
+        *(*_video(), *_tone(), *_video("1", 1), "-map", "0", "-map", "1", "-map", "2"),
         *(
             *_h264(),
             *_AAC,
@@ -153,41 +153,41 @@ def _cover(path: Path) -> None:
 
 
 def _matroska(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(), *_h264(), *_AAC, "-f", "matroska", str(path))
+    ffmpeg(*_video(), *_tone(), *_h264(), *_AAC, "-f", "matroska", str(path))
 
 
-def _vorbis_wma(path: Path) -> None:
+def _wma_audio(path: Path) -> None:
     """Sound that an MP4 cannot hold."""
-    ffmpeg(*_picture(), *_tone(), *_h264(), "-c:a", "wmav2", "-f", "asf", str(path))
+    ffmpeg(*_video(), *_tone(), *_h264(), "-c:a", "wmav2", "-f", "asf", str(path))
 
 
-def _small_picture(path: Path) -> None:
-    ffmpeg(*_picture(), *_tone(), "-vf", "scale=96:54", *_h264(), *_AAC, str(path))
+def _small_frame(path: Path) -> None:
+    ffmpeg(*_video(), *_tone(), "-vf", "scale=96:54", *_h264(), *_AAC, str(path))
 
 
 def _crash_one(path: Path) -> None:
     """Three seconds: one segment."""
-    ffmpeg(*_picture(seconds=3), *_tone(seconds=3), *_h264(), *_AAC, str(path))
+    ffmpeg(*_video(seconds=3), *_tone(seconds=3), *_h264(), *_AAC, str(path))
 
 
 def _crash_five(path: Path) -> None:
     """Twenty seconds: five segments of four."""
-    ffmpeg(*_picture("5", 20), *_tone(seconds=20), *_h264(5), *_AAC, str(path))
+    ffmpeg(*_video("5", 20), *_tone(seconds=20), *_h264(5), *_AAC, str(path))
 
 
 def _crash_other(path: Path) -> None:
     """As long as the five segments, and nothing like them."""
-    ffmpeg(*_picture("5", 20), *_tone(880, 20), "-vf", "negate", *_h264(5), *_AAC, str(path))
+    ffmpeg(*_video("5", 20), *_tone(880, 20), "-vf", "negate", *_h264(5), *_AAC, str(path))
 
 
 def _crash_parts(path: Path) -> None:
     """Two segments and a final of a few small parts each."""
-    ffmpeg(*_picture("10", 8), *_tone(seconds=8), *_h264(10), *_AAC, str(path))
+    ffmpeg(*_video("10", 8), *_tone(seconds=8), *_h264(10), *_AAC, str(path))
 
 
 def _crash_long(path: Path) -> None:
     """Two segments of a few hundred kilobytes."""
-    ffmpeg(*_picture("25", 8), *_tone(seconds=8), *_h264(25), *_AAC, str(path))
+    ffmpeg(*_video("25", 8), *_tone(seconds=8), *_h264(25), *_AAC, str(path))
 
 
 _MAKERS = {
@@ -213,6 +213,6 @@ _MAKERS = {
     "timecode": _timecode,
     "cover": _cover,
     "matroska": _matroska,
-    "wma_sound": _vorbis_wma,
-    "small_picture": _small_picture,
+    "wma_audio": _wma_audio,
+    "small_frame": _small_frame,
 }

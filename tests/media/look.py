@@ -25,6 +25,19 @@ def decoded_frames(path: Path) -> list[Sample]:
     return _samples(ffmpeg("-i", str(path), "-map", "0:V:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"))
 
 
+def count_frames(path: Path) -> int:
+    """The number of frames of the first video track that a decoder presents."""
+    return len(decoded_frames(path))
+
+
+def duration_s(path: Path) -> float:
+    """Seconds from the first frame of the first video track to the end of the last."""
+    printed = ffmpeg("-i", str(path), "-map", "0:V:0", "-fps_mode", "passthrough", "-f", "framecrc", "-")
+    lines = [line.split(",") for line in printed.splitlines() if line and not line.startswith("#")]
+    base = next(line.split(": ")[1] for line in printed.splitlines() if line.startswith("#tb 0"))
+    return float(Fraction(base) * (int(lines[-1][2]) + int(lines[-1][3]) - int(lines[0][2])))
+
+
 def packets(path: Path, track: str) -> list[Sample]:
     """Every packet of one track as it is stored."""
     return _samples(ffmpeg("-i", str(path), "-map", f"0:{track}", "-c", "copy", "-f", "framemd5", "-"))

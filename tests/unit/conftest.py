@@ -1,4 +1,4 @@
-"""Hypothesis without a clock: a busy machine is no reason to fail."""
+"""Hypothesis without a deadline: a busy machine must not fail a test."""
 
 from hypothesis import settings
 

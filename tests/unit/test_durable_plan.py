@@ -53,8 +53,22 @@ def test_a_plan_written_by_hand_is_read() -> None:
             "segment_duration_s": "4",
             "timescale": 25,
             "segments": [
-                {"index": 0, "first_frame": 0, "frames": 50, "start_s": "0", "duration_s": "2", "longest_frame_s": "1/25"},
-                {"index": 1, "first_frame": 50, "frames": 1, "start_s": "2", "duration_s": "1/25", "longest_frame_s": "1/25"},
+                {
+                    "index": 0,
+                    "first_frame": 0,
+                    "frames": 50,
+                    "start_s": "0",
+                    "duration_s": "2",
+                    "longest_frame_s": "1/25",
+                },
+                {
+                    "index": 1,
+                    "first_frame": 50,
+                    "frames": 1,
+                    "start_s": "2",
+                    "duration_s": "1/25",
+                    "longest_frame_s": "1/25",
+                },
             ],
         }
     ).encode()

@@ -1,4 +1,4 @@
-"""The tree of errors, and what an error says to a person."""
+"""The tree of errors, and their texts."""
 
 import pytest
 from media_worker import errors
@@ -24,13 +24,13 @@ ALL = [
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_an_error_is_on_one_branch(kind: type[Exception]) -> None:
-    """What a handler does with an error follows from its class, so none is on two branches."""
+    """The class of an error decides what a handler does, so no class is on two branches."""
     assert sum(issubclass(kind, branch) for branch in BRANCHES) == 1
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_the_tree_in_the_docstring_is_whole(kind: type[Exception]) -> None:
-    """A reader of errors.py sees every error in the tree, under its parent."""
+def test_the_tree_in_the_docstring_is_complete(kind: type[Exception]) -> None:
+    """The docstring of errors.py shows every error under its parent."""
     tree = (errors.__doc__ or "").splitlines()
     (line,) = (number for number, text in enumerate(tree) if f"── {kind.__name__} " in text)
     parent = next(
@@ -42,15 +42,15 @@ def test_the_tree_in_the_docstring_is_whole(kind: type[Exception]) -> None:
     assert kind.__base__.__name__ in parent.split()
 
 
-def test_ffmpegs_failure_tells_all_to_an_operator() -> None:
-    """The message alone diagnoses: the command, the exit code, the last lines."""
+def test_the_text_of_an_ffmpeg_failure() -> None:
+    """For an operator: command, exit code and last lines."""
     error = FfmpegFailed(["ffmpeg", "-i", "source"], 183, "moov atom not found\n")
-    assert str(error) == "ffmpeg ended with 183: moov atom not found [ffmpeg -i source]"
-    assert str(FfmpegFailed(["ffmpeg"], 1, "")) == "ffmpeg ended with 1: (no message) [ffmpeg]"
+    assert str(error) == "ffmpeg exited with 183: moov atom not found [ffmpeg -i source]"
+    assert str(FfmpegFailed(["ffmpeg"], 1, "")) == "ffmpeg exited with 1: (no message) [ffmpeg]"
 
 
-def test_ffmpegs_failure_tells_a_person_the_reason() -> None:
-    """No addresses, nothing twice, no lines that only tell how ffmpeg unwinds, no command line."""
+def test_the_reason_of_an_ffmpeg_failure() -> None:
+    """For a user: no addresses, no repetitions, no command line."""
     tail = """
         [mov,mp4 @ 0x7f0] moov atom not found
         [in#0 @ 0x7f1] [mov @ 0x7f2] moov atom not found
@@ -63,14 +63,14 @@ def test_ffmpegs_failure_tells_a_person_the_reason() -> None:
     assert reason == "moov atom not found; Error opening input: Invalid data found when processing input"
 
 
-def test_a_silent_failure_has_its_exit_code_for_a_reason() -> None:
-    """There is always a reason, and never a long one."""
+def test_without_output_the_reason_is_the_exit_code() -> None:
+    """There is always a reason, and it is never long."""
     assert FfmpegFailed(["ffmpeg"], 69, "\n").reason == "exit code 69"
     assert len(FfmpegFailed(["ffmpeg"], 1, "x" * 10_000).reason) == 500
 
 
-def test_errors_say_when_to_come_back() -> None:
-    """A held lease when it has expired, no time at once, anything else after the usual back-off."""
+def test_errors_say_when_to_retry() -> None:
+    """A held lease after its expiry, missing time at once, others after the back-off."""
     assert LeaseHeld("j", 42).retry_after_s == 42
     assert "42 s" in str(LeaseHeld("j", 42))
     assert NotEnoughTime().retry_after_s == 0

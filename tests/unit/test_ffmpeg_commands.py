@@ -5,8 +5,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_worker.errors import BadSource
-from media_worker.ffmpeg_commands import (
+from media_worker.engines.commands import (
     Media,
     Track,
     concat_list,
@@ -18,7 +17,8 @@ from media_worker.ffmpeg_commands import (
     split_command,
     trial_command,
 )
-from media_worker.plan import Frame, Plan
+from media_worker.engines.cuts import Frame, Plan
+from media_worker.errors import BadSource
 
 BEGIN = ["ffmpeg", "-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y"]
 WHITELIST = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"

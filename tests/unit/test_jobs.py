@@ -1,4 +1,4 @@
-"""A job's row is read strictly, and its status goes only where the table of transitions leads."""
+"""A job's row is parsed strictly, and its status follows the table of transitions."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -34,29 +34,29 @@ def without(name: str) -> dict[str, Any]:
         (S.FAILED, set(S) - {S.COMPLETED, S.DELETED}),
     ],
 )
-def test_a_status_is_reached_from_these(to: JobStatus, reached_from: set[JobStatus]) -> None:
-    """The whole table; nothing else is written by us."""
+def test_the_transitions(to: JobStatus, reached_from: set[JobStatus]) -> None:
+    """The complete table."""
     assert TRANSITIONS[to] == reached_from
 
 
-def test_only_these_statuses_are_ours_to_set() -> None:
-    """`created`, `ingesting` and `deleted` are set by others."""
+def test_the_statuses_that_others_set() -> None:
+    """`created`, `ingesting` and `deleted` are set by other software."""
     assert set(S) - set(TRANSITIONS) == {S.CREATED, S.INGESTING, S.DELETED}
 
 
 @pytest.mark.parametrize("end", [S.COMPLETED, S.DELETED])
-def test_nothing_leads_out_of_an_end(end: JobStatus) -> None:
-    """A job that was deleted or completed meanwhile is never brought back."""
+def test_final_statuses_are_final(end: JobStatus) -> None:
+    """A deleted or completed job is never brought back."""
     assert all(end not in reached_from for reached_from in TRANSITIONS.values())
 
 
 def test_a_row_needs_three_attributes() -> None:
-    """Everything else may be absent."""
+    """All others are optional."""
     assert job() == Job("j", JobStatus.CREATED, "sbs")
 
 
-def test_a_whole_row_is_read() -> None:
-    """Numbers become exact ones; attributes of others are passed over."""
+def test_a_complete_row_is_parsed() -> None:
+    """Numbers are exact, and unknown attributes are ignored."""
     row = job(
         status="chunking_complete",
         mode="anaglyph",
@@ -67,7 +67,7 @@ def test_a_whole_row_is_read() -> None:
         run_started_at=1_700_000_000,
         error="none",
         created_at=1,
-        title="a film",
+        title="a title",
         tags={"a", "b"},
     )
     assert row == Job(
@@ -85,12 +85,12 @@ def test_a_whole_row_is_read() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("2.5", Fraction(5, 2)), ("2/3", Fraction(2, 3)), ("10", Fraction(10))])
 def test_a_segment_duration_may_be_text(text: str, seconds: Fraction) -> None:
-    """Whoever writes the row by hand may write it either way."""
+    """A row that was written by hand may have it either way."""
     assert job(segment_duration_sec=text).segment_duration_s == seconds
 
 
 @pytest.mark.parametrize("name", ROW)
-def test_a_row_without_what_it_needs_cannot_be_used(name: str) -> None:
+def test_a_row_without_a_required_attribute_is_refused(name: str) -> None:
     """The error names the attribute."""
     with pytest.raises(PermanentError, match=f"the job's row cannot be used: KeyError: '{name}'"):
         Job.from_item(without(name))
@@ -100,32 +100,32 @@ def test_a_row_without_what_it_needs_cannot_be_used(name: str) -> None:
     ("attributes", "complaint"),
     [
         ({"status": "archived"}, "archived"),
-        ({"mode": "vr"}, "'vr' is none of anaglyph, sbs"),
-        ({"engine": "gstreamer"}, "'gstreamer' is none of"),
-        ({"total_segments": Decimal("1.5")}, "1.5 is no whole number"),
+        ({"mode": "vr"}, "'vr' is not one of anaglyph, sbs"),
+        ({"engine": "gstreamer"}, "'gstreamer' is not one of"),
+        ({"total_segments": Decimal("1.5")}, "1.5 is not a whole number"),
         ({"total_segments": "many"}, "many"),
-        ({"segment_duration_sec": 0}, "segment_duration_sec is 0: want more than 0"),
-        ({"segment_duration_sec": -1}, "want more than 0"),
+        ({"segment_duration_sec": 0}, "segment_duration_sec is 0: it must be more than 0"),
+        ({"segment_duration_sec": -1}, "it must be more than 0"),
         ({"segment_duration_sec": "1/0"}, "ZeroDivisionError"),
         ({"segment_duration_sec": "soon"}, "soon"),
         ({"segment_duration_sec": [1]}, "TypeError"),
     ],
 )
-def test_a_row_that_breaks_the_contract_cannot_be_used(attributes: dict[str, Any], complaint: str) -> None:
-    """The error says what is wrong with it."""
+def test_a_row_that_violates_the_contract_is_refused(attributes: dict[str, Any], complaint: str) -> None:
+    """The error names the value."""
     with pytest.raises(PermanentError, match=complaint):
         job(**attributes)
 
 
 @given(st.fractions(min_value=Fraction(1, 10**6), max_value=10**6))
 def test_a_duration_is_read_back_as_it_was_written(seconds: Fraction) -> None:
-    """Through DynamoDB's own form, exactly: a retry must cut where the first try did."""
+    """A retry must split at the same points as the first attempt."""
     assert job(segment_duration_sec=_exact(seconds)).segment_duration_s == seconds
 
 
 @pytest.mark.parametrize(
     ("seconds", "written"), [(Fraction(300), Decimal(300)), (Fraction(1, 10), Decimal("0.1")), (Fraction(2, 3), "2/3")]
 )
-def test_a_duration_is_a_number_when_a_number_tells_it(seconds: Fraction, written: Decimal | str) -> None:
-    """What a person types is; a third is not."""
+def test_a_duration_is_a_number_if_that_is_exact(seconds: Fraction, written: Decimal | str) -> None:
+    """Two thirds of a second are stored as text."""
     assert _exact(seconds) == written

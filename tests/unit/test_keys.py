@@ -1,4 +1,4 @@
-"""S3 keys: what is built is parsed again, and nothing else is."""
+"""S3 keys: the parsers accept exactly what the builders build."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ def test_a_processed_segments_key_is_parsed_to_its_parts(job_id: str, index: int
 
 
 @given(st.text())
-def test_a_key_that_is_parsed_is_the_one_that_would_be_built(key: str) -> None:
+def test_a_parsed_key_is_the_built_key(key: str) -> None:
     """No two keys mean the same source, and no text breaks the parsers."""
     if job_id := parse_input_key(key):
         assert build_source_key(job_id) == key
@@ -60,8 +60,8 @@ def test_a_key_that_is_parsed_is_the_one_that_would_be_built(key: str) -> None:
     assert parse_output_segment_key("bucket", key) is None
 
 
-def test_keys_are_the_contracts() -> None:
-    """Others build the same keys: they are fixed to the letter."""
+def test_keys_follow_the_contract() -> None:
+    """Other software builds the same keys, so they never change."""
     assert build_source_key("j") == "input/j/source.mp4"
     assert build_segment_key("j", 7, 120, "sbs") == "segments/j/00007_00120_sbs.mp4"
     assert build_segment_key("j", 0, 1, "anaglyph") == "segments/j/00000_00001_anaglyph.mp4"
@@ -86,8 +86,8 @@ def test_keys_are_the_contracts() -> None:
         "segments/job/00000_00001_sbs.mp4",
     ],
 )
-def test_a_foreign_key_is_no_source(key: str) -> None:
-    """Anything but input/{job_id}/source.mp4 has no job."""
+def test_another_key_is_not_a_source(key: str) -> None:
+    """Only input/{job_id}/source.mp4 has a job."""
     assert parse_input_key(key) is None
 
 
@@ -104,8 +104,8 @@ def test_a_foreign_key_is_no_source(key: str) -> None:
         "segments/a/b/00000_00001_sbs.mp4",
     ],
 )
-def test_a_foreign_key_is_no_segment(key: str) -> None:
-    """Wrong digits, an index that is not below the total, an unknown mode: no segment."""
+def test_another_key_is_not_a_segment(key: str) -> None:
+    """Wrong digits, an index that is not below the total, an unknown mode."""
     assert parse_segment_key("bucket", key) is None
 
 
@@ -122,8 +122,8 @@ def test_a_foreign_key_is_no_segment(key: str) -> None:
         "jobs/../segments/0.mp4",
     ],
 )
-def test_a_foreign_key_is_no_processed_segment(key: str) -> None:
-    """Indexes have one spelling, and end where the segments' do."""
+def test_another_key_is_not_a_processed_segment(key: str) -> None:
+    """An index has one spelling and is below the maximum number of segments."""
     assert parse_output_segment_key("bucket", key) is None
 
 
@@ -138,27 +138,27 @@ def test_a_foreign_key_is_no_processed_segment(key: str) -> None:
     ],
 )
 def test_a_job_id_is_one_path_component(build: Callable[[str], str], job_id: str) -> None:
-    """No builder makes a key that would lie elsewhere."""
+    """No builder builds a key outside its prefix."""
     with pytest.raises(ValueError, match="not one non-empty path component"):
         build(job_id)
 
 
 @pytest.mark.parametrize(("index", "total"), [(-1, 1), (1, 1), (0, 0), (0, MAX_SEGMENTS + 1)])
 def test_a_segments_index_is_below_the_total(index: int, total: int) -> None:
-    """There is no key for a segment outside its plan, nor for more than five digits tell."""
-    with pytest.raises(ValueError, match="want 0 <= index < total"):
+    """Keys have five digits, and no index outside the plan."""
+    with pytest.raises(ValueError, match="expected 0 <= index < total"):
         build_segment_key("j", index, total, "sbs")
 
 
 @pytest.mark.parametrize("index", [-1, MAX_SEGMENTS])
 def test_a_processed_segments_index_is_in_range(index: int) -> None:
-    """There is no key for a processed segment that cannot be."""
+    """No key has an index outside the maximum number of segments."""
     with pytest.raises(ValueError, match="not in 0"):
         build_output_segment_key("j", index)
 
 
 def test_a_mode_is_one_of_two() -> None:
-    """An unknown mode never gets into a key."""
+    """An unknown mode is refused."""
     mode: Any = "vr"
-    with pytest.raises(ValueError, match="'vr' is none of anaglyph, sbs"):
+    with pytest.raises(ValueError, match="'vr' is not one of anaglyph, sbs"):
         build_segment_key("j", 0, 1, mode)

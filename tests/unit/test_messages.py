@@ -1,4 +1,4 @@
-"""Message bodies: what each asks for, and why some ask for nothing."""
+"""Message bodies: the requests that they carry, and why some are ignored."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ json_values = st.recursive(
 
 
 def event(name: str) -> str:
-    """The body of the first record of one of the events for a local invoke."""
+    """The body of the first record of an event in `events/`."""
     body: str = json.loads((EVENTS / name).read_text())["Records"][0]["body"]
     return body
 
@@ -39,7 +39,7 @@ def s3_body(key: Any = "input/j/source.mp4", bucket: str = BUCKET, name: str = "
     return json.dumps({"Records": [{"eventName": name, "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}]})
 
 
-def test_an_s3_event_asks_for_a_chunking() -> None:
+def test_an_s3_event_requests_a_chunking() -> None:
     """The event in events/s3_put.json names job-1's source."""
     key = "input/job-1/source.mp4"
     assert parse_chunking_body(event("s3_put.json"), BUCKET) == [ChunkRequest("job-1", BUCKET, key)]
@@ -53,19 +53,19 @@ def test_a_key_is_decoded_as_s3_encodes_it() -> None:
 
 @given(job_ids)
 def test_every_job_id_survives_the_encoding(job_id: str) -> None:
-    """Whatever S3 encodes is decoded to the same key."""
+    """The key is the one that S3 encoded."""
     key = build_source_key(job_id)
     assert parse_chunking_body(s3_body(quote_plus(key, safe="/")), BUCKET) == [ChunkRequest(job_id, BUCKET, key)]
 
 
 def test_the_test_event_is_ignored() -> None:
-    """What S3 sends when a notification is set up asks for nothing."""
+    """The test event that S3 sends when a notification is configured has no request."""
     assert parse_chunking_body(event("s3_test_event.json"), BUCKET) == [Ignored("s3:TestEvent")]
 
 
 @pytest.mark.parametrize("name", ["Put", "Post", "Copy", "CompleteMultipartUpload"])
 def test_every_way_to_create_an_object_counts(name: str) -> None:
-    """A multipart upload is no Put, and is a source all the same."""
+    """A multipart upload creates a source too."""
     (request,) = parse_chunking_body(s3_body(name=f"ObjectCreated:{name}"), BUCKET)
     assert isinstance(request, ChunkRequest)
 
@@ -79,13 +79,13 @@ def test_every_way_to_create_an_object_counts(name: str) -> None:
         (s3_body("input/a%2Fb/source.mp4"), "key 'input/a/b/source.mp4' is not input/{job_id}/source.mp4"),
     ],
 )
-def test_what_is_not_a_source_is_ignored_with_a_reason(body: str, reason: str) -> None:
-    """Another event, bucket or key is no error; the reason is for the log."""
+def test_other_events_are_ignored_with_a_reason(body: str, reason: str) -> None:
+    """Another event, bucket or key is not an error."""
     assert parse_chunking_body(body, BUCKET) == [Ignored(reason)]
 
 
-def test_every_record_is_read() -> None:
-    """One body can carry several records, wanted and unwanted ones."""
+def test_every_record_is_parsed() -> None:
+    """One body can carry several records."""
     records = [json.loads(s3_body(key))["Records"][0] for key in ("input/a/source.mp4", "x", "input/b/source.mp4")]
     requests = parse_chunking_body(json.dumps({"Records": records}), BUCKET)
     assert [getattr(request, "job_id", None) for request in requests] == ["a", None, "b"]
@@ -109,14 +109,14 @@ def test_every_record_is_read() -> None:
         (s3_body("input/%ff/source.mp4"), "not an S3 event's"),
     ],
 )
-def test_a_body_that_is_no_s3_event_is_an_error(body: str, complaint: str) -> None:
+def test_a_body_that_is_not_an_s3_event_is_an_error(body: str, complaint: str) -> None:
     """The error says what is wrong and shows the body."""
     with pytest.raises(MessageError, match=complaint):
         parse_chunking_body(body, BUCKET)
 
 
-def test_an_error_shows_no_more_than_the_beginning_of_a_body() -> None:
-    """A huge body does not fill the log."""
+def test_an_error_shows_only_the_beginning_of_a_body() -> None:
+    """A large body does not fill the log."""
     with pytest.raises(MessageError) as caught:
         parse_chunking_body("x" * 100_000, BUCKET)
     assert len(str(caught.value)) < 300
@@ -124,7 +124,7 @@ def test_an_error_shows_no_more_than_the_beginning_of_a_body() -> None:
 
 @given(st.text() | json_values.map(json.dumps))
 def test_any_body_is_parsed_or_refused(body: str) -> None:
-    """No body makes either parser fail in another way."""
+    """No body makes a parser raise another error."""
     for parse in (lambda: parse_chunking_body(body, BUCKET), lambda: parse_reassembly_body(body)):
         try:
             parse()
@@ -133,12 +133,12 @@ def test_any_body_is_parsed_or_refused(body: str) -> None:
 
 
 def test_a_reassembly_message_names_its_job() -> None:
-    """The event in events/reassembly.json asks for job-1."""
+    """The event in events/reassembly.json requests the reassembly of job-1."""
     assert parse_reassembly_body(event("reassembly.json")) == [ReassemblyRequest("job-1")]
 
 
 @given(job_ids)
-def test_a_reassembly_message_is_read_as_it_was_built(job_id: str) -> None:
+def test_a_reassembly_message_is_parsed_as_it_was_built(job_id: str) -> None:
     """parse(build(job)) == job."""
     assert parse_reassembly_body(build_reassembly_body(job_id)) == [ReassemblyRequest(job_id)]
 

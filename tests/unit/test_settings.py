@@ -1,4 +1,4 @@
-"""Settings: the environment is read whole, and what is wrong with it is said at once."""
+"""Settings: the environment is read once, and everything that is wrong with it is reported at once."""
 
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
@@ -19,7 +19,7 @@ REQUIRED = {
 
 
 def test_the_required_variables_are_enough() -> None:
-    """Everything else has the default that the contract names."""
+    """All other settings have the default of the contract."""
     settings = Settings.from_environment(REQUIRED | {"SOMETHING_ELSE": "x"})
     assert settings == Settings(
         input_bucket_name="in",
@@ -85,21 +85,21 @@ def test_a_missing_variable_is_named(name: str, value: str | None) -> None:
     ],
 )
 def test_a_bad_variable_is_named_with_its_value(name: str, value: str) -> None:
-    """A value that cannot be meant stops at start."""
+    """A bad value stops the program at start."""
     with pytest.raises(SettingsError, match=f"{name}='{value}' is not usable"):
         Settings.from_environment(REQUIRED | {name: value})
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
-    """Nobody has to fix variables one deployment at a time."""
+def test_all_problems_are_reported_at_once() -> None:
+    """One error names every variable."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment({"ENGINE": "x", "MAX_RECEIVE_COUNT": "x"})
     for name in (*REQUIRED, "ENGINE", "MAX_RECEIVE_COUNT"):
         assert name in str(caught.value)
 
 
-def test_settings_stay_as_they_were_read() -> None:
-    """They are frozen."""
+def test_settings_are_frozen() -> None:
+    """They cannot be changed after they were read."""
     settings = Settings.from_environment(REQUIRED)
     with pytest.raises(FrozenInstanceError):
         settings.aws_region = "elsewhere"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""What is deployed is weighed right, and too much is an error."""
+"""`make sizes`: the size of a deployment, and its limit."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ def build(folder: Path, **bytes_of: int) -> Path:
 
 
 def test_weight(tmp_path: Path) -> None:
-    """A folder weighs what its files do, and zipped less."""
+    """The size of a folder is that of its files; zipped, it is smaller."""
     weight = sizes.weigh(build(tmp_path, FfmpegLayer=100_000) / "FfmpegLayer")
     assert (weight.name, weight.unzipped_bytes) == ("FfmpegLayer", 100_000)
     assert 0 < weight.zipped_bytes < 1_000
 
 
 def test_sum(tmp_path: Path) -> None:
-    """Lambda unpacks all layers and one function; the heavier one counts."""
+    """Lambda unpacks all layers and one function: the larger one counts."""
     build(tmp_path, SharedLayer=10, FfmpegLayer=200, ChunkingFunction=3_000, ReassemblyFunction=4_000)
     weights = [sizes.weigh(folder) for folder in tmp_path.iterdir() if folder.is_dir()]
     assert sizes.unpacked_together_bytes(weights) == 4_210
@@ -39,7 +39,7 @@ def test_limit(
     code: int,
     verdict: str,
 ) -> None:
-    """Exactly the limit is fine, a byte more is not."""
+    """Exactly the limit is accepted."""
     monkeypatch.setattr(sizes, "LIMIT_BYTES", limit_bytes)
     build(tmp_path, FfmpegLayer=200, ChunkingFunction=10)
     assert sizes.main(tmp_path) == code

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -50,7 +51,7 @@ def test_processed_segments_carry_plan_type_and_expiry_tag(world: World) -> None
 def test_a_body_knows_its_segment(world: World) -> None:
     """Paths, frames, times, mode and attempt come with the segment."""
     world.add_job(2)
-    facts = []
+    facts: list[tuple[object, ...]] = []
     for segment in world.worker().segments():
         with segment as s:
             facts.append((s.index, s.total, s.frames, s.first_frame, s.start_s, s.duration_s, s.fps, s.mode, s.attempt))
@@ -64,7 +65,7 @@ def test_the_last_failure_fails_the_job(world: World) -> None:
     world.add_job(2)
     assert len([each for each in world.work(FAIL) if each.index == 0]) == 3
     assert world.job.status is JobStatus.FAILED
-    assert world.job.error.startswith(
+    assert str(world.job.error).startswith(
         "segment 0 failed 3 times on i-0abc: CUDA out of memory\nthe command exited with 1"
     )
     assert world.messages("letters") == (1, 0)
@@ -215,7 +216,7 @@ def test_a_long_command_keeps_its_message(world: World) -> None:
     """The heartbeat hides the message for longer than its visibility timeout, and reports the progress."""
     world.add_job()
     program = "import shutil, sys, time; print('frame=12', flush=True); time.sleep(4); shutil.copy(*sys.argv[1:])"
-    seen = []
+    seen: list[object] = []
 
     def look() -> None:
         wait_until(lambda: any(each.progress for each in world.attempts))
@@ -357,8 +358,8 @@ def test_a_worker_without_access_fails_no_job(world: World) -> None:
     """With wrong permissions it would fail every segment that it receives: it stops, and says why."""
     world.add_job()
     error = {"Error": {"Code": "AccessDenied", "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-    refused = (AWSResponse("", 403, {}, None), error)
-    world.aws.s3.meta.events.register("before-call.s3.GetObject", lambda **_: refused)
+    refused: Any = lambda **_: (AWSResponse("", 403, {}, None), error)  # type: ignore[arg-type]  # noqa: E731
+    world.aws.s3.meta.events.register("before-call.s3.GetObject", refused)
     worker = world.worker(idle_exit_s=None)
     assert list(worker.segments()) == []
     assert isinstance(worker.error, ClientError)

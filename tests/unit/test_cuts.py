@@ -1,4 +1,4 @@
-"""Plans: everything covered, in order, cut at clean keyframes only; and what is missing of a set of segments."""
+"""Where ffmpeg cuts: everything covered, in order, cut at clean keyframes only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_worker import plan
+from media_worker.engines import cuts
+from media_worker.engines.cuts import Frame, Plan, Span, measure_span, offset_of_next, plan_cuts
 from media_worker.errors import BadSource
-from media_worker.plan import Frame, Plan, Span, describe_gaps, measure_span, offset_of_next, plan_cuts
 
 SECOND = Fraction(1)
 
@@ -148,7 +148,7 @@ def test_a_source_without_frames_is_no_video() -> None:
 
 def test_more_segments_than_keys_have_digits_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to change."""
-    monkeypatch.setattr(plan, "MAX_SEGMENTS", 3)
+    monkeypatch.setattr(cuts, "MAX_SEGMENTS", 3)
     assert plan_cuts(even(0, 1, 2, total=3), SECOND).total_segments == 3
     with pytest.raises(BadSource, match="would be 4 segments, of 3 at most: cut longer ones"):
         plan_cuts(even(0, 1, 2, 3, total=4), SECOND)
@@ -199,40 +199,3 @@ def test_a_variable_rate_goes_by_the_decoding_times() -> None:
     assert not one.has_constant_rate
     assert offset_of_next(one, two) == Fraction(6) - Fraction(-1)
     assert offset_of_next(two, one) == Fraction(1) - Fraction(1)
-
-
-# Gaps
-
-
-@given(st.integers(0, 100).flatmap(lambda total: st.permutations(range(total))))
-def test_a_whole_set_has_no_gaps(indexes: list[int]) -> None:
-    """Exactly 0..total-1, in whatever order, lacks nothing."""
-    assert describe_gaps(indexes, len(indexes)) is None
-
-
-@given(st.lists(st.integers(-3, 40), max_size=40), st.integers(0, 40))
-def test_any_other_set_has_a_description(indexes: list[int], total: int) -> None:
-    """Missing, surplus and double indexes are all found."""
-    assert (describe_gaps(indexes, total) is None) == (sorted(indexes) == list(range(total)))
-
-
-@pytest.mark.parametrize(
-    ("indexes", "total", "description"),
-    [
-        ([0, 2], 3, "of 3 segments: missing 1"),
-        ([], 3, "of 3 segments: missing 0-2"),
-        ([0, 1, 2, 5, 9], 12, "of 12 segments: missing 3-4, 6-8, 10-11"),
-        ([0, 1, 2], 2, "of 2 segments: unexpected 2"),
-        ([0, -1], 1, "of 1 segments: unexpected -1"),
-        ([0, 1, 1], 2, "of 2 segments: twice 1"),
-        ([1, 1, 3], 3, "of 3 segments: missing 0, 2; unexpected 3; twice 1"),
-        (
-            range(0, 100, 2),
-            100,
-            "of 100 segments: missing 1, 3, 5, 7, 9, 11, 13, 15, 17, 19 and 40 more runs",
-        ),
-    ],
-)
-def test_gaps_are_told_in_words(indexes: Sequence[int], total: int, description: str) -> None:
-    """Runs are folded, and a long list is cut short."""
-    assert describe_gaps(indexes, total) == description

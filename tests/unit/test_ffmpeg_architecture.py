@@ -1,4 +1,4 @@
-"""An ffmpeg of another machine is noticed at start."""
+"""FFMPEG_PATH: a program that was built for another CPU architecture is refused at start."""
 
 import os
 import struct
@@ -23,25 +23,25 @@ def settings(path: Path) -> Settings:
     return Settings.from_environment(REQUIRED | {"FFMPEG_PATH": str(path)})
 
 
-def test_another_machines_ffmpeg_stops_the_start(tmp_path: Path) -> None:
-    """The complaint names the setting, both machines, and what to do."""
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    """The error names the setting, both architectures, and what to do."""
     own = os.uname().machine
     other = next(name for name in MACHINES if name != own)
     with pytest.raises(
         SettingsError,
-        match=rf"FFMPEG_PATH='.*' is not usable: it is built for {other}, and this is {own}; .*Architecture",
+        match=rf"FFMPEG_PATH='.*' is not usable: it is built for {other}, and this machine is {own}: .*Architecture",
     ):
         settings(elf(tmp_path / "ffmpeg", MACHINES[other]))
 
 
-def test_an_unknown_machine_stops_the_start(tmp_path: Path) -> None:
-    """So does one that Lambda does not have."""
-    with pytest.raises(SettingsError, match="it is built for another machine"):
+def test_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
+    """An architecture that Lambda does not have is refused too."""
+    with pytest.raises(SettingsError, match="it is built for another architecture"):
         settings(elf(tmp_path / "ffmpeg", 243))
 
 
-def test_own_ffmpeg(tmp_path: Path) -> None:
-    """The layer's own ffmpeg, a script, and a path with nothing there yet are taken."""
+def test_this_architecture_is_accepted(tmp_path: Path) -> None:
+    """The layer's ffmpeg, a script, and a path without a file yet are accepted."""
     script = tmp_path / "ffmpeg.sh"
     script.write_text("#!/bin/sh\n")
     for path in (ffmpeg_path(), script, tmp_path / "later"):
