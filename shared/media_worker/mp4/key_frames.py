@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .samples import SampleTable
 
 # read_many(requests): the bytes of each (offset, length), in order. They may be read at the same time.
-type ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
+ReadMany: TypeAlias = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
 
 # Parameter sets and messages come before the frame. With HDR metadata and captions they take a few hundred bytes.
 HEAD_BYTES = 4096
