@@ -135,13 +135,17 @@ class World:
                 run_command(command, segment, dict(os.environ), timeout_s)
         return attempts
 
-    def start(self, *words: str, **environ: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, interpreter: str = sys.executable, **environ: str) -> "subprocess.Popen[str]":
         """`media-worker work` in a process of its own."""
         program = (
             "import argparse, sys; from media_worker_cli import work; p = argparse.ArgumentParser();"
             "work.add_parser(p.add_subparsers()); a = p.parse_args(); sys.exit(a.command(a))"
         )
-        argv = [sys.executable, "-c", program, "work", "--directory", str(self.directory / "worker"), *words]
+        argv = [interpreter, "-c", program, "work", "--directory", str(self.directory / "worker"), *words]
+        return self.launch(argv, **environ)
+
+    def launch(self, argv: Sequence[str], **environ: str) -> "subprocess.Popen[str]":
+        """A program that finds the package and the stack."""
         path = os.pathsep.join([str(ROOT / "shared"), str(ROOT / "cli")])
         everything = {**os.environ, **self.environ, "PYTHONPATH": path, **environ}
         return subprocess.Popen(argv, env=everything, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
