@@ -56,6 +56,8 @@ class World:
     clip: Path
     directory: Path
     environ: dict[str, str] = field(default_factory=dict)
+    # How long the clip is, in the metadata of the segments.
+    lasts: dict[str, str] = field(default_factory=lambda: {"duration-seconds": "1", "frame-rate": "24"})
 
     @classmethod
     def create(cls, endpoint: str, clip: Path, directory: Path, *, attempts: bool = True) -> "World":
@@ -109,8 +111,7 @@ class World:
             "frames": "24",
             "first-frame": str(24 * index),
             "start-seconds": str(index),
-            "duration-seconds": "1",
-            "frame-rate": "24",
+            **self.lasts,
         }
         key = build_segment_key(JOB, index, total, "sbs")
         self.aws.s3.put_object(Bucket="inputs", Key=key, Body=self.clip.read_bytes(), Metadata=metadata)
