@@ -56,6 +56,8 @@ class World:
     clip: Path
     directory: Path
     environ: dict[str, str] = field(default_factory=dict)
+    # The clients of workers in this process, if they have other rights than the test.
+    worker_aws: Aws | None = None
     # How long the clip is, in the metadata of the segments.
     lasts: dict[str, str] = field(default_factory=lambda: {"duration-seconds": "1", "frame-rate": "24"})
 
@@ -125,7 +127,7 @@ class World:
     def worker(self, host: Host | None = None, **options: Any) -> Worker:
         """A worker in this process that stops when there is nothing left to do."""
         chosen = {"name": "i-0abc", "idle_exit_s": 1.0, "directory": self.directory / "worker", "segment": fast()}
-        return Worker(self.aws, host or Host(), WorkerOptions(**{**chosen, **options}))
+        return Worker(self.worker_aws or self.aws, host or Host(), WorkerOptions(**{**chosen, **options}))
 
     def work(self, command: Sequence[str], timeout_s: float | None = None, **options: Any) -> list[Segment]:
         """Run a command for every segment, until there is nothing left to do. Returns the attempts."""
