@@ -70,7 +70,7 @@ class SegmentOptions:
     visibility_s: int = 90
     heartbeat_s: float = 25.0
     # What to do when the last attempt at a segment has failed: the job fails; or the segment is left out, so that the
-    # others are finished first; or the unprocessed segment takes the place of the processed one.
+    # others are finished first; or the unprocessed segment is used instead.
     on_failure: OnFailure = "fail"
     # The tag by which a lifecycle rule removes processed segments.
     expiry_tag: tuple[str, str] | None = ("kind", "processed-segment")

@@ -19,7 +19,7 @@ def environment(version: str, *packages: str) -> str:
     python = ENVIRONMENTS / name / "bin" / "python"
     if not (ENVIRONMENTS / name / "complete").exists():
         subprocess.run([_find(version), "-m", "venv", "--clear", ENVIRONMENTS / name], check=True)
-        install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
+        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
         subprocess.run(install, check=True)
         (ENVIRONMENTS / name / "complete").touch()
     return str(python)
