@@ -21,6 +21,7 @@ MediaWorkerError
     ├── SourceChanged         the source was replaced while it was being read
     ├── NotReady              completions are missing
     ├── TransferFailed        S3 broke off a transfer
+    ├── AttemptFailed         a worker's command failed, or its output is not the processed segment
     └── FfmpegStopped         ffmpeg was killed, hung, or had no disk space
 """
 
@@ -128,6 +129,10 @@ class NotReady(RetryableError):
 
 class TransferFailed(RetryableError):
     """S3 refused or broke off a transfer."""
+
+
+class AttemptFailed(RetryableError):
+    """A worker's command failed, or its output is not the processed segment. The text is for a person."""
 
 
 class FfmpegStopped(RetryableError):

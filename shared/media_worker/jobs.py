@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
+from enum import Enum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
@@ -26,7 +26,7 @@ FrameCheck = Literal["auto", "any"]
 FRAME_CHECKS: tuple[FrameCheck, ...] = get_args(FrameCheck)
 
 
-class JobStatus(StrEnum):
+class JobStatus(str, Enum):
     """Where a job stands."""
 
     CREATED = "created"
@@ -37,6 +37,9 @@ class JobStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     DELETED = "deleted"
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 # From which statuses each status can be reached. Nothing leads out of `completed` and `deleted`. A status that follows
@@ -74,6 +77,8 @@ REASSEMBLY_STATUSES = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMB
 
 # DynamoDB allows 400 KB a row; nobody reads an error longer than this.
 _MAX_ERROR = 2_000
+
+_T = TypeVar("_T")
 
 _deserialize = TypeDeserializer().deserialize
 _serialize = TypeSerializer().serialize
@@ -260,7 +265,7 @@ def _status_found(error: ClientError) -> str:
     return str(item["status"]["S"]) if "status" in item else "unknown"
 
 
-def _one_of[T](choices: tuple[T, ...], value: Any) -> T:
+def _one_of(choices: tuple[_T, ...], value: Any) -> _T:
     for choice in choices:
         if choice == value:
             return choice

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
@@ -74,7 +74,7 @@ class StoredObject:
 
 
 # Where the byte ranges of a new object come from.
-type Source = StoredObject | Path
+Source: TypeAlias = StoredObject | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +334,7 @@ def _write(
             submit(pool, _send_part, aws, part, sources, {**upload, "PartNumber": number})
             for number, part in enumerate(parts, start=1)
         ]
-        etags = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
+        etags: list[Any] = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
         aws.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": etags}, **condition)
     except BaseException:
         for part in sent:

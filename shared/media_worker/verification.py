@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 from media_worker.errors import BadFinal, BadSegment
 from media_worker.mp4 import Movie, Presented, Unsupported, presented_video
@@ -66,7 +66,9 @@ class Expected:
     tracks: tuple[str, ...]
 
     @classmethod
-    def of(cls, plan: Plan | None, segments: Sequence[Movie], presented: Sequence[Presented], multiple: int) -> Self:
+    def of(
+        cls, plan: Plan | None, segments: Sequence[Movie], presented: Sequence[Presented], multiple: int
+    ) -> "Expected":
         """What the joined segments must present. Without a plan, or with `frame_check: any`, what they present."""
         longest = max(segments, key=lambda segment: len(segment.tracks))
         if plan is None:
@@ -97,7 +99,7 @@ class Expected:
         return text if len(text) <= _MAX_METADATA_BYTES else json.dumps({**document, "tracks": None})
 
     @classmethod
-    def parse(cls, text: str | None) -> Self:
+    def parse(cls, text: str | None) -> "Expected":
         """Read the stored form.
 
         Raises:

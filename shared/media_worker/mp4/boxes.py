@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import BrokenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-type Buffer = bytes | memoryview
+Buffer: TypeAlias = "bytes | memoryview"
 
 # The boxes whose children are parsed. `udta` and `meta` stay closed: their content is vendor-specific.
 CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"moof", b"traf", b"mvex"})

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from operator import sub
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_TIMESCALE = 1 << 24
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
-type Row = tuple[Track | None, ...]  # one track of the final: its part in each segment
+Row: TypeAlias = tuple[Track | None, ...]  # one track of the final: its part in each segment
 
 
 @dataclass(frozen=True, slots=True)

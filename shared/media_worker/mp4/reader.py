@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from .boxes import FULL_BOX_BYTES, MAX_CHILDREN, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
 from .edit_list import parse_elst
@@ -23,7 +24,7 @@ from .movie import Movie, Track
 from .stbl import TABLES, parse_sample_table, parse_stsd, with_pcm_sizes
 
 # read(offset, length): that many bytes of the file.
-type Read = Callable[[int, int], bytes]
+Read: TypeAlias = Callable[[int, int], bytes]
 
 PEEK_BYTES = 64 * 1024
 # Each box between the start of the file and moov costs one read. Valid files have a handful.
