@@ -1,4 +1,4 @@
-"""A clock that a test moves: sleeping costs nothing, and a lease expires at once."""
+"""A clock that a test sets forward: sleeping takes no time, and a lease can expire at once."""
 
 import datetime as dt
 import time
@@ -10,7 +10,7 @@ _real_time, _real_monotonic = time.time, time.monotonic
 
 
 class Clock:
-    """The real clock, moved forward."""
+    """The real clock, set forward by `ahead_s` seconds."""
 
     def __init__(self, ahead_s: float = 0) -> None:
         self.ahead_s = ahead_s
@@ -25,7 +25,7 @@ class Clock:
         self.ahead_s += seconds
 
     def patches(self) -> Any:
-        """What makes this process read this clock, as one context manager."""
+        """A context manager that makes this process read this clock."""
         clock = self
 
         class FakeDatetime(dt.datetime):

@@ -1,4 +1,4 @@
-"""A laboratory for a session: one moto server, and the undisturbed run of each shape."""
+"""A lab for each test session: one moto server, and the undisturbed run of each shape."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What can happen to one AWS call, and making it happen inside the process that makes the call."""
+"""The faults that can be injected into one AWS call, inside the process that makes the call."""
 
 import os
 import signal
@@ -18,28 +18,28 @@ type Kind = Literal[
     "throttled",
     "internal error",
     "slow down",
-    "timeout before",  # no answer, and nothing happened
-    "timeout after",  # no answer, and it did happen
+    "timeout before",  # no answer, and it had no effect
+    "timeout after",  # no answer, but it took effect
     "connection reset",
     "error in a 200",  # CompleteMultipartUpload only
     "412",
     "409",
-    "held",  # stands still until it is killed
-    "hit and lost",  # took effect, the answer of the first attempt was lost, the SDK tries again
+    "held",  # blocks until it is killed
+    "hit and lost",  # took effect, the answer of the first attempt was lost, the SDK repeats the call
 ]
 EVERYWHERE: tuple[Kind, ...] = (
     *("killed before", "killed after", "throttled", "internal error", "slow down"),
     *("timeout before", "timeout after", "connection reset", "hit and lost"),
 )
 KILLS: tuple[Kind, ...] = ("killed before", "killed after")
-# Happens to one attempt; everything else happens to every attempt that the SDK makes of the call.
+# Injected into one attempt of the call; all others into every attempt that the SDK makes.
 _ONE_ATTEMPT: frozenset[Kind] = frozenset({"hit and lost", "412", "409"})
 _TABLES = ("Jobs", "SegmentCompletions", "ReassemblyTriggered")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Call:
-    """One call of an invocation: the n-th of its operation."""
+    """One call of an invocation: the n-th call of its operation."""
 
     operation: str
     number: int
@@ -60,7 +60,7 @@ class Fault:
 
 
 def kinds_for(call: Call) -> tuple[Kind, ...]:
-    """Every kind of trouble that this call can meet."""
+    """Every kind of fault that is possible for this call."""
     operation = call.operation
     if operation == "CompleteMultipartUpload":
         return (*EVERYWHERE, "error in a 200", "412", "409")
@@ -70,7 +70,7 @@ def kinds_for(call: Call) -> tuple[Kind, ...]:
 
 
 class Injector:
-    """Counts the calls of the clients that it watches, and does to one of them what the fault says."""
+    """Counts the calls of the clients that it watches, and injects the fault into one of them."""
 
     def __init__(self, fault: Fault | None, on_fire: Callable[[], None]) -> None:
         self._fault = fault

@@ -1,6 +1,6 @@
-"""Every point at which a process can die or a call can fail, for every shape of job, tried in turn.
+"""The crash matrix: for every shape of job, every AWS call is killed, fails or loses its answer, one at a time.
 
-`python -m tests.crash.matrix` tries all of them and prints the table; the tests try a sample.
+`python -m tests.crash.matrix` runs all of it and prints the table; the tests run a sample.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import tests.conftest  # noqa: F401  # no run may reach AWS
 from tests.crash import server
 from tests.crash.faults import KILLS, Call, Fault, kinds_for
 from tests.crash.process import processes_in
-from tests.crash.server import PART_BYTES
 from tests.crash.world import Actor, Cloud, World, remove
 from tests.media import clips
 
@@ -32,12 +31,12 @@ ACTORS: tuple[Actor, ...] = ("chunking", "worker", "reassembly")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A kind of job: its clip, and from which size on an upload goes in parts."""
+    """A kind of job: its clip, and the size of its multipart parts."""
 
     name: str
     clip: str
     segments: int
-    multipart_bytes: int | None = None
+    has_small_parts: bool = False
     fast_workers: bool = False
     engine: str = "ffmpeg"
 
@@ -45,15 +44,15 @@ class Shape:
 SHAPES = (
     Shape("one segment", "crash_one", 1),
     Shape("five segments", "crash_five", 5),
-    Shape("in parts", "crash_parts", 2, PART_BYTES),
+    Shape("in parts", "crash_parts", 2, has_small_parts=True),
     Shape("fast workers", "crash_parts", 2, fast_workers=True),
-    Shape("copied by S3", "crash_long", 2, PART_BYTES, engine="copy"),
+    Shape("copied by S3", "crash_long", 2, has_small_parts=True, engine="copy"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing that goes wrong in one job: once, or on every try."""
+    """One fault in one job: once, or on every attempt."""
 
     shape: Shape
     actor: Actor
@@ -61,12 +60,12 @@ class Case:
     every_attempt: bool = False
 
     def __str__(self) -> str:
-        return f"{self.shape.name}, {self.actor}: {self.fault}{', on every try' if self.every_attempt else ''}"
+        return f"{self.shape.name}, {self.actor}: {self.fault}{', on every attempt' if self.every_attempt else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the job."""
+    """The result of one case."""
 
     case: Case | None
     reached: bool
@@ -85,19 +84,19 @@ class Outcome:
 
 @dataclass
 class Lab:
-    """A stack and the undisturbed run of each shape, which every other run is held against."""
+    """A stack, and the undisturbed run of each shape, with which every other run is compared."""
 
     cloud: Cloud
     folder: Path
-    _calm: dict[str, tuple[dict[str, bytes], dict[Actor, list[Call]]]] = field(default_factory=dict)
+    _undisturbed: dict[str, tuple[dict[str, bytes], dict[Actor, list[Call]]]] = field(default_factory=dict)
 
     def prepare(self) -> None:
-        """The undisturbed runs come first: a new world is the end of the one before."""
+        """Run every shape undisturbed first, because a new world resets the server."""
         for shape in SHAPES:
-            self.calm(shape)
+            self.undisturbed(shape)
 
     def world(self, shape: Shape) -> World:
-        world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.multipart_bytes)
+        world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.has_small_parts)
         world.fast_workers, world.engine = shape.fast_workers, shape.engine
         return world
 
@@ -107,11 +106,11 @@ class Lab:
             clips.make(shape.clip, path)
         return path.read_bytes()
 
-    def calm(self, shape: Shape) -> tuple[dict[str, bytes], dict[Actor, list[Call]]]:
-        """What an undisturbed run leaves, and the calls that it makes."""
-        if shape.name not in self._calm:
+    def undisturbed(self, shape: Shape) -> tuple[dict[str, bytes], dict[Actor, list[Call]]]:
+        """The objects that an undisturbed run leaves, and its AWS calls."""
+        if shape.name not in self._undisturbed:
             world = self.world(shape)
-            world.fault_actor = "worker"  # its calls are counted only where it can be disturbed
+            world.fault_actor = "worker"  # only then are its calls counted
             world.submit(self.source(shape))
             world.run()
             complaints = [*world.violations, *world.doubled(), *world.leftovers()]
@@ -122,16 +121,16 @@ class Lab:
                 for actor in ACTORS
             }
             assert world.job().total_segments == shape.segments
-            self._calm[shape.name] = world.content(), calls
+            self._undisturbed[shape.name] = world.content(), calls
             remove(world)
-        return self._calm[shape.name]
+        return self._undisturbed[shape.name]
 
     def cases(self) -> Iterator[Case]:
-        """Everything that can go wrong once, and every death on every try."""
+        """Every fault once, and every crash on every attempt."""
         for shape in SHAPES:
-            for actor, calls in self.calm(shape)[1].items():
+            for actor, calls in self.undisturbed(shape)[1].items():
                 if shape.fast_workers and actor != "chunking":
-                    continue  # no other than with slow ones
+                    continue  # the same as with slow workers
                 for call in calls:
                     for kind in kinds_for(call):
                         yield Case(shape, actor, Fault(call, kind))
@@ -140,7 +139,7 @@ class Lab:
                         yield Case(shape, actor, Fault(call, "internal error"), every_attempt=True)
 
     def attempt(self, case: Case) -> Outcome:
-        """Run the job with the fault in it, and judge."""
+        """Run the job with the fault and judge the result."""
         world = self.world(case.shape)
         world.fault, world.fault_actor, world.every_attempt = case.fault, case.actor, case.every_attempt
         world.submit(self.source(case.shape))
@@ -153,21 +152,21 @@ class Lab:
         return outcome
 
     def judge(self, world: World, case: Case) -> Iterator[str]:
-        """Everything that is not as promised."""
+        """Everything that violates a promise."""
         yield from world.violations
         yield from (f"doubled: {text}" for text in world.doubled())
-        # Where the release fails on every try, the lease can only expire.
+        # If the release fails on every attempt, the lease can only expire.
         yield from (text for text in world.leftovers() if not (case.every_attempt and text.startswith("a lease")))
         yield from self._judge_end(world, case)
         if not case.every_attempt and world.reassemblies_sent > _most_reassemblies(case.fault):
             yield f"doubled: {world.reassemblies_sent} reassembly messages"
         for name, delivery in world.deliveries:
             if delivery.error and name != "worker":
-                yield f"an exception out of the handler: {delivery.error}"
+                yield f"the handler raised: {delivery.error}"
 
     def _judge_end(self, world: World, case: Case) -> Iterator[str]:
         job = world.job()
-        expected, _ = self.calm(case.shape)
+        expected, _ = self.undisturbed(case.shape)
         there = world.content()
         if job.status is JobStatus.COMPLETED:
             if job.total_segments != case.shape.segments:
@@ -186,26 +185,24 @@ class Lab:
 
 
 def _most_reassemblies(fault: Fault) -> int:
-    """One, unless the first was lost or may have been: nobody can tell a lost message from a lost answer."""
+    """One, unless a message or its answer may have been lost: the sender cannot tell which."""
     if fault.call.operation == "SendMessage" and fault.kind == "timeout after":
-        return 6  # each attempt of the SDK's, and the next delivery's
+        return 6  # one for each attempt of the SDK, and one of the next delivery
     return 2 if fault.call.operation == "SendMessage" or "Triggered" in fault.call.operation else 1
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """What `make crash` prints."""
-    lines = [
-        "| shape | in | kind of trouble | points tried | recovered | failed, with a dead letter | lost | doubled |"
-    ]
+    """The table that `make crash` prints."""
+    lines = ["| shape | in | fault | points | recovered | failed, with a dead letter | lost | doubled |"]
     lines.append("|---|---|---|--:|--:|--:|--:|--:|")
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for outcome in outcomes:
         assert outcome.case
         if outcome.reached:
             case = outcome.case
-            kind = case.fault.kind if case.fault.kind in KILLS else "call answers an error"
+            kind = case.fault.kind if case.fault.kind in KILLS else "the call fails"
             groups.setdefault(
-                (case.shape.name, case.actor, kind + (", every try" if case.every_attempt else "")), []
+                (case.shape.name, case.actor, kind + (", every attempt" if case.every_attempt else "")), []
             ).append(outcome)
     groups["all", "", ""] = [outcome for outcome in outcomes if outcome.reached]
     for names, group in groups.items():
@@ -219,7 +216,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def _share(number: int, of: int, only: str) -> list[Outcome]:
-    """One process's share of the cases, on a server of its own."""
+    """The outcomes of one process's share of the cases, on a server of its own."""
     with server.running() as endpoint, tempfile.TemporaryDirectory() as folder:
         lab = Lab(Cloud.at(endpoint), Path(folder))
         lab.prepare()
@@ -234,7 +231,7 @@ def _share(number: int, of: int, only: str) -> list[Outcome]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Try every crash point and print the table.")
+    parser = argparse.ArgumentParser(description="Run every crash point and print the table.")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--every", type=int, default=1, help="only each n-th case")

@@ -1,4 +1,4 @@
-"""One invocation as a process of its own: forked, so that it costs milliseconds, and can be killed as a Lambda is."""
+"""One invocation as a forked process: it starts in milliseconds and can be killed as a Lambda is."""
 
 import json
 import os
@@ -52,7 +52,7 @@ class InvocationContext:
 
 
 class Report:
-    """What a delivery tells the harness, written as it happens: a killed process tells nothing afterwards."""
+    """What a delivery reports to the harness, written at once, because a killed process reports nothing later."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -90,7 +90,7 @@ class Child:
     told: list[Any] = field(default_factory=list)
 
     def wait_until_held(self) -> None:
-        """Until the fault "held" has stopped it in the middle of its work."""
+        """Wait until the fault "held" has stopped the process."""
         while not any("fired" in line for line in self.told):
             self.told.append(json.loads(self.pipe.readline()))
 
@@ -128,7 +128,7 @@ def fork(body: Callable[[Report], None], clock: Clock) -> Child:
 
 
 def _run_child(body: Callable[[Report], None], clock: Clock, writing: int) -> None:
-    """Never returns."""
+    """Run the delivery and exit. Never returns."""
     report = Report(writing)
     try:
         null = os.open(os.devnull, os.O_RDWR)
@@ -147,7 +147,7 @@ def _run_child(body: Callable[[Report], None], clock: Clock, writing: int) -> No
 
 
 def processes_in(directory: Path) -> Iterator[tuple[int, str]]:
-    """Live processes that work below a directory, which may have been removed under them."""
+    """Live processes whose working directory is below a directory, which may have been removed."""
     for path in Path("/proc").glob("[0-9]*"):
         try:
             cwd = str((path / "cwd").readlink())

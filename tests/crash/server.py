@@ -1,6 +1,7 @@
-"""moto over HTTP, in a process of its own: AWS goes on when a handler dies. `python -m tests.crash.server`.
+"""moto over HTTP in a process of its own, so that AWS survives the death of a handler: `python -m
+tests.crash.server`.
 
-Its port is the one line on stdout. It ends when its stdin does, so nothing is left when the tests are killed.
+It prints its port and ends when its stdin is closed, so nothing is left when the tests are killed.
 """
 
 import logging

@@ -1,8 +1,7 @@
-"""ffmpeg is killed, hangs, has no room, is left behind; and the limits that it runs under, seen from inside."""
+"""ffmpeg is killed, hangs, has no disk space or survives its parent; and its resource limits, seen from inside."""
 
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 import media_worker.engines.ffmpeg
 import pytest
 from media_worker.deadline import Deadline
-from media_worker.errors import FfmpegFailed
 from media_worker.engines.ffmpeg import Ffmpeg
+from media_worker.errors import FfmpegFailed
 from media_worker.jobs import JobStatus
 from media_worker.workdir import work_directory
 from media_worker_cli.local.ffmpeg import ffmpeg_path
@@ -26,7 +25,7 @@ FIVE = SHAPES[1]
 
 @dataclass
 class Fake:
-    """An ffmpeg that misbehaves in its first split or join, and is the real one otherwise."""
+    """An ffmpeg that fails in its first split and works afterwards."""
 
     folder: Path
 
@@ -52,47 +51,39 @@ def world_with(lab: Lab, program: Path, sabotage: Callable[[World], None] | None
 
 
 @pytest.mark.parametrize(
-    ("misbehaviour", "reason"),
-    [
-        ("kill -9 $$", "FfmpegStopped: ffmpeg was killed by SIGKILL"),
-        ("echo 'No space left on device' >&2; exit 228", "FfmpegStopped: ffmpeg had no room to write: No space left"),
-    ],
-    ids=["killed", "full /tmp"],
+    "misbehaviour", ["kill -9 $$", "echo 'No space left on device' >&2; exit 228"], ids=["killed", "full /tmp"]
 )
-def test_an_ffmpeg_that_is_stopped_is_tried_again(lab: Lab, tmp_path: Path, misbehaviour: str, reason: str) -> None:
-    """The message comes back, and the next try does the work."""
+def test_a_stopped_ffmpeg_is_retried(lab: Lab, tmp_path: Path, misbehaviour: str) -> None:
+    """The message is returned, and the next attempt succeeds."""
     world = world_with(lab, Fake(tmp_path).program(misbehaviour))
     delivery = world.receive(world.queue[0])
     assert delivery
     assert delivery.failures == (0,)
     world.run()
     assert world.job().status is JobStatus.COMPLETED
-    assert world.content() == lab.calm(FIVE)[0]
+    assert world.content() == lab.undisturbed(FIVE)[0]
     assert (world.doubled(), world.leftovers()) == ([], [])
-    assert reason
 
 
-def test_a_hung_ffmpeg_is_stopped_in_time_to_answer(lab: Lab, tmp_path: Path) -> None:
-    """With seconds left before the reserve, it is killed, and the invocation answers."""
+def test_a_hung_ffmpeg_is_killed_before_the_invocation_ends(lab: Lab, tmp_path: Path) -> None:
+    """The invocation still answers."""
 
     def late(world: World) -> None:
         world.at_call(Call("UpdateItem Jobs", 3), lambda: setattr(world.clock, "ahead_s", world.clock.ahead_s + 883))
 
     world = world_with(lab, Fake(tmp_path).program("exec sleep 600"), late)
-    began = time.monotonic()
     delivery = world.receive(world.queue[0])
     assert delivery
     assert not delivery.died
     assert delivery.failures == (0,)
-    assert time.monotonic() - began < 15
     world.sabotage = None
     world.run()
     assert world.job().status is JobStatus.COMPLETED
     assert world.leftovers() == []
 
 
-def test_an_ffmpeg_that_was_left_behind_ends_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It works in the directory of a process that is no more."""
+def test_an_orphaned_ffmpeg_is_killed_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in the work directory of a dead process."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "media-worker" / "left").mkdir(parents=True)
     with subprocess.Popen(["/bin/sleep", "60"], cwd=tmp_path / "media-worker" / "left") as orphan, work_directory():
@@ -100,12 +91,12 @@ def test_an_ffmpeg_that_was_left_behind_ends_at_the_next_start(tmp_path: Path, m
 
 
 def inside(tmp_path: Path, script: str) -> str:
-    """What a program sees that is run as ffmpeg is."""
+    """The output of a shell script that is run as ffmpeg is run."""
     return Ffmpeg("unused", tmp_path, Deadline(LambdaContext())).run(["/bin/sh", "-c", script])
 
 
 def test_ffmpeg_sees_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its environment is empty but for what a shell adds; its stdin is closed."""
+    """Its environment has only what a shell adds, and its stdin is empty."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary")
     assert "AWS" not in inside(tmp_path, "export -p; cat /proc/self/environ")
     assert inside(tmp_path, "readlink /proc/self/fd/0") == "/dev/null"
@@ -122,8 +113,8 @@ def test_ffmpeg_has_limits(tmp_path: Path) -> None:
     assert limits[3] == "0"
 
 
-def test_a_file_that_grows_without_end_is_the_medias_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables that name the same bytes a million times fill no disk."""
+def test_an_output_that_grows_without_end_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample tables that name the same bytes a million times do not fill the disk."""
     monkeypatch.setattr(media_worker.engines.ffmpeg, "_FILE_MARGIN_BYTES", 100_000)
-    with pytest.raises(FfmpegFailed, match="far more than the media holds"):
+    with pytest.raises(FfmpegFailed, match="far larger than its input"):
         inside(tmp_path, "sleep 0.2; exec dd if=/dev/zero of=big bs=10000 count=100 2>/dev/null")

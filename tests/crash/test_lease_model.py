@@ -1,6 +1,7 @@
-"""A model of one job under deliveries, deaths, expiries, redrives and deletions, against the real handler on moto."""
+"""A state machine of one job: deliveries, crashes, expiries, redrives and deletions, on the real handler and moto."""
 
 import tempfile
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 from unittest.mock import patch
@@ -11,21 +12,24 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from media_worker import chunking, jobs
 from media_worker.errors import BadSource, TransferFailed
 from media_worker.jobs import Job, JobStatus
+from media_worker.s3 import StoredObject
 from moto import mock_aws
 
 from tests.crash.clock import Clock
 from tests.crash.process import InvocationContext
-from tests.functional.stack import Stack, s3_event, sqs_event
+from tests.functional.stack import INPUT, Stack, s3_event, sqs_event
+
+SOURCE = StoredObject(INPUT, "input/job-1/source.mp4", 1000, "etag")
 
 type Ending = Literal["done", "died", "error", "permanent"]
 
 
 class Died(BaseException):
-    """The process is gone: nothing catches this."""
+    """The process is killed: nothing catches this."""
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Messages are real handler calls; the work in the middle is the model's."""
+    """Deliveries are real handler calls; the work under the lease is simulated."""
 
     @initialize()
     def begin(self) -> None:
@@ -36,8 +40,16 @@ class LeaseMachine(RuleBasedStateMachine):
         self._patches.__enter__()
         self._stack = Stack.create(Path(tempfile.gettempdir()))
         self._stack.add_job()
-        self._work = patch.multiple(chunking, _find_source=lambda *_: None, _split=self._split)
-        self._work.start()
+        finish_chunking = jobs.finish_chunking
+
+        def finish(*args: Any) -> None:
+            finish_chunking(*args)
+            self._finished += 1
+
+        self._work = ExitStack()
+        self._work.enter_context(patch.object(chunking, "_find_source", lambda *_: SOURCE))
+        self._work.enter_context(patch.object(chunking, "prepare_split", lambda *_: nullcontext(self)))
+        self._work.enter_context(patch.object(jobs, "finish_chunking", finish))
         self._event = s3_event("input/job-1/source.mp4")
         # Receives and time of being visible, of each message that is in the queue.
         self._queue: list[list[float]] = [[0, 0.0]]
@@ -51,13 +63,16 @@ class LeaseMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "_aws"):
-            self._work.stop()
+            self._work.close()
             self._patches.__exit__(None, None, None)
             self._aws.stop()
 
-    def _split(self, aws: Any, job: Job, source: Any, context: Any) -> dict[str, Any]:
-        """The work: others try meanwhile; then it ends in one of four ways."""
-        assert self._depth == 0, "two at work at once"
+    # The plan of a source, as chunking sees it.
+    total_segments = 1
+
+    def write_segments(self, job: Job) -> None:
+        """The work: other deliveries arrive during it; then it ends in one of four ways."""
+        assert self._depth == 0, "two work at once"
         self._depth += 1
         try:
             for _ in range(self._intruders):
@@ -68,18 +83,14 @@ class LeaseMachine(RuleBasedStateMachine):
             if self._ending == "died":
                 raise Died
             if self._ending == "error":
-                raise TransferFailed("by lot")
+                raise TransferFailed("by chance")
             if self._ending == "permanent":
-                raise BadSource("by lot")
-            jobs.record_plan(aws, job, 1, job.segment_duration_s or aws.settings.chunk_segment_duration_sec, "etag")
-            jobs.finish_chunking(aws, job.job_id, {})
-            self._finished += 1
-            return {}
+                raise BadSource("by chance")
         finally:
             self._depth -= 1
 
     def _call(self, receives: int) -> list[str]:
-        """One invocation; the ids of what has to come back. Raises Died."""
+        """One invocation; the ids of the returned records. Raises Died."""
         event = sqs_event(self._event, receive_count=receives)
         answer = self._stack.chunking(event, InvocationContext(self._clock))
         return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
@@ -91,7 +102,7 @@ class LeaseMachine(RuleBasedStateMachine):
         takes_s=st.sampled_from([1.0, 100.0, 899.0]),
     )
     def deliver(self, ending: Ending, intruders: int, takes_s: float) -> None:
-        """Receive a message: the redrive policy first, then the function."""
+        """Receive a message: the redrive policy is applied first, then the function is invoked."""
         message = min(self._queue, key=lambda each: each[1])
         self._clock.ahead_s += max(0.0, message[1] - self._clock.time())
         if message[0] >= self._stack.aws.settings.max_receive_count:
@@ -109,11 +120,11 @@ class LeaseMachine(RuleBasedStateMachine):
             message[1] = self._clock.time() + 5
         else:
             self._queue.remove(message)
-        self._receive_fresh()
+        self._receive_new()
 
     @rule()
     def duplicate(self) -> None:
-        """SQS, or S3, says it once more."""
+        """SQS or S3 delivers the event once more."""
         if len(self._queue) < 4:
             self._queue.append([0, self._clock.time()])
 
@@ -125,7 +136,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: self._dead_letters)
     @rule()
     def redrive(self) -> None:
-        """Somebody puts a dead letter back."""
+        """A dead letter is redriven."""
         self._dead_letters -= 1
         self._queue.append([0, self._clock.time()])
 
@@ -135,9 +146,9 @@ class LeaseMachine(RuleBasedStateMachine):
         self._is_deleted = True
         self._stack.add_job(status={"S": "deleted"})
 
-    def _receive_fresh(self) -> None:
+    def _receive_new(self) -> None:
         sqs, url = self._stack.aws.sqs, self._stack.aws.settings.chunking_queue_url
-        self._clock.ahead_s += 901  # a fresh message may be delayed
+        self._clock.ahead_s += 901  # a new message may be delayed
         for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             self._queue.append([0, self._clock.time()])
@@ -153,7 +164,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_job_is_lost(self) -> None:
-        """An unfinished job has a message; one whose messages are all dead letters says why it failed."""
+        """An unfinished job has a message, and a failed one has its reason."""
         if not hasattr(self, "_stack") or self._queue:
             return
         job = self._stack.job()

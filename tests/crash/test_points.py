@@ -1,4 +1,4 @@
-"""A sample of the crash points, and a harness that sees what it has to see. `make crash` tries them all."""
+"""A sample of the crash matrix, and proof that the harness detects what it must. `make crash` runs the whole matrix."""
 
 import random
 from collections.abc import Callable
@@ -6,9 +6,9 @@ from collections.abc import Callable
 import media_worker.completions
 import media_worker.reassembly
 import pytest
-from media_worker import storage
+from media_worker import s3
 from media_worker.jobs import JobStatus
-from media_worker.lease import LeaseLayer
+from media_worker.lease import LeaseStore
 
 from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Case, Lab
@@ -17,7 +17,7 @@ from tests.crash.world import World
 ONE, FIVE, PARTS, FAST, COPIED = SHAPES
 SAMPLE = 8
 
-# Each was lost or doubled once.
+# Each of these lost or doubled something in an earlier version.
 KNOWN = (
     Case(ONE, "chunking", Fault(Call("UpdateItem Jobs", 4), "killed after")),
     Case(FAST, "chunking", Fault(Call("UpdateItem Jobs", 4), "hit and lost")),
@@ -35,7 +35,7 @@ KNOWN = (
 
 
 @pytest.mark.parametrize("case", KNOWN, ids=str)
-def test_what_was_lost_once_is_not_lost_again(lab: Lab, case: Case) -> None:
+def test_known_cases(lab: Lab, case: Case) -> None:
     """The job completes, or fails with its error and a dead letter; nothing is written twice, nothing is left."""
     outcome = lab.attempt(case)
     assert outcome.reached
@@ -43,8 +43,8 @@ def test_what_was_lost_once_is_not_lost_again(lab: Lab, case: Case) -> None:
 
 
 @pytest.mark.parametrize("number", range(SAMPLE))
-def test_a_sample_of_the_points(lab: Lab, number: int) -> None:
-    """The same for points drawn by lot; the lot is the same every time."""
+def test_a_sample_of_the_matrix(lab: Lab, number: int) -> None:
+    """The same for random cases; they are the same on every run."""
     cases = list(lab.cases())
     case = random.Random(number).choice(cases)
     assert lab.attempt(case).complaints == (), str(case)
@@ -62,29 +62,28 @@ def run(lab: Lab, sabotage: Callable[[World], None], case: Case) -> tuple[str, .
 
 
 def without_lease(world: World) -> None:
-    LeaseLayer._put_record = lambda *_, **__: None  # type: ignore[method-assign]
-    LeaseLayer._write_as_holder = lambda *_, **__: None  # type: ignore[method-assign]
+    LeaseStore._put_record = lambda *_, **__: None  # type: ignore[method-assign]
+    LeaseStore._write_as_holder = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def without_conditional_write(world: World) -> None:
-    put_bytes, put_parts = storage.put_bytes, storage.put_parts
-    storage.put_bytes = lambda aws, body, target, condition: put_bytes(aws, body, target, {})
-    storage.put_parts = lambda aws, target, condition, puts: put_parts(aws, target, {}, puts)
+    write = s3._write
+    s3._write = lambda aws, target, parts, sources, condition: write(aws, target, parts, sources, {})
 
 
 def without_completeness_check(world: World) -> None:
-    media_worker.completions.describe_gaps = lambda *_: None  # type: ignore[attr-defined]
+    media_worker.completions.describe_gaps = lambda *_: None
     media_worker.reassembly.describe_gaps = lambda *_: None  # type: ignore[attr-defined]
 
 
-def test_without_the_conditional_write_the_harness_objects(lab: Lab) -> None:
-    """A segment whose first answer was lost is written twice, and starts two workers."""
+def test_without_the_conditional_write_the_harness_complains(lab: Lab) -> None:
+    """A segment whose first answer was lost is written twice and triggers two workers."""
     case = Case(ONE, "chunking", Fault(Call("PutObject", 1), "hit and lost"))
     assert any(text.startswith("doubled") for text in run(lab, without_conditional_write, case))
 
 
-def test_without_the_completeness_check_the_harness_objects(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first of five segments is taken for all of them."""
+def test_without_the_completeness_check_the_harness_complains(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of five segments is joined as if it were all."""
     monkeypatch.setattr(media_worker.completions, "describe_gaps", lambda *_: None)
     world = lab.world(FIVE)
     world.sabotage = without_completeness_check
@@ -98,13 +97,13 @@ def test_without_the_completeness_check_the_harness_objects(lab: Lab, monkeypatc
     assert any("other bytes" in text for text in lab.judge(world, nothing))
 
 
-def test_without_the_lease_the_harness_objects(lab: Lab) -> None:
-    """Twenty deliveries do the work twenty times."""
+def test_without_the_lease_the_harness_complains(lab: Lab) -> None:
+    """Twenty deliveries do the work more than once."""
     assert deliver_twenty(lab, without_lease)[0] > 1
 
 
 def test_one_of_twenty_deliveries_does_the_work(lab: Lab) -> None:
-    """The others delete nothing; the holder is killed, and the job still completes."""
+    """The others delete no message; the holder is killed, and the job still completes."""
     at_work, world = deliver_twenty(lab, None)
     assert at_work == 1
     assert world.queue
@@ -112,13 +111,14 @@ def test_one_of_twenty_deliveries_does_the_work(lab: Lab) -> None:
     assert world.job().status is JobStatus.COMPLETED
     assert world.doubled() == []
     assert world.leftovers() == []
-    assert world.content() == lab.calm(FIVE)[0]
+    assert world.content() == lab.undisturbed(FIVE)[0]
     assert world.dead_letters == []
 
 
 def deliver_twenty(lab: Lab, sabotage: Callable[[World], None] | None) -> tuple[int, World]:
-    """Deliver one message five times and copies of it fifteen times, all while the first one works, which is killed
-    then. How many of them read the source, and the world as it is then.
+    """Deliver a message five times and copies of it fifteen times while the first delivery works, then kill that.
+
+    Returns how many deliveries read the source, and the world.
     """
     world = lab.world(FIVE)
     world.sabotage = sabotage

@@ -1,4 +1,4 @@
-"""Timeouts, order, replaced sources, deletions and batches, each with processes that really die."""
+"""Timeouts, order, replaced sources, deletions and batches, with processes that really die."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def submitted(lab: Lab, shape: Shape = FIVE) -> World:
 
 def ends_well(lab: Lab, world: World, shape: Shape = FIVE) -> None:
     assert world.job().status is JobStatus.COMPLETED, world.job().error
-    assert world.content() == lab.calm(shape)[0]
+    assert world.content() == lab.undisturbed(shape)[0]
     assert (world.violations, world.doubled(), world.leftovers(), world.dead_letters) == ([], [], [], [])
 
 
@@ -38,8 +38,8 @@ def delete(world: World, aws: Any) -> None:
     )
 
 
-def test_a_dead_holders_lease_is_taken_over_as_soon_as_it_has_expired(lab: Lab) -> None:
-    """Not before; what was uploaded is kept, and only the rest is written."""
+def test_an_expired_lease_is_taken_over(lab: Lab) -> None:
+    """Not earlier. Existing segments are kept, and only the others are written."""
     world = submitted(lab)
     world.fault, world.fault_actor = Fault(Call("PutObject", 4), "killed before"), "chunking"
     (message,) = world.queue
@@ -59,7 +59,7 @@ def test_a_dead_holders_lease_is_taken_over_as_soon_as_it_has_expired(lab: Lab) 
 
 
 def test_a_reassembly_message_before_the_chunking_does_no_harm(lab: Lab) -> None:
-    """It may end as a dead letter; the job is not failed by it, and completes."""
+    """It may become a dead letter, but the job completes."""
     world = lab.world(FIVE)
     for _ in range(2):
         world.send("reassembly", {"job_id": world.job_id})
@@ -69,21 +69,21 @@ def test_a_reassembly_message_before_the_chunking_does_no_harm(lab: Lab) -> None
     world.queue.append(chunking)
     world.run()
     assert world.job().status is JobStatus.COMPLETED
-    assert world.content() == lab.calm(FIVE)[0]
+    assert world.content() == lab.undisturbed(FIVE)[0]
     assert (world.doubled(), world.leftovers()) == ([], [])
 
 
-def test_workers_may_finish_before_the_chunking_has(lab: Lab) -> None:
-    """The chunking, which ends last, asks for the reassembly."""
+def test_workers_may_be_faster_than_chunking(lab: Lab) -> None:
+    """Chunking, which ends last, requests the reassembly."""
     world = submitted(lab, FAST)
     world.run()
     ends_well(lab, world, FAST)
     assert world.reassemblies_sent == 1
 
 
-def test_a_source_that_is_replaced_after_some_segments_gives_the_new_one(lab: Lab) -> None:
-    """Workers have finished segments of the old one by then: nothing of these is in the final."""
-    lab.calm(OTHER)
+def test_a_source_that_is_replaced_after_some_segments(lab: Lab) -> None:
+    """Processed segments of the old source are not in the final."""
+    lab.undisturbed(OTHER)
     world = submitted(lab)
     world.fault, world.fault_actor = Fault(Call("PutObject", 4), "killed before"), "chunking"
     world.receive(world.queue[0])
@@ -92,13 +92,13 @@ def test_a_source_that_is_replaced_after_some_segments_gives_the_new_one(lab: La
     world.upload(lab.source(OTHER))
     world.run()
     assert world.job().status is JobStatus.COMPLETED
-    assert world.content() == lab.calm(OTHER)[0]
+    assert world.content() == lab.undisturbed(OTHER)[0]
     assert world.leftovers() == []
 
 
 def test_a_source_that_is_replaced_while_it_is_read_is_read_again(lab: Lab) -> None:
-    """The range asked for the old one's ETag."""
-    lab.calm(OTHER)
+    """The ranged request names the ETag of the old one."""
+    lab.undisturbed(OTHER)
     world = submitted(lab)
 
     def replace(world: World) -> None:
@@ -119,8 +119,8 @@ def test_a_source_that_is_replaced_while_it_is_read_is_read_again(lab: Lab) -> N
 
 @pytest.mark.parametrize("operation", ["GetObject", "PutObject", "UpdateItem Jobs"])
 @pytest.mark.parametrize("actor", ["chunking", "reassembly"])
-def test_a_job_that_is_deleted_in_the_middle_stays_deleted(lab: Lab, actor: str, operation: str) -> None:
-    """Whatever the handlers were doing; a final that was written already is left to expire."""
+def test_a_job_that_is_deleted_during_the_work_stays_deleted(lab: Lab, actor: str, operation: str) -> None:
+    """A final that was written already is tagged for expiry."""
     world = submitted(lab)
 
     def sabotage(world: World) -> None:
@@ -143,12 +143,12 @@ def test_a_job_that_is_deleted_in_the_middle_stays_deleted(lab: Lab, actor: str,
     assert world.dead_letters == []
 
 
-def test_records_of_a_batch_do_not_disturb_each_other(lab: Lab) -> None:
-    """Rubbish comes back alone; the good one is done."""
+def test_records_of_a_batch_are_independent(lab: Lab) -> None:
+    """Only malformed records are returned; the valid one is handled."""
     world = submitted(lab)
     good = world.queue[0]
-    rubbish: tuple[Any, ...] = ("rubbish", [], {"Records": [{}]}, {"Records": 1})
-    bad = [world.send("chunking", body) for body in rubbish]
+    malformed: tuple[Any, ...] = ("not json", [], {"Records": [{}]}, {"Records": 1})
+    bad = [world.send("chunking", body) for body in malformed]
     harmless = [world.send("chunking", body) for body in ({"Event": "s3:TestEvent"}, s3_event("elsewhere/x"))]
     batch = [bad[0], bad[1], good, bad[2], *harmless, bad[3]]
     for message in batch:
@@ -160,8 +160,8 @@ def test_records_of_a_batch_do_not_disturb_each_other(lab: Lab) -> None:
     ends_well(lab, world)
 
 
-def test_no_record_is_begun_that_the_time_does_not_allow(lab: Lab) -> None:
-    """All ten come back untouched, on the last receive as fresh messages; then there is time."""
+def test_no_record_is_started_without_enough_time(lab: Lab) -> None:
+    """It is returned untouched, and re-enqueued on the final receive; with enough time the job completes."""
     world = submitted(lab)
     world.work_s = 70
     message = world.queue[0]
@@ -178,8 +178,8 @@ def test_no_record_is_begun_that_the_time_does_not_allow(lab: Lab) -> None:
     ends_well(lab, world)
 
 
-def test_a_job_that_was_given_up_runs_again_when_its_message_is_put_back(lab: Lab) -> None:
-    """Every try died; the cause is repaired."""
+def test_a_failed_job_runs_again_when_its_message_is_redriven(lab: Lab) -> None:
+    """Every attempt died; then the cause is repaired."""
     world = submitted(lab)
     world.fault, world.fault_actor, world.every_attempt = Fault(Call("GetObject", 1), "killed before"), "chunking", True
     world.run()

@@ -1,9 +1,9 @@
-"""One job from its upload to its end, in a world where processes die.
+"""One job from its upload to its end, while processes die.
 
-AWS is moto in another process. Each delivery is a process of its own (forked, so it costs milliseconds) that handles
-one batch and may be killed in the middle, as a Lambda is: nothing is cleaned up and no answer is given. What SQS does
-is a model: a message that was not acknowledged comes back when it is visible again, its receive count raised, until
-the redrive policy moves it to the dead-letter queue. Time is a model too: waiting costs nothing.
+AWS is a moto server in another process. Each delivery is a forked process that handles one batch and may be killed at
+any point, as a Lambda is: no cleanup, no answer. SQS is a model: a message that was not acknowledged becomes visible
+again with a higher receive count, until the redrive policy moves it to the dead-letter queue. Time is a model too:
+waiting takes none.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from media_worker import parts, storage
+import pytest
 from media_worker.aws import Aws
 from media_worker.completions import record_segment
 from media_worker.handlers import build_chunking_handler, build_reassembly_handler
@@ -32,24 +32,25 @@ from tests.crash.faults import Call, Fault, Injector
 from tests.crash.process import WORK_S, Child, Delivery, InvocationContext, Report, fork, processes_in
 from tests.crash.server import PART_BYTES
 from tests.functional.stack import ENVIRONMENT, INPUT, OUTPUT, create_table, s3_event, sqs_event
+from tests.small_parts import use_small_parts
 
 type Actor = Literal["chunking", "reassembly", "worker"]
 
 VISIBILITY_S = 960
-# The worker's own queue is the harness's.
+# Of the segment workers' queue, which this harness models.
 WORKER_RECEIVES = 10
 _ALL_INVISIBLE_S = 43_200
 
 
 @dataclass
 class Message:
-    """A message in one of the queues, and what SQS knows of it."""
+    """A message in one of the queues, and its state in SQS."""
 
     actor: Actor
     body: Any
     visible_at: float
     receives: int = 0
-    # moto's receipt, so that ChangeMessageVisibility is answered as it would be.
+    # moto's receipt handle, so that ChangeMessageVisibility succeeds.
     receipt: str = "receipt"
 
 
@@ -58,7 +59,7 @@ class World:
     """Everything about one job, and the clock."""
 
     aws: Aws
-    # The handlers' clients: made once, outside the handlers, and used in forked processes only; and a worker's there.
+    # The clients of the handlers and of a worker: created once, and used in forked processes only.
     handlers_aws: Aws
     workers_aws: Aws
     temporary: Path
@@ -68,27 +69,28 @@ class World:
     dead_letters: list[Message] = field(default_factory=list)
     deliveries: list[tuple[Actor, Delivery]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
-    # Versions of segments that a worker was started for.
+    # Versions of segments that have triggered a worker.
     started: set[str] = field(default_factory=set)
     # Segments that fast workers have finished.
     worked: list[str] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
     reassemblies_sent: int = 0
-    multipart_bytes: int | None = None
-    # Workers that finish a segment before the chunking has written the next one.
+    # Parts of multipart uploads are so small that short clips have several.
+    has_small_parts: bool = False
+    # Workers finish a segment before chunking writes the next one.
     fast_workers: bool = False
     engine: str = "ffmpeg"
     newest_first: bool = False
     fault: Fault | None = None
     fault_actor: Actor | None = None
-    # On every try, or on the first one that gets there.
+    # On every attempt, or on the first one that reaches the call.
     every_attempt: bool = False
     fired: int = 0
-    # Done in each process before the handler runs: a protection taken out, a hook on a call.
+    # Called in each process before the handler runs: it disables a protection, or hooks into a call.
     sabotage: Callable[["World"], None] | None = None
     work_s: float = WORK_S
 
-    # What a user does
+    # The user
 
     def submit(self, source: bytes) -> None:
         row = {"job_id": self.job_id, "mode": "sbs", "status": "created", "engine": self.engine}
@@ -105,25 +107,25 @@ class World:
         self.queue.append(message)
         return message
 
-    # What SQS, Lambda and the segment workers do
+    # SQS, Lambda and the segment workers
 
     def run(self, until: Callable[["World"], bool] | None = None) -> None:
-        """Deliver whatever is due, the earliest first, until nothing is left."""
+        """Deliver messages, the earliest first, until none is left."""
         for _ in range(200):
             if not self.queue or (until and until(self)):
                 return
             message = self._next()
             self.clock.ahead_s += max(0.0, message.visible_at - self.clock.time())
             self.receive(message)
-        self.violations.append("messages go round for ever")
+        self.violations.append("messages are delivered for ever")
 
     def _next(self) -> Message:
-        """SQS promises no order: a reassembly may overtake the segments' workers."""
+        """SQS guarantees no order: a reassembly message may arrive before those of the workers."""
         due = [each for each in self.queue if each.visible_at <= self.clock.time()]
         return due[-1] if due and self.newest_first else min(self.queue, key=lambda each: each.visible_at)
 
     def receive(self, message: Message) -> Delivery | None:
-        """One receive: the redrive policy first, then the function."""
+        """One receive: the redrive policy is applied first, then the function is invoked."""
         limit = WORKER_RECEIVES if message.actor == "worker" else self.aws.settings.max_receive_count
         if message.receives >= limit:
             self.queue.remove(message)
@@ -136,7 +138,7 @@ class World:
         return delivery
 
     def settle(self, message: Message, delivery: Delivery) -> None:
-        """What the answer does to the message, and what the delivery set off."""
+        """Apply the answer of a delivery to its message, and collect what it triggered."""
         self.clock.ahead_s = max(self.clock.ahead_s, delivery.ahead_s)
         if delivery.hidden_s.get(message.receipt) is not None:
             message.visible_at = self.clock.time() + delivery.hidden_s[message.receipt]
@@ -146,7 +148,7 @@ class World:
         self._check_not_lost(message)
 
     def collect(self) -> None:
-        """New messages in the real queues, and new segments, which start a worker each."""
+        """Add the new messages of the real queues, and one message for each new segment."""
         for key, version in self.writes(INPUT, f"segments/{self.job_id}/"):
             if version not in self.started:
                 self.started.add(version)
@@ -158,7 +160,7 @@ class World:
             while received := self._receive_all(url):
                 for message in received:
                     if message["MessageId"] in self.seen:
-                        continue  # moto made it visible again, by its own clock
+                        continue  # visible again by the clock of moto
                     self.seen.add(message["MessageId"])
                     delay_s = int(message.get("Attributes", {}).get("DelaySeconds", 0))
                     self.send(actor, json.loads(message["Body"]), receipt=message["ReceiptHandle"])
@@ -166,15 +168,15 @@ class World:
                     self.reassemblies_sent += actor == "reassembly"
 
     def deliver(self, *messages: Message) -> Delivery:
-        """One process, one batch: forked, so that it can die."""
+        """Deliver one batch to a forked process, which can be killed."""
         actor = messages[0].actor
         if actor == "worker" and self.fault_actor != "worker":
             with self.clock.patches():
                 self._process(self.aws, messages[0].body)
             return Delivery(died=False, failures=(), hidden_s={}, calls=(), fired=False, error="", ahead_s=0)
         armed = self.fault_actor == actor and (self.every_attempt or not self.fired)
-        tries = self.aws.settings.max_receive_count - 1
-        if self.every_attempt and any(message.receives > tries for message in messages):
+        attempts = self.aws.settings.max_receive_count - 1
+        if self.every_attempt and any(message.receives > attempts for message in messages):
             armed = False
         delivery = self.start(*messages, fault=self.fault if armed else None).finish()
         self.fired += delivery.fired
@@ -183,22 +185,19 @@ class World:
         return delivery
 
     def start(self, *messages: Message, fault: Fault | None = None) -> Child:
-        """A process that is not waited for."""
+        """Start a process without waiting for it."""
         return fork(lambda report: self._child(messages, fault, report), self.clock)
 
     def at_call(self, call: Call, action: Callable[[], None]) -> None:
-        """For a sabotage: do something just before a call of the handler is sent."""
+        """Do something just before a call of the handler is sent. For `sabotage`."""
         injector = Injector(Fault(call, "killed before"), lambda: None)
         injector.act = lambda *_: action()
         injector.watch(self.handlers_aws.s3, self.handlers_aws.sqs, self.handlers_aws.dynamodb)
 
     def _child(self, messages: Sequence[Message], fault: Fault | None, report: Report) -> None:
         tempfile.tempdir = str(self.temporary)
-        if self.multipart_bytes:
-            storage.MULTIPART_THRESHOLD_BYTES = self.multipart_bytes
-            storage._PART_BYTES = PART_BYTES
-            parts.SMALLEST_PART_BYTES = PART_BYTES
-            parts.COPY_BYTES = 2 * PART_BYTES
+        if self.has_small_parts:  # never undone: the process ends with its delivery
+            use_small_parts(pytest.MonkeyPatch(), PART_BYTES, upload_bytes=PART_BYTES, copy_bytes=2 * PART_BYTES)
         aws = self.handlers_aws
         injector = Injector(fault, report.fire)
         injector.watch(aws.s3, aws.sqs, aws.dynamodb)
@@ -236,7 +235,7 @@ class World:
             )
 
     def _process(self, aws: Aws, key: str) -> None:
-        """A segment worker that changes nothing, and says when it is done."""
+        """The segment worker: copies the segment unchanged and records it."""
         parts = parse_segment_key(INPUT, key)
         assert parts
         segment = aws.s3.get_object(Bucket=INPUT, Key=key)
@@ -246,7 +245,7 @@ class World:
             aws, job_id=self.job_id, segment_index=parts.segment_index, output_s3_uri=f"s3://{OUTPUT}/{target}"
         )
 
-    # What can be seen from outside
+    # Results
 
     def job(self) -> Job:
         job = read_job(self.aws, self.job_id)
@@ -254,12 +253,12 @@ class World:
         return job
 
     def writes(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
-        """Key and version of every successful write below a prefix: the buckets keep all versions."""
+        """Key and version of every successful write below a prefix: the buckets are versioned."""
         listing = self.aws.s3.list_object_versions(Bucket=bucket, Prefix=prefix)
         return [(entry["Key"], entry["VersionId"]) for entry in listing.get("Versions", [])]
 
     def content(self) -> dict[str, bytes]:
-        """What is there of segments and final, by the key without the job."""
+        """Segments and final by key, without the job id."""
         found = {}
         for bucket, prefix in ((INPUT, f"segments/{self.job_id}/"), (OUTPUT, build_final_key(self.job_id))):
             for entry in self.aws.s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
@@ -274,7 +273,7 @@ class World:
         return [f"{key} written {times} times" for key, times in counts.items() if times > 1]
 
     def leftovers(self) -> list[str]:
-        """Uploads, leases, work directories and processes that nobody will use again."""
+        """Incomplete uploads, leases, work directories and processes that nobody will use again."""
         found = []
         for bucket in (INPUT, OUTPUT):
             uploads = self.aws.s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
@@ -289,7 +288,7 @@ class World:
         return found
 
     def _check_not_lost(self, message: Message) -> None:
-        """While a job is unfinished, somebody must hold a message about it, or a worker must be at it."""
+        """An unfinished job must have a message or a running worker."""
         status = self.job().status
         if status in {JobStatus.COMPLETED, JobStatus.DELETED, JobStatus.FAILED} or self.queue:
             return
@@ -319,7 +318,7 @@ class _temporary:  # noqa: N801
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """A server with a stack in it, and two sets of clients: the harness's, and the handlers'."""
+    """A server with a stack, and a set of clients for the harness, the handlers and the workers each."""
 
     endpoint: str
     aws: Aws
@@ -332,15 +331,15 @@ class Cloud:
         settings = Settings.from_environment(ENVIRONMENT | queues | {"AWS_ENDPOINT_URL": endpoint})
         return cls(endpoint, Aws.connect(settings), Aws.connect(settings), Aws.connect(settings))
 
-    def world(self, temporary: Path, multipart_bytes: int | None = None) -> World:
-        """A world that nothing has happened in yet."""
+    def world(self, temporary: Path, has_small_parts: bool = False) -> World:
+        """A new world on an empty server."""
         self._reset()
         temporary.mkdir(parents=True)
         job_id = f"job-{uuid.uuid4().hex[:12]}"
-        return World(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, multipart_bytes=multipart_bytes)
+        return World(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, has_small_parts=has_small_parts)
 
     def _reset(self) -> None:
-        """Forget everything; buckets that keep every version, tables and queues."""
+        """Empty the server; create versioned buckets, tables and queues."""
         request = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
         urllib.request.urlopen(request, timeout=30).close()
         for bucket in (INPUT, OUTPUT):
@@ -354,5 +353,5 @@ class Cloud:
 
 
 def remove(world: World) -> None:
-    """Leave nothing of a world that is over."""
+    """Remove the files of a world."""
     shutil.rmtree(world.temporary, ignore_errors=True)

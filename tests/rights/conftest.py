@@ -1,4 +1,4 @@
-"""A guarded stack for each scenario, made anew in moto."""
+"""A stack for each scenario in which one function has the rights of its role only."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -36,7 +36,7 @@ def guard(clients: Aws) -> Guard:
 
 @pytest.fixture
 def new_stack(tmp_path: Path, clip: Path, clients: Aws, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> NewStack:
-    """Makes a stack in which a function has a policy."""
+    """Creates a stack in which a function has a policy."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     @contextmanager

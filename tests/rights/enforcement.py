@@ -1,4 +1,4 @@
-"""Clients that may do what a policy allows: every request is judged before it leaves, as IAM would."""
+"""Clients that may do what a policy allows. Every request is checked before it is sent, as IAM checks it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -14,9 +14,9 @@ type Parameters = Mapping[str, Any]
 
 
 class Guard:
-    """Clients under guard, the policy at work, and every right that was asked for and refused.
+    """Guarded clients, the current policy, and every right that was refused.
 
-    Making clients takes longer than most that is done with them, so they are kept, and given another policy.
+    Creating clients is slow, so they are reused with other policies.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -27,7 +27,7 @@ class Guard:
             client.meta.events.register("after-call.s3", self._hide_absence)
 
     def take(self, policy: Policy) -> None:
-        """Judge by this policy from now on."""
+        """Check by this policy from now on."""
         self.policy = policy
         self.refused: list[Right] = []
 
@@ -40,7 +40,7 @@ class Guard:
                 raise denial(service, operation, right)
 
     def _hide_absence(self, parsed: dict[str, Any], context: Mapping[str, Any], **_: Any) -> None:
-        """S3 tells only those who may list a bucket that an object is not there
+        """S3 reveals that an object does not exist only to callers who may list the bucket
         (https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html).
         """
         right = "s3:ListBucket", f"arn:aws:s3:::{context['judged'].get('Bucket')}"
@@ -51,15 +51,16 @@ class Guard:
 
 
 def denial(service: str, operation: str, right: Right) -> ClientError:
-    """What the service answers to a request that is not allowed."""
+    """The error of the service for a request that is not allowed."""
     code = {"s3": "AccessDenied", "sqs": "AccessDenied", "dynamodb": "AccessDeniedException"}[service]
     error = {"Code": "403" if operation.startswith("Head") else code, "Message": " on ".join(right)}
     return ClientError({"Error": error, "ResponseMetadata": {"HTTPStatusCode": 403}}, operation)  # type: ignore[typeddict-item]
 
 
 def required_rights(service: str, operation: str, params: Parameters) -> list[Right]:
-    """What a request needs (https://docs.aws.amazon.com/service-authorization/latest/reference/). An operation that is
-    not known here needs itself on everything, which no policy of ours has.
+    """The rights that a request needs (https://docs.aws.amazon.com/service-authorization/latest/reference/).
+
+    An operation that is not known here needs itself on every resource, which none of our policies allows.
     """
     match service:
         case "s3":
@@ -115,12 +116,12 @@ def _s3_rights(operation: str, params: Parameters) -> Iterator[Right]:
 
 
 def _copied(source: str | Mapping[str, str]) -> str:
-    """`bucket/key` of what is copied: before botocore builds the request, it is a dict or text."""
+    """`bucket/key` of the copy source, which is a dict or text before botocore builds the request."""
     return source if isinstance(source, str) else f"{source['Bucket']}/{source['Key']}"
 
 
 def is_refused(call: Callable[..., Any], **params: Any) -> bool:
-    """Whether a call of a guarded client is not allowed; true only when the guard said so."""
+    """Whether the guard refuses a call."""
     try:
         call(**params)
     except ClientError as error:

@@ -1,9 +1,9 @@
-"""The roles' policies as template.yaml has them, for the names that the tests use, and what IAM would say to a request.
+"""The policies of the roles in template.yaml, with the resource names of the tests, and an evaluator for them.
 
-moto's IAM compares resources for S3 alone: it knows DynamoDB's and SQS's only as `*`, so that no policy that names a
-table or a queue allows anything there. Hence an evaluator of our own, for the part of the policy language that the
-template uses (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html): `Allow` and
-`Deny` of actions on resources, with the wildcards `*` and `?`. Anything else in a policy stops the tests.
+moto's IAM compares resources for S3 only, so it would refuse every request to a named table or queue. This evaluator
+covers the part of the policy language that the template uses: `Allow` and `Deny` of actions on resources, with the
+wildcards `*` and `?` (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic.html).
+Anything else in a policy stops the tests.
 """
 
 import re
@@ -36,7 +36,7 @@ def log_group_arn(name: str) -> str:
     return f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{name}:*"
 
 
-# What the template makes, as the tests' stack calls it.
+# The template's resources under the names of the tests' stack.
 ARNS = {
     "InputBucket": f"arn:aws:s3:::{INPUT}",
     "OutputBucket": f"arn:aws:s3:::{OUTPUT}",
@@ -84,7 +84,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All that a role has."""
+    """All statements of a role."""
 
     statements: tuple[Statement, ...]
 
@@ -115,7 +115,7 @@ class Policy:
         return effects == {"Allow"}
 
 
-# The same resources, made by somebody else and given to the stack.
+# Parameters that give the stack existing resources of the same names.
 GIVEN = (
     ("ExistingInputBucket", INPUT),
     ("ExistingOutputBucket", OUTPUT),
@@ -129,7 +129,7 @@ GIVEN = (
 
 @cache
 def read_policy(function: str, parameters: tuple[tuple[str, str], ...] = ()) -> Policy:
-    """The policy of a function's role (`Chunking`, `Reassembly`), for a stack with these parameters."""
+    """The policy of a function's role (`Chunking`, `Reassembly`) in a stack with these parameters."""
     template = yaml_parse(TEMPLATE.read_text())
     # A reference to a bucket or table is its name, the end of its ARN.
     names: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""A stack whose functions have the rights of their roles, while its user and its segment worker may do anything."""
+"""A stack in which one function has the rights of its role only. Its user and its segment worker may do anything."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ FUNCTIONS = ("Chunking", "Reassembly")
 
 @dataclass
 class GuardedStack:
-    """What the tests do to a stack in which one function is under guard."""
+    """The stack and what a scenario does with it."""
 
     open: Stack
     guard: Guard
@@ -29,7 +29,7 @@ class GuardedStack:
 
     @property
     def aws(self) -> Aws:
-        """What the function has."""
+        """The clients of the function."""
         return self.guard.aws
 
     @property
@@ -43,7 +43,7 @@ class GuardedStack:
         return build(self.aws)
 
     def deliver(self, body: Any, *, receive_count: int = 1, remaining_ms: int = 900_000) -> bool:
-        """Send a message, hand it to the function, delete it if that was fine. Says whether it was fine."""
+        """Send a message, deliver it to the function, delete it unless it was returned. Says whether it was deleted."""
         sqs = self.open.aws.sqs
         sqs.send_message(QueueUrl=self.queue_url, MessageBody=json.dumps(body))
         (message,) = sqs.receive_message(QueueUrl=self.queue_url, VisibilityTimeout=960)["Messages"]
@@ -66,7 +66,7 @@ class GuardedStack:
         self.open.add_job(status={"S": status.value}, **attributes)
 
     def add_processed(self, count: int, body: bytes = b"") -> None:
-        """Processed segments and their completions, as if a worker had made them."""
+        """Add processed segments and their completions."""
         for index in range(count):
             key = build_output_segment_key("job-1", index)
             self.open.aws.s3.put_object(Bucket=OUTPUT, Key=key, Body=body)
@@ -75,7 +75,7 @@ class GuardedStack:
             self.open.aws.dynamodb.put_item(TableName="SegmentCompletions", Item=completion)
 
     def leave(self, bucket: str, key: str) -> None:
-        """An object that another source's job left."""
+        """Put an object of another source."""
         self.open.aws.s3.put_object(Bucket=bucket, Key=key, Body=b"old", Metadata={SOURCE_ETAG: "another"})
 
     def unfinished_uploads(self, bucket: str) -> int:

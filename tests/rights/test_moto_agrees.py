@@ -1,4 +1,4 @@
-"""The guard is of our own making; where moto's IAM can judge too, for S3, both have to say the same."""
+"""Our guard and moto's IAM agree about S3, the one service for which moto checks resources."""
 
 import json
 from typing import Any
@@ -52,8 +52,8 @@ def judged_by_moto(policy: Policy) -> Any:
 
 
 @pytest.mark.parametrize("function", ALLOWED)
-def test_moto_judges_the_same(new_stack: NewStack, function: str) -> None:
-    """What the guard refuses of S3's operations moto refuses, and what it allows moto allows."""
+def test_moto_and_the_guard_agree(new_stack: NewStack, function: str) -> None:
+    """Moto refuses and allows the same S3 operations as the guard."""
     # moto, like S3, answers delete_objects with a list of errors; the guard refuses it as a whole.
     refused = [one[1:] for one in REFUSED[function] if one[0] == "s3" and one[1] != "delete_objects"]
     policy = read_policy(function)

@@ -1,4 +1,4 @@
-"""Each function with the rights of its role and no others. The policies are template.yaml's; moto keeps the state."""
+"""Each function with the rights of its role and no others. The policies are those of template.yaml."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from tests.rights.policies import ARNS, GIVEN, Grant, Policy, Statement, read_po
 from tests.rights.scenarios import SCENARIOS, Scenario
 from tests.rights.stack import FUNCTIONS, GuardedStack
 
-# Lambda itself uses these, with the function's role: no run in a process can tell.
+# Lambda itself uses these with the function's role, so no test run in a process needs them.
 SERVICE_GRANTS = {
     "sqs:ReceiveMessage": "the event source mapping polls the queue",
     "sqs:DeleteMessage": "the event source mapping deletes what the handler has acknowledged",
@@ -39,7 +39,7 @@ USED_IN_RUNS = [
     ],
 )
 def test_the_rights_are_enough(new_stack: NewStack, function: str, scenario: Scenario) -> None:
-    """With the rights of its role a function does all that it has to, and asks for nothing more."""
+    """With the rights of its role, a function can do everything it has to, and asks for nothing else."""
     with new_stack(function, read_policy(function)) as stack:
         scenario(stack)
         assert stack.guard.refused == []
@@ -47,7 +47,7 @@ def test_the_rights_are_enough(new_stack: NewStack, function: str, scenario: Sce
 
 @pytest.mark.parametrize(("function", "grant"), USED_IN_RUNS)
 def test_each_action_is_needed(new_stack: NewStack, function: str, grant: Grant) -> None:
-    """Without any one action of a statement something goes wrong that shows, and nothing else is refused."""
+    """Without any one action of a statement, a scenario fails because of exactly that action."""
     policy = read_policy(function).without(grant)
     for scenario in SCENARIOS[function]:
         with new_stack(function, policy) as stack:
@@ -60,7 +60,7 @@ def test_each_action_is_needed(new_stack: NewStack, function: str, grant: Grant)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_lambda_itself_uses(function: str) -> None:
+def test_the_rights_that_lambda_uses(function: str) -> None:
     """The role lets Lambda poll the function's own queue and write to its own log group, and no others."""
     policy = read_policy(function)
     own = {"sqs": ARNS[f"{function}Queue"], "logs": ARNS[f"{function}LogGroup"]}
@@ -129,8 +129,8 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_is_refused(new_stack: NewStack, function: str) -> None:
-    """A function touches no other prefix, bucket, table or queue, and invents no job. It deletes nothing."""
+def test_everything_else_is_refused(new_stack: NewStack, function: str) -> None:
+    """A function has no access to other prefixes, buckets, tables and queues. It creates no job and deletes nothing."""
     with new_stack(function, read_policy(function)) as stack:
         done = [
             (service, operation, params)
@@ -146,8 +146,8 @@ def call(stack: GuardedStack, service: str, operation: str) -> Callable[..., Any
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_what_is_given_has_the_same_rights(function: str) -> None:
-    """On buckets, tables and queues that exist already a function has the rights that it has on the stack's own."""
+def test_existing_resources_have_the_same_rights(function: str) -> None:
+    """The rights on existing buckets, tables and queues equal those on the stack's own."""
     assert read_policy(function, GIVEN) == read_policy(function)
 
 
@@ -171,12 +171,12 @@ def policy(*statements: tuple[str, str, str]) -> Policy:
     ],
 )
 def test_resources(pattern: str, resource: str, allowed: bool) -> None:
-    """`*` is any text, `?` one character, and everything else itself."""
+    """`*` matches any text, `?` one character, and everything else itself."""
     assert policy(("Allow", "s3:GetObject", pattern)).allows("s3:GetObject", resource) is allowed
 
 
 def test_effects() -> None:
-    """What nobody allows is refused, what somebody denies too; actions are the same in capitals."""
+    """A denied action is refused, and so is one that no statement allows. Actions ignore case."""
     allowing = policy(("Allow", "s3:Get*", "*"))
     assert allowing.allows("S3:getobject", "anything")
     assert not allowing.allows("s3:PutObject", "anything")
@@ -184,15 +184,15 @@ def test_effects() -> None:
 
 
 @pytest.mark.parametrize("element", ["Condition", "NotAction", "NotResource", "Principal"])
-def test_what_the_guard_does_not_know_stops_the_tests(element: str) -> None:
-    """An element of the policy language that is not evaluated here is not passed over."""
+def test_an_unknown_policy_element_stops_the_tests(element: str) -> None:
+    """An element of the policy language that is not evaluated here is never ignored."""
     statement = {"Sid": "", "Effect": "Allow", "Action": "s3:GetObject", "Resource": "*", element: {}}
     with pytest.raises(AssertionError, match=element):
         Policy.parse([{"Statement": [statement]}])
 
 
-def test_absence_is_for_those_who_may_list(new_stack: NewStack) -> None:
-    """An object that is not there looks forbidden to those who may not list the bucket, as on AWS."""
+def test_absence_needs_the_right_to_list(new_stack: NewStack) -> None:
+    """Without it, a missing object looks forbidden, as on AWS."""
     reading = policy(("Allow", "s3:GetObject", "*"))
     with new_stack("Chunking", reading) as stack:
         assert is_refused(stack.aws.s3.get_object, Bucket=INPUT, Key=SOURCE) is False
@@ -201,8 +201,8 @@ def test_absence_is_for_those_who_may_list(new_stack: NewStack) -> None:
     assert caught.value.response["Error"]["Code"] == "403"
 
 
-def test_a_copy_needs_both_ends(new_stack: NewStack) -> None:
-    """Copying a part reads one object and writes another: each has to be allowed."""
+def test_a_copy_needs_rights_to_source_and_target(new_stack: NewStack) -> None:
+    """Copying a part reads one object and writes another."""
     with new_stack("Chunking", policy(("Allow", "s3:PutObject", "*"))) as stack:
         part = {"Bucket": INPUT, "Key": SEGMENT, "UploadId": "upload", "PartNumber": 1}
         source = {"Bucket": INPUT, "Key": SOURCE}
