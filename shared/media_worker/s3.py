@@ -20,8 +20,9 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
+from media_worker.best_effort import best_effort
 from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, plan_parts
-from media_worker.deadline import Deadline
+from media_worker.deadline import Deadline, Hold
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
 
@@ -82,6 +83,8 @@ class Target:
     key: str
     identity: tuple[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # An object with the same identity that is not good.
+    replaced: StoredObject | None = None
 
     @property
     def address(self) -> dict[str, Any]:
@@ -235,25 +238,26 @@ def write_once(
     sources: Sequence[Source] = (),
     *,
     look_first: bool = False,
-    replaced: StoredObject | None = None,
+    hold: Hold | None = None,
 ) -> bool:
     """Write an object unless the one with the same identity exists already. Says whether it was written.
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another
-    identity is replaced, and so is `replaced`, unless somebody else replaces it at the same time. With `look_first` the
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another identity is
+    replaced, and so is `target.replaced`, unless somebody else replaces it at the same time. With `look_first` the
     object is looked for before anything is transferred: a retry is likely to find it.
 
     Raises:
         SourceChanged: a source object was replaced or removed.
         TransferFailed: somebody else is writing the same object.
+        LeaseLost: the object was written by somebody who has taken over the lease `hold`.
         TooManyParts: S3 does not allow that many parts.
     """
     existing = describe(aws, target.bucket, target.key) if look_first else None
     if existing and has_identity(existing, target.identity):
         return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition = {"IfMatch": replaced.etag} if replaced else {"IfNoneMatch": "*"}
+    condition = {"IfMatch": target.replaced.etag} if target.replaced else {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
             _write(aws, target, parts, sources, condition)
@@ -267,6 +271,8 @@ def write_once(
             if existing and has_identity(existing, target.identity):
                 return False
             condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
+            if hold:  # after the look: what a successor has written is never replaced
+                hold.require()
             logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
         else:
             return True
@@ -357,31 +363,33 @@ def _read(aws: "Aws", source: Source, wanted: ByteRange) -> bytes:
 
 def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
     """Abort an upload, best effort: it may be gone already, and a lifecycle rule removes what stays."""
-    try:
+    with best_effort("Incomplete upload not aborted", "upload_not_aborted", key=key):
         aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
-    except (BotoCoreError, ClientError) as error:
-        logger.warning("Incomplete upload not aborted", event="upload_not_aborted", key=key, reason=str(error))
 
 
-def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str) -> None:
-    """Abort the uploads below a prefix that nobody will complete.
+def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str, until_s: float) -> None:
+    """Abort the uploads below a prefix that nobody will complete, best effort.
 
     A process that died leaves its own; so does a lost answer to CreateMultipartUpload, because the SDK asks again.
-    Only the holder of the job's lease may call this: then no upload below the prefix is alive.
+    Only the holder of the job's lease calls this, with the time at which the lease expires: uploads that were begun
+    later are those of its successor. A lifecycle rule removes what stays.
     """
-    pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-        logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
-        _abort(aws, bucket, upload["Key"], upload["UploadId"])
+    with best_effort("Incomplete uploads not listed", "uploads_not_listed", prefix=prefix):
+        pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+            if upload["Initiated"].timestamp() < until_s:
+                logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
+                _abort(aws, bucket, upload["Key"], upload["UploadId"])
 
 
 def let_expire(aws: "Aws", bucket: str, key: str) -> None:
     """Tag an object so that the output bucket's lifecycle rule removes it, as it removes processed segments.
 
-    The functions have no right to delete, so that no bug can delete a video.
+    Best effort, like all cleanup. The functions have no right to delete, so that no bug can delete a video.
     """
     tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
-    aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
+    with best_effort("Object not tagged to expire", "expiry_not_set", key=key):
+        aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
 
 
 def _is_changed(error: ClientError) -> bool:
