@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 # Ranged downloads and part uploads run at most this many at once, so that no call waits for a connection.
-CONNECTIONS = 32
+CONNECTIONS = 48
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from media_worker.lease import Hold, chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
 from media_worker.mp4 import Layout, Mp4Error, SplitPlan, lay_out, plan_split, split_at
 from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, store_plan
-from media_worker.s3 import PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
+from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
 from media_worker.settings import Engine
 from media_worker.telemetry import Steps, count, logger, submit
 
@@ -150,22 +150,29 @@ def _write_segments(
     def write(index: int) -> None:
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
         key = build_segment_key(job.job_id, index, len(layouts), job.mode)
-        target = Target(aws.settings.input_bucket_name, key, (PLAN, plan.digest), plan.segments[index].metadata())
+        target = Target(
+            aws.settings.input_bucket_name,
+            key,
+            (PLAN, plan.digest),
+            plan.segments[index].metadata(),
+            hold=deadline.hold,
+        )
         contents = [layouts[index].header, *layouts[index].ranges]
         # Only a retry can find the segment of an earlier attempt.
-        look_first = job.plan == plan.digest
-        written = write_once(aws, target, contents, [media.source], look_first=look_first, hold=deadline.hold)
+        written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)
         if written:
             logger.info("Segment written", event="segment_written", key=key)
         else:
             logger.info("Segment exists already", event="segment_present", key=key)
 
-    pool = ThreadPoolExecutor(_SEGMENTS_AT_ONCE)
-    try:
-        for written in [submit(pool, write, index) for index in range(len(layouts))]:
-            written.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    # The pools keep the order of the segments, so that the first one is complete, and its worker started, first.
+    with ThreadPoolExecutor(PARTS_AT_ONCE) as part_pool:
+        pool = ThreadPoolExecutor(_SEGMENTS_AT_ONCE)
+        try:
+            for written in [submit(pool, write, index) for index in range(len(layouts))]:
+                written.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _known_job(aws: "Aws", job_id: str) -> Job:

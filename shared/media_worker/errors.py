@@ -146,7 +146,7 @@ _UNINFORMATIVE = ("Error opening input file", "Last message", "Task finished wit
 
 
 def _summarise(stderr_tail: str) -> str:
-    """The lines of ffmpeg's error output without the addresses in front, each once, and without the repeated file name."""
+    """The lines of ffmpeg's error output, each once, without the addresses in front and the repeated file name."""
     lines = (re.sub(r"^(\[[^\]]*\] *)+", "", line.strip()) for line in stderr_tail.splitlines())
     informative = dict.fromkeys(line for line in lines if line and not line.startswith(_UNINFORMATIVE))
     return "; ".join(informative)[:500]

@@ -147,13 +147,12 @@ def _write_final(
             layout = plan_join(movies, plan.starts_s if plan else None)
             expected = Expected.of(plan, movies, multiple)
         described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
-        target = Target(
-            aws.settings.output_bucket_name, build_final_key(job.job_id), _identity(job), described, replaced
-        )
+        key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
+        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces, deadline.hold)
         deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
         with steps.step("join", layout.size_bytes), _as_bad_segment():
             contents = [layout.header, *layout.ranges]
-            write_once(aws, target, contents, [media.source for media in opened], hold=deadline.hold)
+            write_once(aws, target, contents, [media.source for media in opened])
 
 
 @contextmanager

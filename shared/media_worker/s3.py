@@ -7,8 +7,8 @@ ranges of the sources; ranges of other objects are copied by S3, ranges of local
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -37,7 +37,9 @@ _MIB = 1024 * 1024
 # short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
 # ETag: only ranged requests carry it.
 _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
-_PARTS_AT_ONCE = 4
+# Part copies wait for S3 alone, so many run at once. A part that is uploaded is in memory: fewer of these.
+PARTS_AT_ONCE = 32
+_UPLOADS_AT_ONCE = threading.BoundedSemaphore(4)
 # Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
 _FORWARD_BYTES = 8 * _MIB
 _FORWARD_READS = 8
@@ -77,14 +79,19 @@ type Source = StoredObject | Path
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a new object goes, and what it is made from: `identity` is a metadata entry, such as ("plan", digest)."""
+    """Where a new object goes, and what it is made from.
+
+    `identity` is a metadata entry, such as ("plan", digest). `replaces` is the ETag of an object of the same identity
+    that is to be overwritten.
+    """
 
     bucket: str
     key: str
     identity: tuple[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    # An object with the same identity that is not good.
-    replaced: StoredObject | None = None
+    replaces: str | None = None
+    # The lease under which the object is written.
+    hold: Hold | None = None
 
     @property
     def address(self) -> dict[str, Any]:
@@ -238,29 +245,31 @@ def write_once(
     sources: Sequence[Source] = (),
     *,
     look_first: bool = False,
-    hold: Hold | None = None,
+    pool: Executor | None = None,
 ) -> bool:
     """Write an object unless the one with the same identity exists already. Says whether it was written.
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another identity is
-    replaced, and so is `target.replaced`, unless somebody else replaces it at the same time. With `look_first` the
-    object is looked for before anything is transferred: a retry is likely to find it.
+    replaced, and so is the one that `target` names, unless somebody else replaces it at the same time. With
+    `look_first` the object is looked for before anything is transferred: a retry is likely to find it. Writes that
+    share a `pool` have their parts transferred in the order of the calls.
 
     Raises:
         SourceChanged: a source object was replaced or removed.
         TransferFailed: somebody else is writing the same object.
-        LeaseLost: the object was written by somebody who has taken over the lease `hold`.
+        LeaseLost: the object may have been written by somebody who has taken over the lease.
         TooManyParts: S3 does not allow that many parts.
     """
     existing = describe(aws, target.bucket, target.key) if look_first else None
     if existing and has_identity(existing, target.identity):
         return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition = {"IfMatch": target.replaced.etag} if target.replaced else {"IfNoneMatch": "*"}
+    condition = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
-            _write(aws, target, parts, sources, condition)
+            with nullcontext(pool) if pool else ThreadPoolExecutor(PARTS_AT_ONCE) as executor:
+                _write(aws, target, parts, sources, condition, executor)
         except ClientError as error:
             if _code(error) in _CONFLICT | _ABSENT:  # absent: the object to be replaced was removed
                 condition = {"IfNoneMatch": "*"}
@@ -271,8 +280,8 @@ def write_once(
             if existing and has_identity(existing, target.identity):
                 return False
             condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
-            if hold:  # after the look: what a successor has written is never replaced
-                hold.require()
+            if target.hold:  # after the look: what a successor has written is never replaced
+                target.hold.require()
             logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
         else:
             return True
@@ -298,37 +307,44 @@ def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: 
 
 
 def _write(
-    aws: "Aws", target: Target, parts: Sequence[Part], sources: Sequence[Source], condition: Mapping[str, str]
+    aws: "Aws",
+    target: Target,
+    parts: Sequence[Part],
+    sources: Sequence[Source],
+    condition: Mapping[str, str],
+    pool: Executor,
 ) -> None:
     """One conditional write: a single PUT when one uploaded part is all there is, else a multipart upload."""
     if len(parts) == 1 and isinstance(parts[0], UploadedPart):
-        body = _assemble(aws, parts[0], sources)
-        aws.s3.put_object(**target.address, Body=body, **{**target.headers, **condition})
+        with _UPLOADS_AT_ONCE:
+            body = _assemble(aws, parts[0], sources)
+            aws.s3.put_object(**target.address, Body=body, **{**target.headers, **condition})
         return
     upload: dict[str, Any] = {
         **target.address,
         "UploadId": aws.s3.create_multipart_upload(**target.address, **target.headers)["UploadId"],
     }
-    pool = ThreadPoolExecutor(_PARTS_AT_ONCE)
+    sent: list[Future[str]] = []
     try:
-        sent = [
+        sent += [
             submit(pool, _send_part, aws, part, sources, {**upload, "PartNumber": number})
             for number, part in enumerate(parts, start=1)
         ]
         etags = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
         aws.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": etags}, **condition)
     except BaseException:
-        pool.shutdown(cancel_futures=True)
+        for part in sent:
+            part.cancel()
+        wait(sent)  # a part that arrives after the abort would stay
         _abort(aws, target.bucket, target.key, upload["UploadId"])
         raise
-    finally:
-        pool.shutdown()
 
 
 def _send_part(aws: "Aws", part: Part, sources: Sequence[Source], address: dict[str, Any]) -> str:
     """Upload one part, or have S3 copy it. Returns its ETag."""
     if isinstance(part, UploadedPart):
-        return aws.s3.upload_part(**address, Body=_assemble(aws, part, sources))["ETag"]
+        with _UPLOADS_AT_ONCE:
+            return aws.s3.upload_part(**address, Body=_assemble(aws, part, sources))["ETag"]
     source = sources[part.range.source]
     assert isinstance(source, StoredObject)  # ranges of local files are never copied parts
     try:

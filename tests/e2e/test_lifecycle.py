@@ -37,18 +37,15 @@ READ_SETTINGS = "Settings.from_environment(os.environ)"
 OTHER_SETTINGS = 'Settings.from_environment({**os.environ, "CHUNK_SEGMENT_DURATION_SEC": "2"})'
 
 
-def sam(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    argv = [str(Path(sys.executable).with_name("sam")), *arguments, "--stack-name", STACK]
+def deploying(environment: dict[str, str], template: Path, stack: str = STACK) -> subprocess.Popen[str]:
+    argv = [str(Path(sys.executable).with_name("sam")), "deploy", "--stack-name", stack]
+    argv += ["--template-file", str(template), "--parameter-overrides"]
+    argv += [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
     argv += ["--config-file", SAM_CONFIG]
     quiet = {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
     return subprocess.Popen(
         argv, env=environment | quiet, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def deploying(environment: dict[str, str], template: Path) -> subprocess.Popen[str]:
-    parameters = [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
-    return sam(environment, "deploy", "--template-file", str(template), "--parameter-overrides", *parameters)
 
 
 def ended_well(process: subprocess.Popen[str]) -> str:
@@ -184,17 +181,51 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
     wait_for(lambda: jobs.running() <= messages(stack.aws) <= jobs.running() * 8)
 
 
+def what_exists(aws: Aws) -> set[str]:
+    """The names of all buckets, tables and queues in the cloud."""
+    buckets = {bucket["Name"] for bucket in aws.s3.list_buckets()["Buckets"]}
+    tables, queues = aws.dynamodb.list_tables()["TableNames"], aws.sqs.list_queues().get("QueueUrls", [])
+    return buckets | set(tables) | set(queues)
+
+
+def test_a_failed_first_deployment_leaves_nothing(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
+    """When a stack cannot be created, its buckets and tables are deleted with the rest."""
+    changed = tmp_path / "changed"
+    shutil.copytree(ROOT / ".local" / "build", changed, copy_function=os.link)
+    template = changed / "template.yaml"
+    text = template.read_text()
+    template.unlink()
+    broken = """
+  Broken:
+    Type: AWS::CloudFormation::Stack
+    DependsOn: [InputBucket, OutputBucket, JobsTable, SegmentCompletionsTable, ReassemblyTriggeredTable]
+    Properties: {TemplateURL: https://s3.us-east-1.amazonaws.com/media-worker-artifacts/absent.yaml}
+"""
+    template.write_text(text.replace("\nResources:\n", f"\nResources:{broken}"))
+    before = what_exists(stack.aws)
+    deployment = deploying(environment, template, "broken")
+    with deployment:
+        said = deployment.communicate(timeout=120)[0]
+    assert deployment.returncode == 1
+    assert "ROLLBACK_COMPLETE" in said
+    assert what_exists(stack.aws) == before
+
+
 def test_deleting_the_stack_keeps_buckets_and_tables(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
-    """`sam delete` keeps them with their objects and rows, and CloudFormation reports them as skipped."""
+    """Buckets and tables stay with their objects and rows, and CloudFormation reports them as skipped.
+
+    The test uses CloudFormation's API, because `sam delete` accepts only template URLs of AWS for the nested stack.
+    """
     aws, settings = stack.aws, stack.aws.settings
     jobs = Jobs(aws, clips.make("no_audio", tmp_path / "clip.mp4"))
     jobs.submit()
     wait_for(lambda: jobs.read()[0].total_segments)
     assert queue_urls(aws)
-    ended_well(sam(environment, "delete", "--no-prompts", "--region", settings.aws_region))
     cloudformation = boto3.client(
         "cloudformation", endpoint_url=settings.aws_endpoint_url, region_name=settings.aws_region
     )
+    cloudformation.delete_stack(StackName=STACK)
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
     (deleted,) = (one for one in cloudformation.list_stacks()["StackSummaries"] if one["StackName"] == STACK)
     assert deleted["StackStatus"] == "DELETE_COMPLETE"
     events = cloudformation.describe_stack_events(StackName=deleted["StackId"])["StackEvents"]
@@ -204,3 +235,5 @@ def test_deleting_the_stack_keeps_buckets_and_tables(environment: dict[str, str]
     aws.s3.head_object(Bucket=settings.input_bucket_name, Key=build_source_key(jobs.ids[0]))
     aws.s3.head_bucket(Bucket=settings.output_bucket_name)
     assert queue_urls(aws) == []
+    left = [one for one in cloudformation.list_stacks()["StackSummaries"] if one["StackName"].startswith(STACK)]
+    assert {one["StackStatus"] for one in left} == {"DELETE_COMPLETE"}

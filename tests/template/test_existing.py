@@ -205,7 +205,7 @@ def test_what_the_owner_of_queues_must_do(stack_with: StackWith) -> None:
 
 @pytest.mark.parametrize("name", ["Chunking", "Segment", "Reassembly"])
 def test_dead_letter_queue_is_asked_for(template: Json, defaults: Json, name: str) -> None:
-    """A queue is given with its dead-letter queue: without one, no alarm fires for a message that nobody can process."""
+    """A queue is given with its dead-letter queue: without one, no alarm fires for a message that cannot be read."""
     queue = {f"Existing{name}QueueArn": QUEUES[f"Existing{name}QueueArn"]}
     assert broken_rules(template, defaults | queue) == [
         f"Existing{name}QueueArn needs Existing{name}DeadLetterQueueArn"

@@ -1,6 +1,7 @@
 """What others find the stack's parts by."""
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,22 @@ OUTPUTS = {
     "ReassemblyQueueUrl": "ReassemblyQueue",
     "SegmentQueueUrl": "SegmentQueue",
 }
+KINDS = ("Queue", "DeadLetterQueue")
 
 
 @pytest.mark.parametrize(("output", "resource"), OUTPUTS.items())
 def test_outputs(stack: Json, output: str, resource: str) -> None:
     """Every name that others need is an output, in the words of the contract."""
     assert stack["Outputs"][output]["Value"] == {"Ref": resource}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["Chunking", "Segment", "Reassembly"])
+def test_queue_arns(stack: Json, stack_with: Callable[..., Json], name: str, kind: str) -> None:
+    """Other stacks find every queue and dead-letter queue by its ARN, whether it was made or given."""
+    assert stack["Outputs"][f"{name}{kind}Arn"]["Value"] == {"Fn::GetAtt": [f"{name}{kind}", "Arn"]}
+    given = {f"Existing{name}{other}Arn": f"arn:aws:sqs:us-east-1:123456789012:{other}" for other in KINDS}
+    assert stack_with(**given)["Outputs"][f"{name}{kind}Arn"]["Value"] == given[f"Existing{name}{kind}Arn"]
 
 
 @pytest.fixture

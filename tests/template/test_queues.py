@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.template.intrinsics import broken_rules
+
 type Json = dict[str, Any]
 
 QUEUES = ("Chunking", "Segment", "Reassembly")
@@ -20,13 +22,21 @@ def test_event_sources(event_source: Json) -> None:
     """A function takes one message at a time, reports each one's failure, and is limited without throttling."""
     assert event_source["BatchSize"] == 1
     assert event_source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    assert event_source["ScalingConfig"] == {"MaximumConcurrency": 10}
+    assert event_source["ScalingConfig"] == {"MaximumConcurrency": 4}
 
 
 def test_concurrency_can_be_left_open(stack_with: Callable[..., Json]) -> None:
     """MaximumConcurrency=0 leaves the limit out, as the local cloud needs it: 0 itself is none that Lambda takes."""
     resources = stack_with(MaximumConcurrency=0)["Resources"]
     assert "ScalingConfig" not in resources["ChunkingFunctionQueue"]["Properties"]
+
+
+def test_a_concurrency_of_one_is_refused(template: Json, defaults: Json) -> None:
+    """CloudFormation refuses MaximumConcurrency=1 before it begins: Lambda would, after everything else is made."""
+    refusal = "MaximumConcurrency is 2 or more, or 0 for no limit; Lambda refuses 1"
+    assert broken_rules(template, defaults | {"MaximumConcurrency": 1}) == [refusal]
+    assert broken_rules(template, defaults | {"MaximumConcurrency": 2}) == []
+    assert broken_rules(template, defaults | {"MaximumConcurrency": 0}) == []
 
 
 def test_no_reserved_concurrency(function: Json) -> None:

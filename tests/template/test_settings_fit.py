@@ -11,6 +11,7 @@ DAY_S = 86_400
 HANDLER_PEAK_MB = 250
 # Lambda gives processor by memory; this much is a whole core.
 LAMBDA_CORE_MB = 1769
+NEW_ACCOUNT_CONCURRENCY = 10
 
 
 def seconds_until_given_up(resources: Json, defaults: Json, queue: str) -> int:
@@ -63,16 +64,20 @@ def test_unfinished_uploads_outlast_the_invocation(resources: Json, defaults: Js
 
 
 def test_concurrency_is_one_that_lambda_takes(defaults: Json, event_source: Json) -> None:
-    """Lambda takes a MaximumConcurrency from 2 to 1000; less than five would leave pollers of a busy queue idle."""
-    assert 5 <= event_source["ScalingConfig"]["MaximumConcurrency"] <= 1000
+    """The default is a MaximumConcurrency that Lambda accepts.
+
+    2 to 1,000: https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html
+    """
+    assert 2 <= event_source["ScalingConfig"]["MaximumConcurrency"] <= 1000
     assert defaults["MaximumConcurrency"] == event_source["ScalingConfig"]["MaximumConcurrency"]
 
 
 def test_concurrency_fits_a_new_account(defaults: Json) -> None:
-    """Both functions at their limit leave room in an account that may run 1,000 invocations at once; a new account that
-    may run ten gives throttles, and the alarm says so.
+    """Both functions at their limit fit into the 10 concurrent executions of a new account, with two to spare.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
     """
-    assert 2 * defaults["MaximumConcurrency"] <= 100
+    assert 2 * defaults["MaximumConcurrency"] + 2 <= NEW_ACCOUNT_CONCURRENCY
 
 
 def test_memory_does_not_pay_for_tmp(template: Json, function: Json, defaults: Json) -> None:

@@ -23,13 +23,6 @@ def rules(resources: Json, bucket: str) -> dict[str, Json]:
     return {rule["Id"]: rule for rule in resources[bucket]["Properties"]["LifecycleConfiguration"]["Rules"]}
 
 
-@pytest.mark.parametrize("name", [*BUCKETS, *TABLES])
-def test_data_survives(resources: Json, name: str) -> None:
-    """Media and tables survive a deleted stack, and an update that would replace them."""
-    assert resources[name]["DeletionPolicy"] == "Retain"
-    assert resources[name]["UpdateReplacePolicy"] == "Retain"
-
-
 @pytest.mark.parametrize("name", BUCKETS)
 def test_buckets_are_private(resources: Json, name: str) -> None:
     """A bucket is closed to the public, knows no ACLs, and is encrypted."""

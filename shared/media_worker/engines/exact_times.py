@@ -10,7 +10,7 @@ rounds edit lists to milliseconds, and may end one before the last frame. So:
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -26,57 +26,60 @@ _RATES = (
     *(Fraction(rate * 1000, 1001) for rate in (15, 24, 30, 48, 60, 96, 120, 240)),
     *(Fraction(15, 2), Fraction(25, 2)),
 )
+# Tracks whose samples are the packets that went in.
+_EDITED = frozenset({b"vide", b"soun"})
 _MIN_TIMESCALE = 10_000
 # Putting times on a grid takes a few numbers for each sample.
-_MAX_SAMPLES = 10_000_000
+_MIN_SAMPLES, _MAX_SAMPLES = 2, 10_000_000
 
 
 def with_exact_times(movie: Movie, packets: Sequence[PacketTimes]) -> Movie:
     """The movie with the times of these packets, which went into its first tracks.
 
-    ffmpeg adds tracks of its own behind them: chapters, timecode.
+    ffmpeg adds tracks of its own behind them (chapters, timecode), and samples of its own to subtitles. Those tracks
+    keep ffmpeg's edit lists.
     """
-    mapped = [_on_grid(track, times) for track, times in zip(movie.tracks, packets, strict=False)]
-    added = movie.tracks[len(packets) :]
-    timescale = exact_movie_timescale([movie.timescale, *(track.timescale for track, _ in mapped)])
-    tracks = [
-        *(_presented(track, times, start, timescale) for (track, start), times in zip(mapped, packets, strict=False)),
-        *(replace(track, edits=_rescaled(track.edits, movie.timescale, timescale)) for track in added),
+    known = len(packets)
+    on_grid = [_on_grid(track, times) for track, times in zip(movie.tracks, packets, strict=False)]
+    timescale = exact_movie_timescale([movie.timescale, *(track.timescale for track, _ in on_grid)])
+    edited = [
+        replace(track, edits=_edits(track, times, start, timescale))
+        if track.handler in _EDITED and track.table.count and times.first is not None
+        else _rescaled(track, movie.timescale, timescale)
+        for (track, start), times in zip(on_grid, packets, strict=False)
     ]
-    return replace(movie, timescale=timescale, tracks=tuple(tracks))
+    added = [_rescaled(track, movie.timescale, timescale) for track in movie.tracks[known:]]
+    return replace(movie, timescale=timescale, tracks=(*edited, *added))
 
 
-def _presented(track: Track, times: PacketTimes, start: Fraction, movie_timescale: int) -> Track:
-    """The track with an edit list that presents its packets from time 0 on. `start` (track ticks): of the first one."""
-    table = track.table
-    if not table.count or times.first is None:
-        return track
-    to_ticks = times.time_base * track.timescale
-    zero = table.composition_start() - start  # the media time that is presented at time 0
-    first_presented, media_end = start, Fraction(table.composition_end())
+def _edits(track: Track, times: PacketTimes, start: Fraction, movie_timescale: int) -> tuple[Edit, ...]:
+    """An edit list that presents every packet from time 0 on. The first packet is presented at `start` (track ticks).
+
+    Packets that the source's own edit list hides at its start or end stay hidden.
+    """
+    zero = track.table.composition_start() - start  # the media time that is presented at time 0
+    first_presented, media_end = start, Fraction(track.table.composition_end())
     if times.discarded and times.presented_start is not None and times.presented_end is not None:
-        first_presented = start + (times.presented_start - times.first) * to_ticks
+        to_ticks = times.time_base * track.timescale
+        first_presented = start + (times.presented_start - (times.first or 0)) * to_ticks
         media_end = min(media_end, zero + times.presented_end * to_ticks)
     begin = round(max(Fraction(0), first_presented))
     media_start = max(0, round(zero + begin))
-    edits = single_edit(
-        begin,
-        media_start,
-        max(1, round(media_end) - media_start),
-        track_timescale=track.timescale,
-        movie_timescale=movie_timescale,
+    length = max(1, round(media_end) - media_start)
+    return single_edit(begin, media_start, length, track_timescale=track.timescale, movie_timescale=movie_timescale)
+
+
+def _rescaled(track: Track, old: int, new: int) -> Track:
+    """The track with its edit list in a new movie timescale."""
+    return replace(
+        track, edits=tuple(replace(edit, duration=round(Fraction(edit.duration * new, old))) for edit in track.edits)
     )
-    return replace(track, edits=edits)
-
-
-def _rescaled(edits: Iterable[Edit], old: int, new: int) -> tuple[Edit, ...]:
-    return tuple(replace(edit, duration=round(Fraction(edit.duration * new, old))) for edit in edits)
 
 
 def _on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
     """The track on the grid of its frames or packets, if it has one, and the presentation time of its first packet."""
     start = (times.first or 0) * times.time_base * track.timescale
-    if not 2 <= track.table.count <= _MAX_SAMPLES or track.table.is_pcm or not times.head:
+    if not _MIN_SAMPLES <= track.table.count <= _MAX_SAMPLES or track.table.is_pcm or not times.head:
         return track, start
     if not track.is_video:
         return _audio_on_grid(track, times) if track.handler == b"soun" else (track, start)
@@ -94,7 +97,8 @@ def _phase(times: PacketTimes, step_s: Fraction) -> Fraction:
     deviations = [time - first - round((time - first) / step) * step for time in times.head]
     if max(deviations) - min(deviations) > 1:
         return first * times.time_base
-    return (first + (max(deviations) + min(deviations)) / 2) * times.time_base
+    exact = first + (max(deviations) + min(deviations)) / 2
+    return (exact if first < 0 else max(exact, Fraction(0))) * times.time_base
 
 
 # Video: a constant frame rate, in which frames may be missing.

@@ -13,16 +13,19 @@ The modules, from the bottom up:
     samples, stbl, edit_list     the tables of a track: model, parsers and builders
     presented                    the frames that a track presents
     movie                        a movie and its tracks
-    fragments, reader            reading a file
+    encryption                   detecting encrypted files
+    fragment_reader, fragments   the fragments of a file
+    reader                       reading a file
     writer, summary              writing a file: header and byte ranges
     provenance                   what a segment says about its source
     split, join, concat          which samples go where
 
-Errors: `Unsupported` (ffmpeg may be able to do it), `BrokenFile` (the file contradicts itself) and `TracksDiffer` (a
-segment cannot be joined with the others).
+Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can without the key), `BrokenFile` (the file
+contradicts itself) and `TracksDiffer` (a segment cannot be joined with the others).
 """
 
-from .errors import BrokenFile, Mp4Error, TracksDiffer, Unsupported
+from .errors import BrokenFile, Encrypted, Mp4Error, TracksDiffer, Unsupported
+from .fragment_reader import ReadMany, Request
 from .join import plan_join
 from .movie import Movie, Track, presented_video
 from .presented import Presented
@@ -33,12 +36,15 @@ from .writer import Layout
 
 __all__ = [
     "BrokenFile",
+    "Encrypted",
     "Layout",
     "Movie",
     "MovieSummary",
     "Mp4Error",
     "Presented",
     "Read",
+    "ReadMany",
+    "Request",
     "SplitPlan",
     "Track",
     "TrackSummary",

@@ -1,10 +1,14 @@
 """Concatenating changed segments, such as re-encoded ones: each has its own encoder delay, padding and timescale.
 
-The video decides. Its segments follow each other without a gap and with every frame. The other tracks are placed
-relative to the video of their own segment, so that no error adds up, whatever their durations are:
+The video decides. Its segments follow each other without a gap and with every frame that they present. The other
+tracks are placed relative to the video of their own segment, so that no error adds up, whatever their durations are:
 
     video   |---- 0 ----|---- 1 ----|---- 2 ----|
     audio   |.---- 0 ----|.--- 1 ---|.---- 2 ----.     delay and padding (dots) are dropped at the inner edges
+
+Video frames that a segment hides are left out if nothing depends on them. The copy of the next segment's first sample
+at the end of a segment (`split`) replaces that sample. Frames that can be neither left out nor used are hidden by the
+edit list of the final.
 
 "Packet" means a sample of compressed audio here, as in ffmpeg: one packet contains many PCM samples.
 """
@@ -20,9 +24,10 @@ from fractions import Fraction
 from operator import sub
 from typing import TYPE_CHECKING
 
-from .edit_list import PresentedRange, exact_movie_timescale, single_edit
+from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
 from .movie import Movie, Track
+from .presented import PresentedFrames
 from .samples import Runs, SampleTable, Timeline, concat_tables
 
 if TYPE_CHECKING:
@@ -63,10 +68,13 @@ def concatenate(
         Unsupported: an edit list of a segment cannot be joined.
     """
     tracks = [_presented_parts(row, movies) for row in rows]
-    main = tracks[_main_row(movies, rows)]
-    starts_s = _segment_starts_s(main, starts_s)
+    main_number = _main_row(movies, rows)
+    if starts_s is not None:
+        tracks[main_number] = _within_plan(tracks[main_number], starts_s)
+    main = tracks[main_number]
+    actual_s = _segment_starts_s(main, starts_s)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
-    return JoinedMovie(timescale, tuple(_concatenate_track(track, starts_s, timescale) for track in tracks))
+    return JoinedMovie(timescale, tuple(_concatenate_track(track, actual_s, timescale) for track in tracks))
 
 
 def _main_row(movies: Sequence[Movie], rows: Sequence[Row]) -> int:
@@ -163,7 +171,7 @@ def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
 def common_timescale(timescales: Sequence[int]) -> int:
     """A timescale in which the ticks of all parts are whole numbers, or those of most parts if it would be too large.
 
-    Encoders that choose a timescale by themselves for each segment (10240, 10002, 19996) have no useful common multiple.
+    Encoders that choose another timescale for each segment (10240, 10002, 19996) have no useful common multiple.
     """
     result = 1
     for timescale, _ in Counter(timescales).most_common():
@@ -184,17 +192,26 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
         raise Unsupported(f"the edit list of {track.name} in segment {segment_index} loops or changes the speed")
     if len(ranges) > 1:
         raise Unsupported(f"the edit list of {track.name} in segment {segment_index} has several parts")
+    if track.is_video:
+        return _presented_video(track, movie_timescale, segment_index)
     first = ranges[0]
     media_start, start = math.floor(first.media_start), first.start
     composition_start = track.table.composition_start()
-    # Nothing can be presented before the first frame. And the final cannot hide frames in its middle: those that the
-    # edit list of a later segment hides are the leading samples of an open GOP, which belong to the video.
-    presents_hidden = track.is_video and segment_index > 0
-    if media_start < composition_start or presents_hidden:
+    if media_start < composition_start:  # nothing can be presented before the first sample
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
     presented = (time for time in track.table.last_composition_times() if time < media_start + length)
     return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
+
+
+def _presented_video(track: Track, movie_timescale: int, segment_index: int) -> PresentedPart:
+    frames = PresentedFrames(track, movie_timescale)
+    if not frames.count:
+        raise TracksDiffer(segment_index, f"{track.name} presents no frame")
+    start = frames.time_of(0)
+    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
+    first, last = frames.media_time_of(0), frames.media_time_of(frames.count - 1)
+    return PresentedPart(track.table, track.timescale, first, start, length, last)
 
 
 def _presented_length(
@@ -212,12 +229,30 @@ def _presented_length(
     is_exact = movie_timescale % track.timescale == 0
     # Nothing follows the last segment, so its edit list is applied exactly.
     is_rounded = not (is_exact or is_last) and abs(by_edits - by_samples) <= Fraction(track.timescale, movie_timescale)
-    # The final can hide frames at its end, but not in its middle.
-    presents_all = track.is_video and not is_last and max(track.table.last_composition_times()) >= presented.media_end
-    return by_samples if is_rounded or presents_all else max(1, round(by_edits))
+    return by_samples if is_rounded else max(1, round(by_edits))
 
 
 # The timeline of the final
+
+
+def _within_plan(main: _TrackParts, planned_s: Sequence[Fraction]) -> _TrackParts:
+    """The video without a last frame that is presented when the next segment starts.
+
+    That is the copy of the next segment's first frame, of a worker that ignores edit lists.
+    """
+    parts = list(main.parts)
+    rounding = Fraction(main.timescale, 1000)
+    for index, (part, (start_s, next_s)) in enumerate(zip(parts, itertools.pairwise(planned_s), strict=False)):
+        if part is None:
+            continue
+        start = part.start if index == 0 else start_s * main.timescale
+        latest = part.media_start + next_s * main.timescale - start
+        times = part.table.last_composition_times()
+        late = [time for time in times if latest - rounding < time <= part.last_frame]
+        before = max((time for time in times if time <= latest - rounding), default=part.media_start)
+        if len(late) == 1 and late[0] - before > rounding:
+            parts[index] = replace(part, length=max(1, late[0] - part.media_start), last_frame=before)
+    return replace(main, parts=tuple(parts))
 
 
 def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -> list[Fraction]:
@@ -247,23 +282,32 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
 class SegmentTrack:
     """One segment's part of a track on the timeline of the final, in ticks of the track.
 
-    `length` ticks of media from `media_start` are presented at `start`.
+    `length` ticks of media from `media_start` are presented at `start`. The first sample of `table` is decoded
+    `skipped` ticks after the start of the segment, because samples before it were left out. Media that the segment
+    hides follows the presented media (`hidden_after`) or precedes it (`hidden_before`).
     """
 
     table: SampleTable
     media_start: int
     start: int
     length: int
+    skipped: int = 0
+    hidden_before: int = 0
+    hidden_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ConcatenatedTrack:
-    """A table for each segment, and the one edit that presents them all: `length` from `media_start` at `start`."""
+    """A table for each segment, and the ranges of media that they present."""
 
     tables: tuple[SampleTable, ...]
-    media_start: int = 0
-    start: int = 0
-    length: int = 0
+    ranges: tuple[PresentedRange, ...] = ()
+
+    @classmethod
+    def of(cls, tables: tuple[SampleTable, ...], media_start: int, start: int, length: int) -> ConcatenatedTrack:
+        """One range: `length` ticks of media from `media_start`, presented at `start`."""
+        media_end = Fraction(media_start + length)
+        return cls(tables, (PresentedRange(Fraction(start), Fraction(media_start), media_end),))
 
 
 def _concatenate_track(track: _TrackParts, starts_s: Sequence[Fraction], movie_timescale: int) -> JoinedTrack:
@@ -273,15 +317,18 @@ def _concatenate_track(track: _TrackParts, starts_s: Sequence[Fraction], movie_t
         None if part is None else _on_timeline(part, start_s)
         for part, start_s in zip(track.parts, starts_s, strict=True)
     ]
+    if first.is_video:
+        parts = without_hidden(parts)
     joined = concatenate_audio(parts) if _is_droppable(first.handler, parts) else concatenate_in_order(parts)
-    edits = single_edit(
-        joined.start,
-        joined.media_start,
-        joined.length,
+    edits = edits_of(
+        joined.ranges,
+        movie_start=Fraction(0),
+        media_zero=0,
+        media_end=0,
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
     )
-    return JoinedTrack(replace(first, timescale=track.timescale, edits=edits if any(parts) else ()), joined.tables)
+    return JoinedTrack(replace(first, timescale=track.timescale, edits=edits), joined.tables)
 
 
 def _on_timeline(part: PresentedPart, segment_start_s: Fraction) -> SegmentTrack:
@@ -295,6 +342,73 @@ def _is_droppable(handler: bytes, parts: Sequence[SegmentTrack | None]) -> bool:
     return handler == b"soun" and all(table.offsets is None and table.sync is None for table in tables)
 
 
+# Video: frames that a segment hides
+
+
+def without_hidden(parts: Sequence[SegmentTrack | None]) -> list[SegmentTrack | None]:
+    """Video without the frames that its segments hide, as far as possible. The others are counted as hidden media.
+
+    Hidden frames at the start and at the end of the final stay: its edit list hides them.
+    """
+    changed = list(parts)
+    numbers = [number for number, part in enumerate(parts) if part is not None]
+    for number in numbers[1:]:
+        changed[number] = _with_hidden_start(changed[number])
+    for number, following in itertools.pairwise(numbers):
+        changed[number], changed[following] = _without_hidden_end(changed[number], changed[following])
+    return changed
+
+
+def _with_hidden_start(part: SegmentTrack | None) -> SegmentTrack | None:
+    """The frames before the first presented one are needed to decode it, so they stay."""
+    assert part is not None
+    return replace(part, hidden_before=max(0, part.media_start - part.table.composition_start()))
+
+
+def _without_hidden_end(
+    part: SegmentTrack | None, after: SegmentTrack | None
+) -> tuple[SegmentTrack | None, SegmentTrack | None]:
+    """A segment without the frames that it hides at its end, and the segment after it."""
+    assert part is not None
+    assert after is not None
+    end = part.media_start + part.length
+    table = part.table
+    if max(table.last_composition_times(), default=end - 1) < end:
+        return part, after
+    hidden = [number for number, time in enumerate(table.all_composition_times()) if time >= end]
+    first = hidden[0]
+    if len(hidden) == table.count - first > 0 and first:
+        return replace(part, table=table.slice(0, first)), after
+    if len(hidden) == 1 and _is_copy(table, first, after):
+        duration = after.table.durations[0]
+        return part, replace(
+            after,
+            table=after.table.slice(1, after.table.count),
+            media_start=after.media_start - duration,
+            skipped=duration,
+        )
+    return replace(part, hidden_after=table.composition_end() - end), after
+
+
+def _is_copy(table: SampleTable, number: int, after: SegmentTrack) -> bool:
+    """Whether sample `number` is a copy of the first sample of the segment after it, which presents that sample first.
+
+    Both are sync samples of the same size and description. In an encoder's output, such a sample is never hidden while
+    samples that depend on it are presented.
+    """
+    following = after.table
+    one, other = table.slice(number, number + 1), following.slice(0, 1)
+    is_presented_first = (
+        following.composition_start() == after.media_start == following.slice_times(0, 1).composition_start()
+    )
+    return (
+        is_presented_first
+        and one.sizes.between(0, 1) == other.sizes.between(0, 1)
+        and (one.sync is None or len(one.sync) > 0 or bool(one.partial_sync))
+        and one.chunks.descriptions[0] == other.chunks.descriptions[0]
+    )
+
+
 # Video, and every track of which no sample may be dropped
 
 
@@ -304,17 +418,18 @@ def concatenate_in_order(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTr
     Encoders differ in delay, the composition time of the first frame. All segments get the longest delay, by a shift of
     their composition offsets. Then decode times simply follow presentation times.
     """
-    filled = [part for part in parts if part is not None]
+    filled = [part for part in parts if part is not None and part.table.count]
     if not filled:
         return ConcatenatedTrack((SampleTable.empty(),) * len(parts))
     first = filled[0]
-    delays = [part.table.composition_start() for part in filled]
+    delays = [part.skipped + part.media_start if part.skipped else part.table.composition_start() for part in filled]
     hidden = max(0, first.media_start - delays[0])  # media before the first presented frame, at the start of the final
-    decode_starts = _decode_starts(filled, hidden - first.start)
+    times = _media_times(filled)
+    decode_starts = _decode_starts(filled, times, hidden)
     media_start = hidden + max(delays)
     shifts = [
-        media_start + part.start - first.start - decode_start - part.media_start
-        for part, decode_start in zip(filled, decode_starts, strict=True)
+        media_start + time - decode_start - part.media_start
+        for part, time, decode_start in zip(filled, times, decode_starts, strict=True)
     ]
     is_reordered = any(shifts) or any(part.table.offsets is not None for part in filled)
     tables = []
@@ -326,19 +441,43 @@ def concatenate_in_order(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTr
             offsets = table.offsets if table.offsets is not None else Runs.constant(table.count, 0)
             table = replace(table, offsets=offsets.shifted(shifts[number]))
         tables.append(table)
-    length = filled[-1].start + filled[-1].length - first.start
-    return ConcatenatedTrack(_for_all_segments(parts, tables), media_start, first.start, length)
+    return ConcatenatedTrack(_for_all_segments(parts, tables), tuple(_ranges(parts, filled, times, media_start)))
 
 
-def _decode_starts(parts: Sequence[SegmentTrack], shift: int) -> list[int]:
-    """When the first sample of each part is decoded: at `start` plus `shift`, but after all samples before it."""
+def _media_times(parts: Sequence[SegmentTrack]) -> list[int]:
+    """Where the presented media of each part is, after that of the first part: hidden media takes time, too."""
+    times = [0]
+    hidden = 0
+    for before, part in itertools.pairwise(parts):
+        hidden += before.hidden_after + part.hidden_before
+        times.append(part.start - parts[0].start + hidden)
+    return times
+
+
+def _decode_starts(parts: Sequence[SegmentTrack], times: Sequence[int], shift: int) -> list[int]:
+    """When the first sample of each part is decoded: when its media starts, plus `shift`, but after earlier samples."""
     starts: list[int] = []
     earliest = 0
-    for part in parts:
-        starts.append(max(part.start + shift, earliest) if starts else 0)
+    for part, time in zip(parts, times, strict=True):
+        wanted = time - part.hidden_before + part.skipped + shift
+        starts.append(max(wanted, earliest) if starts else 0)
         durations = part.table.durations
         earliest = starts[-1] + durations.total() - durations[len(durations) - 1] + 1
     return starts
+
+
+def _ranges(
+    parts: Sequence[SegmentTrack | None], filled: Sequence[SegmentTrack], times: Sequence[int], media_start: int
+) -> Iterator[PresentedRange]:
+    """What the final presents: one range, or one more behind each range of hidden media."""
+    last = next(part for part in reversed(parts) if part is not None)
+    starts = [(part.start, time - part.start) for part, time in zip(filled, times, strict=True)]
+    for shift, group in itertools.groupby(starts, key=lambda each: each[1]):
+        start = next(group)[0]
+        following = [other for other, other_shift in starts if other > start and other_shift != shift]
+        end = min(following, default=last.start + last.length)
+        media = Fraction(media_start + start + shift)
+        yield PresentedRange(Fraction(start), media, media + end - start)
 
 
 def _with_length(table: SampleTable, length: int) -> SampleTable:
@@ -351,7 +490,7 @@ def _with_length(table: SampleTable, length: int) -> SampleTable:
 def _for_all_segments(parts: Sequence[SegmentTrack | None], tables: Sequence[SampleTable]) -> tuple[SampleTable, ...]:
     """One table for each segment: the next of `tables`, or an empty one for a segment without a part."""
     remaining: Iterator[SampleTable] = iter(tables)
-    return tuple(SampleTable.empty() if part is None else next(remaining) for part in parts)
+    return tuple(next(remaining) if part is not None and part.table.count else SampleTable.empty() for part in parts)
 
 
 # Audio
@@ -378,7 +517,7 @@ def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack
     tables = [with_length(packets.table(), length) for packets, length in zip(ranges, lengths, strict=True)]
     first, last = filled[0], filled[-1]
     length = last.start + last.length - first.start
-    return ConcatenatedTrack(_for_all_segments(parts, tables), first.media_start, first.start, length)
+    return ConcatenatedTrack.of(_for_all_segments(parts, tables), first.media_start, first.start, length)
 
 
 @dataclass(slots=True)

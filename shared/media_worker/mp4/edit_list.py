@@ -190,19 +190,6 @@ def edits_of(
     return tuple(edits)
 
 
-def single_edit(
-    start: int, media_start: int, length: int, *, track_timescale: int, movie_timescale: int
-) -> tuple[Edit, ...]:
-    """The edit list that presents `length` ticks of media from `media_start` at presentation time `start`."""
-
-    def to_movie(ticks: int) -> int:
-        return (ticks * movie_timescale + track_timescale // 2) // track_timescale
-
-    delay = to_movie(start)
-    edit = Edit(to_movie(start + length) - delay, media_start)
-    return (Edit(delay, EMPTY), edit) if delay else (edit,)
-
-
 def exact_movie_timescale(timescales: Sequence[int]) -> int:
     """A movie timescale in which the ticks of all tracks are whole numbers.
 

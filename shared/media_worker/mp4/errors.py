@@ -2,6 +2,7 @@
 
 Mp4Error
 ├── Unsupported     valid, or not an MP4 at all, but this package cannot rewrite it; ffmpeg may be able to
+├── Encrypted       no tool can decode the samples without the key: permanent, and not a case for ffmpeg
 ├── BrokenFile      contradicts itself: a table larger than its box, no index, offsets that overflow
 └── TracksDiffer    the segments cannot be joined into one movie; names the segment
 """
@@ -20,6 +21,14 @@ class Unsupported(Mp4Error):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+        self.reason = reason
+
+
+class Encrypted(Mp4Error):
+    """The samples are encrypted. `reason` says where that was found."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the file is encrypted ({reason})")
         self.reason = reason
 
 

@@ -1,7 +1,7 @@
 """Movie fragments: samples described by `moof` boxes instead of `moov` (ISO/IEC 14496-12, 8.8).
 
 The samples of all fragments are collected into the sample tables that a file without fragments has. The media stays
-where it is. This module parses; the reader fetches the `moof` boxes.
+where it is. This module parses; `fragment_reader` fetches the `moof` boxes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from .boxes import Box, parse_boxes, unpack, version_and_flags
 from .edit_list import EMPTY, Edit, exact_movie_timescale
+from .encryption import refuse_encrypted_samples
 from .errors import BrokenFile, Unsupported
+from .fragment_reader import CutOff, Moof
 from .samples import Chunks, Runs, SampleTable, Sizes, concat_tables
-from .stbl import parse_integers, refuse_encryption
+from .stbl import parse_integers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,11 +44,12 @@ type Column = array[int] | int
 
 
 @dataclass(frozen=True, slots=True)
-class Moof:
-    """A `moof` box: its offset in the file and its payload."""
+class Whole:
+    """A fragmented movie as if it had no fragments. In `timescale`, the delays of all tracks are exact."""
 
-    offset: int
-    payload: bytes
+    tracks: tuple[Track, ...]
+    timescale: int
+    notices: tuple[str, ...]
 
 
 def has_fragments(moov: Box) -> bool:
@@ -55,19 +58,21 @@ def has_fragments(moov: Box) -> bool:
 
 
 def with_fragments(
-    moov: Box, tracks: Sequence[Track], movie_timescale: int, moofs: Iterable[Moof]
-) -> tuple[tuple[Track, ...], int]:
-    """The tracks of `moov` with the samples of all fragments, and a movie timescale in which their delays are exact.
+    moov: Box, tracks: Sequence[Track], movie_timescale: int, moofs: Iterable[Moof | CutOff], size_bytes: int
+) -> Whole:
+    """The tracks of `moov` with the samples of all fragments. `size_bytes` is the size of the file.
+
+    The last fragment of a recording that was cut off is incomplete. It is dropped, with a notice.
 
     Raises:
+        Encrypted: the samples of a fragment are encrypted.
         Unsupported: the fragments cannot be described by one sample table, or players disagree about them.
         BrokenFile: a fragment contradicts itself.
     """
-    collected = _collect_samples(moov, moofs)
+    collected, notices = _collect_samples(moov, moofs, size_bytes)
     timescale = exact_movie_timescale([movie_timescale, *(track.timescale for track in tracks)])
-    return tuple(
-        _whole(track, collected.get(track.track_id), movie_timescale, timescale) for track in tracks
-    ), timescale
+    whole = (_whole(track, collected.get(track.track_id), movie_timescale, timescale) for track in tracks)
+    return Whole(tuple(whole), timescale, notices)
 
 
 # Parsing
@@ -100,15 +105,59 @@ class _Run:
         return self.count * self.sizes if isinstance(self.sizes, int) else sum(self.sizes)
 
 
-def _collect_samples(moov: Box, moofs: Iterable[Moof]) -> dict[int, _Samples]:
-    """The samples of all fragments for each track id."""
+@dataclass(frozen=True, slots=True)
+class _TrackFragment:
+    """A `traf` box: runs of samples with the offsets of their media."""
+
+    track_id: int
+    start_time: int | None  # from tfdt
+    description: int
+    runs: tuple[tuple[_Run, int], ...]
+    next_offset: int  # the media of the next run is here, unless that run says where it is
+
+    @property
+    def media_end(self) -> int:
+        """The offset at which its media ends."""
+        return max((offset + run.size_bytes for run, offset in self.runs), default=0)
+
+
+def _collect_samples(
+    moov: Box, moofs: Iterable[Moof | CutOff], size_bytes: int
+) -> tuple[dict[int, _Samples], tuple[str, ...]]:
+    """The samples of all fragments for each track id, and notices about what was dropped."""
     defaults = _parse_defaults(moov)
     tracks = {track_id: _Samples() for track_id in defaults}
-    for moof in moofs:
-        data_offset = moof.offset  # of the next run, unless the run has its own
-        for traf in Box(b"moof", children=parse_boxes(memoryview(moof.payload), b"moof")).find_all(b"traf"):
-            data_offset = _add_traf(tracks, defaults, traf, moof.offset, data_offset)
-    return tracks
+    cut_off: Moof | CutOff | None = None
+    for number, moof in enumerate(moofs):
+        if isinstance(moof, CutOff):
+            cut_off = cut_off or moof
+            break
+        if cut_off is not None:
+            raise BrokenFile(f"the media of fragment {number} is beyond the end of the file")
+        fragments = _parse_moof(moof, defaults)
+        if any(fragment.media_end > size_bytes for fragment in fragments):
+            cut_off = moof
+            continue
+        for fragment in fragments:
+            tracks[fragment.track_id].add_fragment(fragment)
+    return tracks, () if cut_off is None else (_notice(cut_off.offset, size_bytes),)
+
+
+def _notice(offset: int, size_bytes: int) -> str:
+    return (
+        "the recording was cut off: its last fragment is incomplete and was dropped "
+        f"({size_bytes - offset} bytes from offset {offset} to the end of the file)"
+    )
+
+
+def _parse_moof(moof: Moof, defaults: dict[int, _Defaults]) -> list[_TrackFragment]:
+    """The parts of a fragment, one for each track."""
+    fragments: list[_TrackFragment] = []
+    data_offset = moof.offset  # of the next run, unless the run has its own
+    for traf in Box(b"moof", children=parse_boxes(memoryview(moof.payload), b"moof")).find_all(b"traf"):
+        fragments.append(_parse_traf(defaults, traf, moof.offset, data_offset))
+        data_offset = fragments[-1].next_offset
+    return fragments
 
 
 def _parse_defaults(moov: Box) -> dict[int, _Defaults]:
@@ -120,28 +169,26 @@ def _parse_defaults(moov: Box) -> dict[int, _Defaults]:
     return found
 
 
-def _add_traf(
-    tracks: dict[int, _Samples], defaults: dict[int, _Defaults], traf: Box, moof_offset: int, data_offset: int
-) -> int:
-    """Add the samples of one track in one fragment. Returns where their media ends."""
-    refuse_encryption(traf)
+def _parse_traf(defaults: dict[int, _Defaults], traf: Box, moof_offset: int, data_offset: int) -> _TrackFragment:
     tfhd = traf.need(b"tfhd")
     (track_id,) = unpack(_U32, tfhd, 4)
-    if track_id not in tracks:
+    refuse_encrypted_samples(traf, f"track {track_id} of a fragment")
+    if track_id not in defaults:
         raise BrokenFile(f"a fragment belongs to track {track_id}, which does not exist")
     base, default = _parse_tfhd(tfhd, defaults[track_id], moof_offset, data_offset)
-    samples = tracks[track_id]
+    start_time = None
     if (tfdt := traf.find(b"tfdt")) is not None:
-        samples.continue_at(unpack(_U64 if version_and_flags(tfdt)[0] else _U32, tfdt, 4)[0])
+        (start_time,) = unpack(_U64 if version_and_flags(tfdt)[0] else _U32, tfdt, 4)
     data_offset = base
+    runs = []
     for trun in traf.find_all(b"trun"):
         run, offset = _parse_trun(trun, default)
         data_offset = data_offset if offset is None else base + offset
         if data_offset < 0:
             raise BrokenFile("a fragment has media before the start of the file")
-        samples.add(run, data_offset, default.description)
+        runs.append((run, data_offset))
         data_offset += run.size_bytes
-    return data_offset
+    return _TrackFragment(track_id, start_time, default.description, tuple(runs), data_offset)
 
 
 def _parse_tfhd(tfhd: Box, default: _Defaults, moof_offset: int, data_offset: int) -> tuple[int, _Defaults]:
@@ -206,6 +253,13 @@ class _Samples:
     chunk_offsets: array[int] = field(default_factory=lambda: array("Q"))
     chunk_counts: array[int] = field(default_factory=lambda: array("I"))
     descriptions: array[int] = field(default_factory=lambda: array("I"))
+
+    def add_fragment(self, fragment: _TrackFragment) -> None:
+        """Append all samples of a fragment."""
+        if fragment.start_time is not None:
+            self.continue_at(fragment.start_time)
+        for run, data_offset in fragment.runs:
+            self.add(run, data_offset, fragment.description)
 
     def continue_at(self, time: int) -> None:
         """Set the decode time of the next sample. The duration of the last sample is extended over a gap."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from .concat import JoinedMovie, JoinedTrack, Row, concatenate
 from .errors import TracksDiffer, overflow_is_unsupported
-from .provenance import Provenance, digest_of, find_provenance, without_provenance
+from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
 from .samples import Runs, concat_tables
-from .writer import Layout, MediaRanges, layout_of, media_ranges
+from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from .movie import Movie, Track
     from .samples import SampleTable
 
-# Bytes between samples (a moov at the end, padding, dropped packets) that are copied with them: each further byte range
-# is a further request.
-DEFAULT_MAX_GAP_BYTES = 1 << 16
 # Writers drop tracks without samples. Subtitles, timecodes and other sparse tracks often have none in a segment.
 _NEVER_MISSING = frozenset({b"vide", b"soun"})
 _TKHD_MATRIX = slice(-44, -8)  # transformation matrix; width and height follow it
@@ -35,7 +32,7 @@ _TKHD_MATRIX = slice(-44, -8)  # transformation matrix; width and height follow 
 
 @overflow_is_unsupported()
 def plan_join(
-    movies: Sequence[Movie], starts_s: Sequence[Fraction] | None = None, max_gap_bytes: int = DEFAULT_MAX_GAP_BYTES
+    movies: Sequence[Movie], starts_s: Sequence[Fraction] | None = None, max_gap_bytes: int = MAX_GAP_BYTES
 ) -> Layout:
     """The layout of the movie that all segments make up, in this order. The sources of its ranges are the segments.
 
@@ -93,7 +90,9 @@ def _is_whole_source(movies: Sequence[Movie], provenances: Sequence[Provenance])
         expected = (source, len(movies), index)
         if (provenance.source, provenance.total_segments, provenance.segment_index) != expected:
             return False
-        if provenance.digest != digest_of(movie.tracks) or len(movie.tracks) != len(provenances[0].tracks):
+        if provenance.digest != digest_of(movie.tracks, provenance.version) or len(movie.tracks) != len(
+            provenances[0].tracks
+        ):
             return False
     return all(_is_whole_track(movies, provenances, number) for number in range(len(provenances[0].tracks)))
 
@@ -107,24 +106,30 @@ def _is_whole_track(movies: Sequence[Movie], provenances: Sequence[Provenance], 
         is_alike = (track.track_id, track.descriptions) == (first.track_id, first.descriptions)
         if not is_alike or len(provenance.tracks) != len(movie.tracks):
             return False
-        if provenance.tracks[number].first_sample != sample:
+        known = provenance.tracks[number]
+        if known.first_sample != sample or known.repeated_samples > track.table.count:
             return False
-        sample += track.table.count
+        sample += track.table.count - known.repeated_samples
     return True
 
 
 def _restored_track(movies: Sequence[Movie], provenances: Sequence[Provenance], number: int) -> JoinedTrack:
     tables = tuple(
-        _without_shift(movie.tracks[number].table, provenance.tracks[number].offset_shift)
+        _restored_table(movie.tracks[number].table, provenance.tracks[number])
         for movie, provenance in zip(movies, provenances, strict=True)
     )
     return JoinedTrack(replace(movies[0].tracks[number], edits=provenances[0].tracks[number].edits), tables)
 
 
-def _without_shift(table: SampleTable, shift: int) -> SampleTable:
-    if not shift or table.offsets is None:
-        return table
-    return replace(table, offsets=table.offsets.shifted(-shift))
+def _restored_table(table: SampleTable, known: TrackProvenance) -> SampleTable:
+    """The samples as they were in the source, without those that are also at the end of the segment before."""
+    if known.is_marked and table.sync is not None:
+        table = replace(table, sync=table.sync[1:])
+    if known.repeated_samples:
+        table = table.slice(known.repeated_samples, table.count)
+    if known.offset_shift and table.offsets is not None:
+        table = replace(table, offsets=table.offsets.shifted(-known.offset_shift))
+    return table
 
 
 # Matching the tracks of changed segments

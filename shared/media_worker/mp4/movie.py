@@ -63,7 +63,8 @@ class Movie:
     """The index of a file that was read, or that is to be written.
 
     `box` is the `moov` box. Its tracks have no sample tables and edit lists. `fingerprint` is a digest of the index as
-    it was read: files with the same fingerprint have the same samples at the same offsets.
+    it was read: files with the same fingerprint have the same samples at the same offsets. `notices` are sentences for
+    the user about what was read, such as an incomplete fragment that was dropped.
     """
 
     ftyp: bytes | None
@@ -71,6 +72,7 @@ class Movie:
     timescale: int
     tracks: tuple[Track, ...]
     fingerprint: bytes = b""
+    notices: tuple[str, ...] = ()
 
     @property
     def main_track_number(self) -> int:

@@ -4,7 +4,8 @@ The index of a segment does not contain the edit lists and durations of the sour
 box (4.2), which players skip. A worker that writes a new file drops the box. A worker that keeps the box but changes
 the samples is detected by the digest. In both cases the segments are joined by their own times instead.
 
-The format is persisted: segments written by another version of this code must stay readable.
+The format is persisted and has a version. Segments written by older versions of this code must stay readable. Version 1
+had no `version`, `repeated_samples` and `is_marked`, and another digest.
 """
 
 from __future__ import annotations
@@ -22,17 +23,24 @@ if TYPE_CHECKING:
 
     from .movie import Track
 
+VERSION = 2
 PROVENANCE_UUID = bytes.fromhex("6d656469612d776f726b65722d637574")  # "media-worker-cut"
 MAX_PROVENANCE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TrackProvenance:
-    """What the join needs to restore one track."""
+    """What the join needs to restore one track.
+
+    The first `repeated_samples` of the segment are also at the end of the segment before. `first_sample` is the number,
+    in the source, of the first sample that follows them.
+    """
 
     first_sample: int
     offset_shift: int  # was added to the composition offsets of this segment
     edits: tuple[Edit, ...]  # of the source
+    repeated_samples: int = 0
+    is_marked: bool = False  # whether the first sample is a sync sample in the segment only
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,7 @@ class Provenance:
     movie_timescale: int
     tracks: tuple[TrackProvenance, ...]
     digest: str  # of the tracks of this segment
+    version: int = VERSION
 
 
 def build_provenance(provenance: Provenance) -> Box:
@@ -53,7 +62,7 @@ def build_provenance(provenance: Provenance) -> Box:
 
 
 def find_provenance(moov: Box) -> Provenance | None:
-    """The provenance in a `moov` box, or None if there is no valid one."""
+    """The provenance in a `moov` box, or None if there is no valid one of a version that this code knows."""
     box = next(filter(_is_provenance, moov.children or ()), None)
     if box is None or len(box.payload) > MAX_PROVENANCE_BYTES:
         return None
@@ -83,6 +92,7 @@ def _parse(document: dict[str, object]) -> Provenance:
         movie_timescale=_integer(document["movie_timescale"], at_least=1),
         tracks=tuple(_parse_track(track) for track in tracks),
         digest=str(document["digest"]),
+        version=_integer(document.get("version", 1), at_least=1, at_most=VERSION),
     )
 
 
@@ -97,25 +107,38 @@ def _parse_track(document: dict[str, object]) -> TrackProvenance:
             Edit(_integer(edit["duration"]), _integer(edit["media_time"], at_least=-1), _integer(edit["rate"]))
             for edit in edits
         ),
+        repeated_samples=_integer(document.get("repeated_samples", 0)),
+        is_marked=document.get("is_marked", False) is True,
     )
 
 
-def _integer(value: object, at_least: int = 0) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value < 1 << 62:
+def _integer(value: object, at_least: int = 0, at_most: int = (1 << 62) - 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not at_least <= value <= at_most:
         raise ValueError(value)
     return value
 
 
-def digest_of(tracks: Iterable[Track]) -> str:
+def digest_of(tracks: Iterable[Track], version: int = VERSION) -> str:
     """A digest of the times and sizes of these tracks. Chunk offsets do not count: a worker may move samples."""
     digest = hashlib.blake2b(digest_size=16)
     for track in tracks:
         table = track.table
-        # `repr` of an `Edit` is part of the persisted digest: do not rename the class or its fields.
-        digest.update(repr((track.timescale, track.edits, table.count, table.sizes.constant)).encode())
+        digest.update(_track_header(track, version))
         for runs in (table.durations, table.offsets):
             merged = runs.merged() if runs is not None else None
             digest.update(b"-" if merged is None else merged.counts.tobytes() + merged.values.tobytes())
         for numbers in (table.sizes.table, table.sync):
             digest.update(b"-" if numbers is None else numbers.tobytes())
     return digest.hexdigest()
+
+
+def _track_header(track: Track, version: int) -> bytes:
+    edits = [(edit.duration, edit.media_time, edit.rate) for edit in track.edits]
+    numbers = (track.timescale, edits, track.table.count, track.table.sizes.constant)
+    if version > 1:
+        return json.dumps(numbers, separators=(",", ":")).encode()
+    # Version 1 was the `repr` of a tuple of the class `Edit`.
+    timescale, _, count, constant = numbers
+    names = [f"Edit(duration={duration}, media_time={time}, rate={rate})" for duration, time, rate in edits]
+    listed = f"({', '.join(names)}{',' if len(names) == 1 else ''})"
+    return f"({timescale}, {listed}, {count}, {constant})".encode()

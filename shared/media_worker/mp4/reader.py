@@ -2,6 +2,7 @@
 
     moov in front:  ftyp moov mdat       one read, plus the rest of a moov larger than PEEK_BYTES
     moov at end:    ftyp mdat moov       one more read, behind mdat
+    fragmented:     ftyp moov moof mdat moof mdat ...    see `fragment_reader`
 
 A read from S3 takes about 20 ms and is a billed request. Media between the boxes is not fetched.
 """
@@ -9,14 +10,16 @@ A read from S3 takes about 20 ms and is a billed request. Media between the boxe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import add
 
-from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of
+from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
 from .edit_list import parse_elst
+from .encryption import refuse_encrypted_track
 from .errors import BrokenFile, Unsupported, overflow_is_unsupported
-from .fragments import Moof, has_fragments, with_fragments
+from .fragment_reader import CutOff, Moof, ReadMany, read_moofs
+from .fragments import has_fragments, with_fragments
 from .movie import Movie, Track
 from .stbl import TABLES, parse_sample_table, parse_stsd, with_pcm_sizes
 
@@ -30,22 +33,22 @@ MAX_READS = 512
 # After this many reads only box headers are read, so that the total stays below moov + 1 MB.
 MAX_READS_WITH_PEEK = 12
 MAX_MOOV_BYTES = 1 << 30
-MAX_FRAGMENTS = 100_000
-MAX_MOOF_BYTES = 64 << 20
-MIN_MOOF_PEEK_BYTES, MAX_MOOF_PEEK_BYTES = 1 << 10, 1 << 16
 MAX_TRACKS = 256
 MAX_EDITS = 4096
 # The boxes that an MP4 or QuickTime file may begin with. QuickTime files older than ftyp have none.
 FIRST_BOXES = frozenset({b"ftyp", b"styp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid", b"junk"})
-ENCRYPTED = frozenset({b"encv", b"enca", b"enct", b"encs", b"encm", b"drmi", b"drms"})
 _SELF_CONTAINED = 1
 
 
 @overflow_is_unsupported()
-def read_movie(read: Read, size_bytes: int) -> Movie:
+def read_movie(read: Read, size_bytes: int, read_many: ReadMany | None = None) -> Movie:
     """The index of a file of `size_bytes`. `read(offset, length)` is called for the parts that are needed.
 
+    `read_many(requests)` reads several parts at the same time, to read the fragments of a fragmented file sooner. The
+    default calls `read` for one after the other.
+
     Raises:
+        Encrypted: the samples are encrypted.
         Unsupported: the file may be valid, but its index cannot be rewritten.
         BrokenFile: the file contradicts itself.
     """
@@ -57,12 +60,25 @@ def read_movie(read: Read, size_bytes: int) -> Movie:
     timescale = timescale_of(moov.need(b"mvhd"))
     tracks = _parse_tracks(moov)
     fingerprint = hashlib.blake2b(index.moov, digest_size=16)
+    notices: tuple[str, ...] = ()
     if has_fragments(moov):
-        moofs = _read_moofs(file, index.moov_end, fingerprint)
-        tracks, timescale = with_fragments(moov, tracks, timescale, moofs)
-    movie = Movie(index.ftyp, _without_tables(moov), timescale, tracks, fingerprint.digest())
+        moofs = read_moofs(read_many or _one_by_one(read), size_bytes, index.moov_end, file.buffered(index.moov_end))
+        whole = with_fragments(moov, tracks, timescale, _digested(moofs, fingerprint), size_bytes)
+        tracks, timescale, notices = whole.tracks, whole.timescale, whole.notices
+    movie = Movie(index.ftyp, _without_tables(moov), timescale, tracks, fingerprint.digest(), notices)
     _check_supported(movie, size_bytes)
     return movie
+
+
+def _one_by_one(read: Read) -> ReadMany:
+    return lambda requests: [read(offset, length) for offset, length in requests]
+
+
+def _digested(moofs: Iterable[Moof | CutOff], digest: hashlib.blake2b) -> Iterator[Moof | CutOff]:
+    for moof in moofs:
+        if isinstance(moof, Moof):
+            digest.update(moof.payload)
+        yield moof
 
 
 # Finding the index
@@ -86,13 +102,17 @@ class BufferedFile:
 
     def bytes_at(self, offset: int, length: int) -> bytes:
         """Exactly these bytes. Only those that are not in the buffer are read."""
-        buffered = self._data[offset - self._start :][:length] if offset >= self._start else b""
+        buffered = self.buffered(offset)[:length]
         if len(buffered) == length:
             return buffered
         rest = self._read(offset + len(buffered), length - len(buffered))
         if len(rest) != length - len(buffered):
             raise BrokenFile("the file is shorter than its size says")
         return buffered + rest
+
+    def buffered(self, offset: int) -> bytes:
+        """The bytes at `offset` that were read already."""
+        return self._data[offset - self._start :] if offset >= self._start else b""
 
     def _fetch(self, offset: int, length: int) -> None:
         self.reads += 1
@@ -169,24 +189,6 @@ def _limited_payload(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> 
     return box.payload(file)
 
 
-def _read_moofs(file: BufferedFile, offset: int, digest: hashlib.blake2b) -> Iterator[Moof]:
-    """Every `moof` box from `offset` on. Each costs one read, about as large as the `moof` before it."""
-    peek_bytes, count = MAX_MOOF_PEEK_BYTES, 0
-    while (header := file.header_at(offset, peek_bytes)) is not None:
-        size_bytes = file.size_bytes - offset if header.size_bytes is None else header.size_bytes
-        if header.kind == b"moof":
-            if size_bytes > MAX_MOOF_BYTES or offset + size_bytes > file.size_bytes or count > MAX_FRAGMENTS:
-                raise BrokenFile("a fragment is cut short or too large, or there are too many of them")
-            payload = TopLevelBox(header.kind, offset, header.header_bytes, size_bytes).payload(file)
-            digest.update(payload)
-            yield Moof(offset, payload)
-            peek_bytes = min(max(2 * size_bytes, MIN_MOOF_PEEK_BYTES), MAX_MOOF_PEEK_BYTES)
-            count += 1
-        offset += size_bytes
-        if file.reads > 2 * MAX_FRAGMENTS:
-            raise Unsupported(f"more than {2 * MAX_FRAGMENTS} reads for the fragments")
-
-
 # Parsing the index
 
 
@@ -194,10 +196,19 @@ def _parse_tracks(moov: Box) -> tuple[Track, ...]:
     boxes = list(moov.find_all(b"trak"))
     if len(boxes) > MAX_TRACKS:
         raise BrokenFile(f"{len(boxes)} tracks, more than the limit of {MAX_TRACKS}")
+    for box in boxes:  # before anything else can be unsupported, because ffmpeg tries what is
+        _refuse_encrypted(box)
     tracks = tuple(_parse_track(box) for box in boxes)
     if len({track.track_id for track in tracks}) < len(tracks):
         raise BrokenFile("two tracks have the same id")
     return tracks
+
+
+def _refuse_encrypted(trak: Box) -> None:
+    stsd = trak.find(b"mdia", b"minf", b"stbl", b"stsd")
+    tkhd = trak.find(b"tkhd")
+    name = f"track {track_id_of(tkhd)}" if tkhd is not None else "a track"
+    refuse_encrypted_track(trak, name, [entry.kind for entry in parse_stsd(stsd)] if stsd is not None else [])
 
 
 def _parse_track(trak: Box) -> Track:
@@ -246,8 +257,6 @@ def _check_descriptions(track: Track) -> None:
     used = set(track.table.chunks.descriptions.values)
     if used and not 1 <= min(used) <= max(used) <= len(track.descriptions):
         raise BrokenFile(f"{track.name} uses a sample description that does not exist")
-    if ENCRYPTED.intersection(track.codecs):
-        raise Unsupported(f"{track.name} is encrypted")
     is_in_this_file = _data_references(track.box.find(b"mdia", b"minf", b"dinf", b"dref"))
     for number in used:
         reference = int.from_bytes(track.descriptions[number - 1].payload[6:8], "big")

@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain, groupby, islice, repeat
-from operator import add, mul, sub
+from operator import add, eq, mul, sub
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ class Runs:
 
     def merged(self) -> Runs:
         """The same items in the fewest runs, so that equal items compare equal."""
+        if not any(map(eq, self.values, islice(self.values, 1, None))):
+            return self
         counts, values = array("Q"), array("q")
         for value, group in groupby(zip(self.values, self.counts, strict=True), key=lambda pair: pair[0]):
             counts.append(sum(count for _, count in group))
@@ -110,11 +112,13 @@ class Runs:
 
     def shifted(self, by: int) -> Runs:
         """`by` added to every item."""
-        return self if not by else Runs(self.counts, array("q", (value + by for value in self.values)), self.starts)
+        return self if not by else Runs(self.counts, array("q", map(add, self.values, repeat(by))), self.starts)
 
     def scaled(self, factor: int) -> Runs:
         """Every item multiplied by `factor`."""
-        return self if factor == 1 else Runs(self.counts, array("q", (v * factor for v in self.values)), self.starts)
+        return (
+            self if factor == 1 else Runs(self.counts, array("q", map(mul, self.values, repeat(factor))), self.starts)
+        )
 
     def with_last(self, value: int) -> Runs:
         """The same items, with `value` as the last one."""

@@ -1,25 +1,30 @@
 """Splitting a movie: which samples belong to which segment, and the header and byte ranges of each segment.
 
-plan = plan_split(movie, Fraction(300))       decides where to cut; reads nothing
-layout = lay_out(movie, plan, 0)              segment 0: header and byte ranges of the source, together a complete file
+plan = plan_split(movie, Fraction(300), read)  decides where to cut; `read` looks at a few samples of the video
+layout = lay_out(movie, plan, 0)               segment 0: header and byte ranges of the source, together a complete file
 
-Cut points of a track are samples at which a decoder can start (`CutPoints`: the cut rule). The main track (the video)
-decides when segments start; the other tracks are cut at their first cut point at or after that time. The edit list of
-each segment keeps its tracks in sync.
+`cut_points` has the cut rule. The main track (the video) decides when segments start; the other tracks are cut at their
+first cut point at or after that time. The edit list of each segment keeps its tracks in sync.
+
+A segment that ends at an open GOP overlaps with the next one. Both have the sync sample of that GOP (`S`), and its
+leading samples (`L`) are only in the first one, whose edit list ends when S is presented:
+
+    source       ... P  B  B  S  L  L  P  B  B ...
+    segment 0    ... P  B  B  S  L  L                  presents ... B  B  P  L  L
+    segment 1                 S        P  B  B ...     presents S  B  B  P ...
 """
 
 from __future__ import annotations
 
-import math
 from array import array
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import pairwise, tee
 from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
 
+from .cut_points import Cut, CutPoints
 from .edit_list import (
     Edit,
     PresentedRange,
@@ -31,27 +36,17 @@ from .edit_list import (
     presentation_time,
 )
 from .errors import Unsupported, overflow_is_unsupported
-from .presented import Presented, PresentedFrames, refuse_too_many
+from .key_frames import KeyFrames, ReadMany, can_verify, is_doubtful
+from .presented import Presented, PresentedFrames
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
-from .samples import SampleTable, Timeline
-from .writer import Layout, MediaRanges, layout_of, media_ranges
+from .samples import Runs, SampleTable, concat_tables
+from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .movie import Movie, Track
     from .reader import Read
-
-PCM_PACKET_SAMPLES = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A sample that a segment may begin with, its composition time and its decode time in track ticks."""
-
-    sample: int
-    media_time: int
-    decode_time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,118 +74,69 @@ class SplitPlan:
         return len(self.starts_s)
 
     def samples(self, track_number: int, segment_index: int) -> tuple[int, int]:
-        """The samples of a track in a segment: the first, and the one behind the last."""
+        """The samples of a track that a segment presents, in decode order: the first, and the one behind the last.
+
+        The segment does not have the leading samples of its first sample, but those of the next segment's.
+        """
         cuts = self.cuts[track_number]
         return cuts[segment_index].sample, cuts[segment_index + 1].sample
-
-
-# The cut rule
-
-
-class CutPoints:
-    """The samples of one track at which a decoder can start and every earlier frame is presented earlier."""
-
-    def __init__(self, table: SampleTable) -> None:
-        """Find the cut points.
-
-        Raises:
-            Unsupported: the track has too many reordered samples.
-        """
-        self._table = table
-        self._timeline = Timeline.of(table.durations)
-        self.end = Cut(table.count, table.composition_end(), self._timeline.run_times[-1])
-        self._reordered = _closed_gop_starts(table) if table.offsets is not None and any(table.offsets.values) else None
-
-    def first_at(self, time: Fraction) -> Cut:
-        """The first cut point at or after media time `time`, or `end` if there is none."""
-        if self._reordered is None:
-            return self._first_in_order(math.ceil(time))
-        samples, times = self._reordered
-        index = bisect_left(times, math.ceil(time))
-        if index == len(times):
-            return self.end
-        return Cut(samples[index], times[index], self._timeline.time_of(samples[index]))
-
-    def _first_in_order(self, time: int) -> Cut:
-        """The same for a track whose samples are presented in decode order."""
-        table = self._table
-        sample = self._timeline.first_at(time)
-        if table.is_pcm:
-            sample = _next_pcm_packet(table, sample)
-        if table.sync is not None:
-            index = bisect_left(table.sync, sample)
-            sample = table.sync[index] if index < len(table.sync) else table.count
-        decode_time = self._timeline.time_of(sample)
-        return Cut(sample, decode_time, decode_time) if sample < table.count else self.end
-
-
-def _closed_gop_starts(table: SampleTable) -> tuple[array[int], array[int]]:
-    """Sync samples that start a closed GOP, and their composition times.
-
-    A leading sample follows the sync sample of an open GOP in decode order but is presented before it. It refers to
-    frames of the previous segment, so it cannot be decoded in this one.
-    """
-    refuse_too_many(table)
-    times = table.all_composition_times()
-    latest_so_far = array("q", accumulate(times, max))
-    earliest_from_here = array("q", accumulate(reversed(times), min))
-    earliest_from_here.reverse()
-    # Without stss, all samples are sync samples (8.6.2). Reordered frames depend on each other, so here the writer
-    # forgot the box, and only the first sample is known to be one.
-    sync = table.sync if table.sync is not None else array("Q", [0])
-    closed = array(
-        "Q",
-        (n for n in sync if earliest_from_here[n] == times[n] and (n == 0 or latest_so_far[n - 1] < times[n])),
-    )
-    return closed, array("q", (times[number] for number in closed))
-
-
-def _next_pcm_packet(table: SampleTable, sample: int) -> int:
-    """The next sample at which players start a packet. They read up to 1024 samples at once, but not across chunks."""
-    chunks = table.chunks
-    number = bisect_right(chunks.starts, sample) - 1
-    if sample >= table.count:
-        return table.count
-    begin = chunks.starts[number]
-    rounded = begin + -(-(sample - begin) // PCM_PACKET_SAMPLES) * PCM_PACKET_SAMPLES
-    return min(rounded, chunks.starts[number + 1])
 
 
 # The plan
 
 
 @overflow_is_unsupported()
-def plan_split(movie: Movie, segment_duration_s: Fraction, read: Read | None = None) -> SplitPlan:  # noqa: ARG001
+def plan_split(
+    movie: Movie, segment_duration_s: Fraction, read: Read | None = None, read_many: ReadMany | None = None
+) -> SplitPlan:
     """Cut at the first cut point at or after each multiple of the duration.
 
     A movie whose edit list loops or changes the speed becomes one segment: cut in media order, it would be presented
     in another order.
+
+    `read(offset, length)` reads the source, to see whether samples that are marked as sync samples are key frames. If
+    all samples are marked, or none, every sample at which a segment starts is verified. Otherwise two of them are, and
+    all if one of the two is not a key frame. Without `read`, the file is believed. `read_many` reads several parts at
+    the same time.
 
     Raises:
         Unsupported: the movie has too many segments or reordered samples.
     """
     if segment_duration_s <= 0:
         raise ValueError("the segment duration must be above 0")
-    source = _Source.of(movie)
-    starts_s = list(source.starts(segment_duration_s)) if source.ranges else []
+    source = _Source.of(movie, _reader(read, read_many))
+    starts_s = source.starts(segment_duration_s)
+    if not source.are_verified and not source.seem_right(starts_s):
+        source = replace(source, are_verified=True)
+        starts_s = source.starts(segment_duration_s)
     plan = source.plan(starts_s)
     return replace(plan, notice=_notice(plan, source, segment_duration_s))
 
 
 @overflow_is_unsupported()
-def split_at(movie: Movie, starts_s: Sequence[Fraction], read: Read | None = None) -> SplitPlan:  # noqa: ARG001
-    """Cut exactly at these times, as a stored plan says. The first one is 0.
+def split_at(
+    movie: Movie, starts_s: Sequence[Fraction], read: Read | None = None, read_many: ReadMany | None = None
+) -> SplitPlan:
+    """Cut exactly at these times, as a stored plan says. The first one is 0. `read` as in `plan_split`.
 
     Raises:
         Unsupported: the movie cannot be cut at one of them; names it.
     """
     if not starts_s or starts_s[0] != 0:
         raise Unsupported("the first segment does not start at 0")
-    source = _Source.of(movie)
-    for before_s, start_s in pairwise(starts_s):
-        if start_s <= before_s or not source.is_start(start_s):
+    source = _Source.of(movie, _reader(read, read_many))
+    cuts = [source.cut_at(start_s) for start_s in starts_s[1:]]
+    are_key = source.are_key([cut.sample for cut in cuts if cut])
+    for (before_s, start_s), cut in zip(pairwise(starts_s), cuts, strict=True):
+        if cut is None or start_s <= before_s or not are_key[cut.sample]:
             raise Unsupported(f"the source cannot be cut at {float(start_s):.6f} s ({start_s} s)")
     return source.plan(starts_s[1:])
+
+
+def _reader(read: Read | None, read_many: ReadMany | None) -> ReadMany | None:
+    if read is None or read_many is not None:
+        return read_many
+    return lambda requests: [read(*request) for request in requests]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,37 +150,57 @@ class _Source:
     ranges: tuple[tuple[PresentedRange, ...], ...]
     main_ranges: tuple[PresentedRange, ...]
     frames: PresentedFrames | None  # None: there is no video
+    key_frames: KeyFrames | None  # None: the file is believed
+    are_verified: bool  # whether a segment only starts at a key frame that was looked at
 
     @classmethod
-    def of(cls, movie: Movie) -> _Source:
+    def of(cls, movie: Movie, read_many: ReadMany | None) -> _Source:
         number = movie.main_track_number
         main = movie.tracks[number]
+        key_frames = KeyFrames(main, read_many) if read_many is not None and can_verify(main) else None
+        are_verified = key_frames is not None and is_doubtful(main.table)
         ranges = tuple(track.presented_ranges(movie.timescale) or () for track in movie.tracks)
-        points = tuple(CutPoints(track.table) for track in movie.tracks)
-        frames = PresentedFrames(main, movie.timescale) if main.is_video else None
-        return cls(movie, main, points, points[number], ranges if all(ranges) else (), ranges[number], frames)
+        points = tuple(
+            CutPoints(track.table, with_open_gops=track is main, any_sample=track is main and are_verified)
+            for track in movie.tracks
+        )
+        return cls(
+            movie=movie,
+            main=main,
+            points=points,
+            main_points=points[number],
+            ranges=ranges if all(ranges) else (),
+            main_ranges=ranges[number],
+            frames=PresentedFrames(main, movie.timescale) if main.is_video else None,
+            key_frames=key_frames,
+            are_verified=are_verified,
+        )
 
-    def starts(self, duration_s: Fraction) -> Iterator[Fraction]:
+    def starts(self, duration_s: Fraction) -> list[Fraction]:
         """The presentation times at which the segments behind the first one start, in seconds."""
-        ranges, timescale, end = self.main_ranges, self.main.timescale, self.main_points.end
+        return list(self._starts(duration_s)) if self.ranges else []
+
+    def _starts(self, duration_s: Fraction) -> Iterator[Fraction]:
+        ranges, timescale = self.main_ranges, self.main.timescale
         multiple = 1
         for _ in range(MAX_SEGMENTS + 1):
             wanted = media_time_at(ranges, multiple * duration_s * timescale)
-            cut = end if wanted is None else self._first_presented(wanted)
-            if cut.sample >= end.sample:
+            cut = None if wanted is None else self._first_cut(wanted)
+            if cut is None:
                 return
             start_s = presentation_time(ranges, cut.media_time) / timescale
             if cut.sample > 0:
                 yield start_s
             multiple = max(multiple, start_s // duration_s) + 1
 
-    def _first_presented(self, wanted: Fraction) -> Cut:
+    def _first_cut(self, wanted: Fraction) -> Cut | None:
         """The first cut point at or after media time `wanted` that the edit list presents."""
-        cut = self.main_points.first_at(wanted)
-        while cut.sample < self.main_points.end.sample and not self._is_presented(cut.media_time):
-            following = media_time_at(self.main_ranges, presentation_time(self.main_ranges, cut.media_time))
-            cut = self.main_points.end if following is None else self.main_points.first_at(following)
-        return cut
+        presented = (cut for cut in self.main_points.from_time(wanted) if self._is_presented(cut.media_time))
+        if self.key_frames is None or not self.are_verified:
+            return next(presented, None)
+        candidates, cuts = tee(presented)
+        sample = self.key_frames.first(cut.sample for cut in candidates)
+        return None if sample is None else next(cut for cut in cuts if cut.sample == sample)
 
     def _is_presented(self, media_time: int) -> bool:
         """Whether the frame with this composition time is presented, and not only by a rounding error."""
@@ -242,16 +208,27 @@ class _Source:
             return False
         return self.frames is None or self.frames.before(media_time) < self.frames.before(media_time + 1)
 
-    def is_start(self, start_s: Fraction) -> bool:
-        """Whether a segment other than the first one can start at this time."""
-        if not self.ranges:
-            return False
-        media_time = media_time_at(self.main_ranges, start_s * self.main.timescale)
+    def seem_right(self, starts_s: Sequence[Fraction]) -> bool:
+        """Whether the first and the last of these starts are key frames."""
+        cuts = [self.cut_at(start_s) for start_s in starts_s]
+        samples = [cut.sample for cut in cuts if cut]
+        return self.key_frames is None or all(self.key_frames.are_key([*samples[:1], *samples[-1:]]))
+
+    def are_key(self, samples: Sequence[int]) -> dict[int, bool]:
+        """For each sample, whether a segment can start with it: verified, or because the file says so."""
+        is_believed = self.key_frames is None or not self.are_verified
+        known = [True] * len(samples) if is_believed or not self.key_frames else self.key_frames.are_key(samples)
+        return dict(zip(samples, known, strict=True))
+
+    def cut_at(self, start_s: Fraction) -> Cut | None:
+        """The cut point that is presented at this time, or None if there is none."""
+        time = start_s * self.main.timescale
+        media_time = media_time_at(self.main_ranges, time) if self.ranges else None
         if media_time is None:
-            return False
+            return None
         cut = self.main_points.first_at(media_time)
-        is_exact = presentation_time(self.main_ranges, cut.media_time) == start_s * self.main.timescale
-        return is_exact and 0 < cut.sample < self.main_points.end.sample and self._is_presented(cut.media_time)
+        is_exact = presentation_time(self.main_ranges, cut.media_time) == time and self._is_presented(cut.media_time)
+        return cut if is_exact and 0 < cut.sample < self.main_points.end.sample else None
 
     def plan(self, later_starts_s: Sequence[Fraction]) -> SplitPlan:
         """The plan with a first segment, and one for each of these starts."""
@@ -320,7 +297,7 @@ def _why_one(source: _Source) -> str:
 
 
 @overflow_is_unsupported()
-def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = 0) -> Layout:
+def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = MAX_GAP_BYTES) -> Layout:
     """One segment of the plan. Byte ranges at most `max_gap_bytes` apart are merged: more bytes, fewer requests.
 
     Raises:
@@ -360,14 +337,39 @@ def _segment_track(
 ) -> tuple[Track, TrackProvenance]:
     """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
-    first, end = plan.samples(track_number, segment_index)
-    table = track.table.slice(first, end)
+    begin = plan.cuts[track_number][segment_index]
+    table, is_marked = _segment_table(track.table, *plan.cuts[track_number][segment_index : segment_index + 2])
     edits, shift = track.edits, 0
     if plan.total_segments > 1:
         edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
     if shift and table.offsets is not None:
         table = replace(table, offsets=table.offsets.shifted(shift))
-    return replace(track, edits=edits, table=table), TrackProvenance(first, shift, track.edits)
+    provenance = TrackProvenance(
+        first_sample=begin.sample + begin.overlap,
+        offset_shift=shift,
+        edits=track.edits,
+        repeated_samples=1 if begin.overlap else 0,
+        is_marked=is_marked,
+    )
+    return replace(track, edits=edits, table=table), provenance
+
+
+def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, bool]:
+    """The samples of a segment, and whether its first sample had to be marked as a sync sample.
+
+    The leading samples of the first sample are left out. It lasts until the next sample is decoded instead.
+    """
+    if begin.sample >= end.sample:
+        return table.slice(begin.sample, end.sample), False
+    own = table.slice(begin.sample, end.sample + end.overlap)
+    if begin.leading:
+        head, rest = own.slice(0, 1), own.slice(begin.overlap, own.count)
+        duration = own.durations.slice(0, begin.overlap).total()
+        own = concat_tables([replace(head, durations=Runs.constant(1, duration)), rest])
+    first = array("Q", [0])
+    if begin.sample == 0 or own.sync is None or own.sync[:1] == first:
+        return own, False
+    return replace(own, sync=first + own.sync), True
 
 
 def _segment_edits(

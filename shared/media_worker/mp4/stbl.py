@@ -10,7 +10,8 @@ import sys
 from array import array
 from bisect import bisect_left
 from dataclasses import replace
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, compress, count, repeat
+from operator import add, ne, sub
 from typing import TYPE_CHECKING
 
 from .boxes import Box, full_box, parse_boxes, unpack, version_and_flags
@@ -25,7 +26,6 @@ TABLES = frozenset(
     # Not written: shadow sync samples, padding bits, subsamples and compact sample groups. Decoding needs none of them.
     | {b"sgpd", b"csgp", b"stsh", b"padb", b"cslg", b"subs"}
 )
-ENCRYPTION_TABLES = (b"senc", b"saiz", b"saio")
 # 16 years at one tick per nanosecond. Sums below this fit into every integer type used here.
 MAX_MEDIA_TIME = 1 << 59
 _U32 = struct.Struct(">I")
@@ -35,10 +35,9 @@ def parse_sample_table(stbl: Box) -> SampleTable:
     """The sample table. If its boxes disagree about the number of samples, the lowest counts, as in players.
 
     Raises:
-        Unsupported: the samples are encrypted or their durations are negative.
+        Unsupported: a duration is negative.
         BrokenFile: a box contradicts itself, or one is missing.
     """
-    refuse_encryption(stbl)
     sizes = _parse_sizes(stbl)
     chunks = _parse_chunks(stbl, sizes.count)
     count = chunks.starts[-1]
@@ -69,13 +68,6 @@ def build_sample_table(table: SampleTable) -> list[Box]:
     boxes.extend(Box(kind, full_box(0) + data) for kind, data in table.per_sample.items())
     boxes += [_build_stsc(table.chunks), _build_stsz(table.sizes)]
     return boxes + _build_groups(table.groups)
-
-
-def refuse_encryption(container: Box) -> None:
-    """Raise `Unsupported` if there is auxiliary information for each sample, which only encryption uses."""
-    for kind in ENCRYPTION_TABLES:
-        if container.find(kind):
-            raise Unsupported(f"the samples have auxiliary information (box {kind.decode()}): the file is encrypted")
 
 
 # Tables of integers
@@ -189,7 +181,7 @@ def _parse_numbers(box: Box | None, count: int) -> array[int] | None:
 
 
 def _build_numbers(kind: bytes, numbers: Iterable[int]) -> Box:
-    return _build_table(kind, "I", (number + 1 for number in numbers))
+    return _build_table(kind, "I", map(add, numbers, repeat(1)))
 
 
 # sdtp and stdp: a fixed number of bytes for each sample (8.6.4, 8.5.3)
@@ -299,19 +291,20 @@ def _parse_chunks(stbl: Box, sample_count: int) -> Chunks:
 def _parse_stsc(stsc: Box, chunk_count: int) -> tuple[array[int], Runs]:
     """The number of samples and the sample description of each chunk. An entry holds up to the next entry's chunk."""
     entries = _parse_table("I", stsc, columns=3)
-    counts = array("I")
-    run_lengths, descriptions = [], []
-    firsts = [*(first - 1 for first in entries[0::3]), chunk_count]
-    if firsts[0] != 0 and chunk_count:
+    per_chunk, descriptions = entries[1::3], entries[2::3]
+    firsts = array("q", map(sub, entries[0::3], repeat(1)))
+    if chunk_count and (not firsts or firsts[0] != 0):
         raise BrokenFile("box stsc does not start with the first chunk")
-    for number in range(len(firsts) - 1):
-        first, following = min(firsts[number], chunk_count), min(firsts[number + 1], chunk_count)
-        if following < first:
-            raise BrokenFile("the entries of box stsc are out of order")
-        counts.extend(array("I", [entries[number * 3 + 1]]) * (following - first))
-        run_lengths.append(following - first)
-        descriptions.append(entries[number * 3 + 2])
-    return counts, Runs.of(run_lengths, descriptions)
+    firsts.append(chunk_count)
+    if max(firsts) > chunk_count:  # entries for chunks that do not exist
+        firsts = array("q", map(min, firsts, repeat(chunk_count)))
+    lengths = array("q", map(sub, firsts[1:], firsts))
+    if min(lengths, default=0) < 0:
+        raise BrokenFile("the entries of box stsc are out of order")
+    counts = array("I", chain.from_iterable(map(repeat, per_chunk, lengths)))
+    if descriptions and descriptions.count(descriptions[0]) == len(descriptions):  # nearly always
+        return counts, Runs.constant(len(counts), descriptions[0])
+    return counts, Runs.of(lengths, descriptions)
 
 
 def _without_empty(offsets: array[int], counts: array[int], descriptions: Runs) -> Chunks:
@@ -323,11 +316,14 @@ def _without_empty(offsets: array[int], counts: array[int], descriptions: Runs) 
 
 
 def _build_stsc(chunks: Chunks) -> Box:
-    entries = array("I")
-    number = 1
-    for (count, description), group in groupby(zip(chunks.counts, chunks.descriptions, strict=True)):
-        entries.extend((number, count, description))
-        number += sum(1 for _ in group)
+    """An entry for each chunk that differs from the one before."""
+    starts = {0, *chunks.descriptions.starts[:-1]} if chunks.counts else set()
+    starts.update(compress(count(1), map(ne, chunks.counts[1:], chunks.counts)))
+    rows = sorted(starts)
+    entries = array("I", bytes(3 * 4 * len(rows)))
+    entries[0::3] = array("I", map(add, rows, repeat(1)))
+    entries[1::3] = array("I", map(chunks.counts.__getitem__, rows))
+    entries[2::3] = array("I", map(chunks.descriptions.__getitem__, rows))
     return _build_table(b"stsc", "I", entries, columns=3)
 
 
@@ -336,7 +332,7 @@ def build_chunk_offsets(chunks: Chunks, media_offset: int, *, wide: bool) -> Box
     kind, code = (b"co64", "Q") if wide else (b"stco", "I")
     if not wide and media_offset == 0:  # the offsets may not fit into 32 bits, but the size of the box is known
         return Box(kind, bytes(8 + 4 * len(chunks.offsets)))
-    return _build_table(kind, code, (offset + media_offset for offset in chunks.offsets))
+    return _build_table(kind, code, map(add, chunks.offsets, repeat(media_offset)))
 
 
 # sgpd and sbgp: sample groups (8.9)

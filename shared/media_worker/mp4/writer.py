@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, compress, count, islice, repeat
+from operator import add, gt
 from typing import TYPE_CHECKING
 
 from media_worker.byte_ranges import ByteRange
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from .movie import Movie, Track
     from .samples import Chunks, SampleTable
 
+# Bytes between samples (moof boxes, padding, dropped packets) that are copied with them: each further byte range is a
+# further request, and S3 copies only ranges of 5 MiB or more by itself.
+MAX_GAP_BYTES = 1 << 16
 MAX_U32 = (1 << 32) - 1
 _QUICKTIME_FTYP = b"qt  \0\0\0\0qt  "
 
@@ -86,11 +91,11 @@ class MediaRanges:
         """The chunks at their new offsets, plus `base`."""
         if len(self.ranges) == 1:  # the usual case, and the one with most chunks: needs no search
             shift = base - self.ranges[0].offset
-            return chunks.at(offset + shift for offset in chunks.offsets)
+            return chunks.at(map(add, chunks.offsets, repeat(shift)))
         return chunks.at(self.new_offset_of(offset) + base for offset in chunks.offsets)
 
 
-def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int = 0, source: int = 0) -> MediaRanges:
+def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int, source: int = 0) -> MediaRanges:
     """The byte ranges that these samples occupy. Ranges at most `max_gap_bytes` apart are merged.
 
     Bytes that several tracks share (8.7.1 allows it) are taken once.
@@ -98,19 +103,16 @@ def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int = 0, source: 
     extents: list[tuple[int, int]] = []
     for table in tables:
         extents.extend(zip(table.chunks.offsets, table.chunks.lengths(table.sizes), strict=True))
+    if not extents:
+        return MediaRanges.of(())
     extents.sort()
-    merged: list[ByteRange] = []
-    start, end = -1, -1
-    for offset, length in extents:
-        if start >= 0 and offset <= end + max_gap_bytes:
-            end = max(end, offset + length)
-            continue
-        if start >= 0:
-            merged.append(ByteRange(source, start, end - start))
-        start, end = offset, offset + length
-    if start >= 0:
-        merged.append(ByteRange(source, start, end - start))
-    return MediaRanges.of(merged)
+    starts = [offset for offset, _ in extents]
+    ends = list(accumulate(itertools.starmap(add, extents), max))  # of everything up to here
+    first_of_range = compress(count(1), map(gt, islice(starts, 1, None), map(add, ends, repeat(max_gap_bytes))))
+    bounds = [0, *first_of_range, len(extents)]
+    return MediaRanges.of(
+        [ByteRange(source, starts[low], ends[high - 1] - starts[low]) for low, high in itertools.pairwise(bounds)]
+    )
 
 
 # Header

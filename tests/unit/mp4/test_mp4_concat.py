@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from media_worker.mp4 import Track, TracksDiffer, plan_join
-from media_worker.mp4.edit_list import EMPTY, Edit, presentation_time
+from media_worker.mp4.edit_list import EMPTY, Edit, is_presented, presentation_time
 
 from tests.unit.mp4.movies import (
     Sample,
     TrackSpec,
+    assemble,
     audio_entry,
     join_bytes,
     load,
@@ -173,11 +174,83 @@ def test_pcm_keeps_one_tick_for_each_sample() -> None:
         assert table.count == 9 * 16320 + samples
 
 
-def test_leading_samples_that_a_segment_hides_are_presented() -> None:
-    """A segment that starts with an open GOP cannot present them alone. In the final, they fill the gap before it."""
-    opening = make_movie([video()])
-    leading = TrackSpec([40] * 4, offsets=[120, 0, 0, 40], sync=[0], edits=(Edit(80, 120),))
-    joined = join_bytes([opening, make_movie([leading])])
+def presented(joined: bytes) -> list[tuple[Fraction, bytes]]:
+    """The frames that the video presents, with their times in seconds."""
     movie = load(joined)
-    times = sorted(presented_at(movie, movie.tracks[0], frame) for frame in samples_of(joined, movie.tracks[0]))
-    assert times == [Fraction(number, 25) for number in range(FRAMES + 4)]
+    track = movie.tracks[0]
+    ranges = track.presented_ranges(movie.timescale)
+    assert ranges is not None
+    samples = [sample for sample in samples_of(joined, track) if is_presented(ranges, sample.composition_time)]
+    return sorted((presented_at(movie, track, sample), sample.data) for sample in samples)
+
+
+def times(frames: int) -> list[Fraction]:
+    return [Fraction(number, 25) for number in range(frames)]
+
+
+def test_frames_that_a_segment_hides_at_its_end_are_left_out() -> None:
+    """Nothing depends on them: they are last in decode order."""
+    hiding = make_movie([replace(video(), edits=(Edit((FRAMES - 3) * 40, 40),))])
+    joined = join_bytes([hiding, make_movie([video()])])
+    assert load(joined).tracks[0].table.count == 2 * FRAMES - 3
+    assert [time for time, _ in presented(joined)] == times(2 * FRAMES - 3)
+
+
+def test_frames_that_a_segment_hides_at_its_start_stay_hidden() -> None:
+    """Others depend on them, so the final has them, and hides them by its edit list."""
+    hiding = make_movie([replace(video(), edits=(Edit((FRAMES - 3) * 40, 160),))])
+    joined = join_bytes([make_movie([video()]), hiding])
+    movie = load(joined)
+    assert movie.tracks[0].table.count == 2 * FRAMES
+    assert len(movie.tracks[0].edits) == 2
+    assert [time for time, _ in presented(joined)] == times(2 * FRAMES - 3)
+
+
+def open_gop(size: int, *, is_hidden: bool = True) -> TrackSpec:
+    """Ten frames, then a copy of the next segment's first frame with two leading samples."""
+    offsets = [80] * 8 + [160, 40, 40]
+    sizes = [*range(20, 28), size, 9, 10]
+    edits = (Edit(400 if is_hidden else 440, 80),)
+    return TrackSpec([40] * 11, offsets=offsets, sync=[0, 8], sizes=sizes, edits=edits)
+
+
+def test_the_copy_of_the_next_first_frame_replaces_it() -> None:
+    """A worker that copies samples keeps the overlap of two segments. Its leading samples decode as in the source."""
+    following = make_movie([replace(video(), sizes=[30] * FRAMES)])
+    joined = join_bytes([make_movie([open_gop(30)]), following])
+    assert load(joined).tracks[0].table.count == 10 + FRAMES
+    assert [time for time, _ in presented(joined)] == times(10 + FRAMES)
+    assert len(load(joined).tracks[0].edits) == 1
+
+
+def test_a_copy_before_a_reencoded_segment_is_hidden() -> None:
+    """The leading samples need it, and the next segment starts with another frame: both stay, one is hidden."""
+    following = make_movie([replace(video(), sizes=[31] * FRAMES)])
+    joined = join_bytes([make_movie([open_gop(30)]), following])
+    assert load(joined).tracks[0].table.count == 11 + FRAMES
+    assert [time for time, _ in presented(joined)] == times(10 + FRAMES)
+
+
+@pytest.mark.parametrize("size", [30, 31])
+def test_a_copy_that_a_worker_presents_is_hidden_by_the_plan(size: int) -> None:
+    """A worker that ignores edit lists presents the next segment's first frame, too."""
+    movies = [make_movie([open_gop(30, is_hidden=False)]), make_movie([replace(video(), sizes=[size] * FRAMES)])]
+    layout = plan_join([load(movie) for movie in movies], [Fraction(0), Fraction(2, 5)])
+    joined = assemble(layout, *movies)
+    assert [time for time, _ in presented(joined)] == times(10 + FRAMES)
+
+
+def test_segments_start_at_the_times_of_the_plan() -> None:
+    """Segments whose own durations are a little off, as in a coarse timescale, start when the plan says."""
+    movies = [make_movie([TrackSpec([40] * 49 + [50], sync=[0])])] * 3
+    layout = plan_join([load(movie) for movie in movies], [Fraction(0), Fraction(2), Fraction(4)])
+    joined = assemble(layout, *movies)
+    assert [time for time, _ in presented(joined)][::50] == [0, 2, 4]
+
+
+def test_a_segment_that_is_too_long_for_the_plan_is_named() -> None:
+    """Its frames would overlap with those of the next one."""
+    movies = [make_movie([TrackSpec([40] * count, sync=[0])]) for count in (50, 55, 50)]
+    with pytest.raises(TracksDiffer) as caught:
+        plan_join([load(movie) for movie in movies], [Fraction(0), Fraction(2), Fraction(4)])
+    assert caught.value.segment_index == 1

@@ -9,6 +9,7 @@ from media_worker.mp4.boxes import Box, parse_boxes
 from media_worker.mp4.edit_list import (
     EMPTY,
     Edit,
+    PresentedRange,
     build_elst,
     clip_ranges,
     edits_of,
@@ -17,7 +18,6 @@ from media_worker.mp4.edit_list import (
     parse_elst,
     presentation_time,
     presented_ranges,
-    single_edit,
 )
 from media_worker.mp4.errors import BrokenFile
 
@@ -85,10 +85,17 @@ def test_clipped_ranges_keep_their_presentation_times() -> None:
     assert edits == (Edit(30, EMPTY), Edit(50, 0), Edit(50, 250))
 
 
-def test_a_single_edit_is_delayed_by_an_empty_edit() -> None:
+def test_a_late_start_is_an_empty_edit() -> None:
     """Start and end are rounded to movie ticks, not the length."""
-    assert single_edit(0, 5, 90, track_timescale=90, movie_timescale=1000) == (Edit(1000, 5),)
-    assert single_edit(1, 5, 90, track_timescale=90, movie_timescale=1000) == (Edit(11, EMPTY), Edit(1000, 5))
+
+    def edits(start: int) -> tuple[Edit, ...]:
+        presented = PresentedRange(Fraction(start), Fraction(5), Fraction(95))
+        return edits_of(
+            [presented], movie_start=Fraction(0), media_zero=0, media_end=0, track_timescale=90, movie_timescale=1000
+        )
+
+    assert edits(0) == (Edit(1000, 5),)
+    assert edits(1) == (Edit(11, EMPTY), Edit(1000, 5))
 
 
 def test_the_movie_timescale_is_exact_for_every_track() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from fractions import Fraction
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from media_worker.byte_ranges import MIN_PART_BYTES, UploadedPart, plan_parts
 from media_worker.mp4 import Unsupported, lay_out, plan_split, read_movie
 from media_worker.mp4.edit_list import EMPTY, Edit
 
@@ -75,3 +77,14 @@ def test_overlapping_fragments_are_unsupported() -> None:
     data[at : at + 8] = struct.pack(">Q", 1)
     with pytest.raises(Unsupported, match="overlap"):
         load(bytes(data))
+
+
+def test_the_media_of_a_fragmented_source_is_copied_by_s3() -> None:
+    """The boxes between fragments are copied with it, so that ranges are large enough for S3 to copy them."""
+    source = make_fragmented([TrackSpec([40] * 400, sizes=[100_000] * 400)], 80)
+    movie = load(source)
+    plan = plan_split(movie, Fraction(8))
+    parts = [plan_parts([layout.header, *layout.ranges]) for layout in map(partial(lay_out, movie, plan), range(2))]
+    uploaded = [sum(part.length for part in each if isinstance(part, UploadedPart)) for each in parts]
+    assert all(each <= MIN_PART_BYTES for each in uploaded)
+    assert [len(each) for each in parts] == [2, 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -22,7 +23,7 @@ from media_worker.mp4.samples import Chunks, Runs, SampleTable, Sizes
 
 from tests.unit.mp4.movies import TrackSpec, assemble, load, make_movie
 
-PROVENANCE = Provenance("abc", 1, 3, 600, (TrackProvenance(7, -3, (Edit(5, EMPTY), Edit(9, 0))),), "def")
+PROVENANCE = Provenance("abc", 1, 3, 600, (TrackProvenance(7, -3, (Edit(5, EMPTY), Edit(9, 0)), 1),), "def")
 SOURCE = make_movie([TrackSpec([40] * 30, sync=range(0, 30, 5))])
 
 
@@ -41,13 +42,41 @@ def test_provenance_survives_writing_and_reading() -> None:
     assert find_provenance(Box(b"moov", children=(build_provenance(PROVENANCE),))) == PROVENANCE
 
 
+VERSION_1 = (
+    b'media-worker-cut{"source":"abc","segment_index":1,"total_segments":3,"movie_timescale":600,'
+    b'"tracks":[{"first_sample":7,"offset_shift":-3,"edits":[{"duration":5,"media_time":-1,"rate":65536},'
+    b'{"duration":9,"media_time":0,"rate":65536}]}],"digest":"def"}'
+)
+
+
 def test_the_format_is_persisted() -> None:
     """Segments written by other versions of this code must be restored: box, JSON and digest do not change."""
     assert build_provenance(PROVENANCE).payload == (
         b'media-worker-cut{"source":"abc","segment_index":1,"total_segments":3,"movie_timescale":600,'
         b'"tracks":[{"first_sample":7,"offset_shift":-3,"edits":[{"duration":5,"media_time":-1,"rate":65536},'
-        b'{"duration":9,"media_time":0,"rate":65536}]}],"digest":"def"}'
+        b'{"duration":9,"media_time":0,"rate":65536}],"repeated_samples":1,"is_marked":false}],'
+        b'"digest":"def","version":2}'
     )
+
+
+def test_segments_of_version_1_can_be_read() -> None:
+    """They have no overlaps."""
+    track = TrackProvenance(7, -3, (Edit(5, EMPTY), Edit(9, 0)))
+    expected = Provenance("abc", 1, 3, 600, (track,), "def", version=1)
+    assert find_provenance(Box(b"moov", children=(Box(b"uuid", VERSION_1),))) == expected
+
+
+def test_a_later_version_is_ignored() -> None:
+    """Such segments are concatenated by their own times."""
+    later = replace(PROVENANCE, version=3)
+    assert find_provenance(Box(b"moov", children=(build_provenance(later),))) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "digest"), [(1, "58437f0048d581d20994ba70f7b15dd9"), (2, "b164ece0996c92e72f571ba5c25c78ff")]
+)
+def test_digests_are_persisted(version: int, digest: str) -> None:
+    """The same tracks have the same digest in every version of this code."""
     video = SampleTable(
         Runs.of([2, 1], [40, 20]),
         Runs.constant(3, 7),
@@ -58,7 +87,7 @@ def test_the_format_is_persisted() -> None:
     pcm = SampleTable(Runs.constant(5, 1), None, Sizes.same(5, 4), None, Chunks.none())
     trak = Box(b"trak", children=())
     tracks = [Track(trak, 1000, (), (Edit(5, EMPTY), Edit(9, 0)), video), Track(trak, 90, (), (), pcm)]
-    assert digest_of(tracks) == "58437f0048d581d20994ba70f7b15dd9"
+    assert digest_of(tracks, version) == digest
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from media_worker.mp4 import BrokenFile, Unsupported, read_movie
+from media_worker.mp4 import BrokenFile, Encrypted, Unsupported, read_movie
 from media_worker.mp4.boxes import Box
 
 from tests.unit.mp4.movies import FTYP, TrackSpec, load, make_movie, samples_of
@@ -70,7 +70,7 @@ def test_many_boxes_before_the_index_cost_less_than_a_megabyte() -> None:
         (Box(b"ftyp", FTYP).to_bytes(), BrokenFile, "no moov"),
         (MOVIE[: HEADER_END - 10], BrokenFile, "beyond the end"),
         (MOVIE[:-1], Unsupported, "cut short"),
-        (MOVIE.replace(b"avc1", b"encv"), Unsupported, "encrypted"),
+        (MOVIE.replace(b"avc1", b"encv"), Encrypted, "encrypted"),
         (MOVIE.replace(b"udta", b"cmov"), Unsupported, "compressed"),
         (MOVIE.replace(struct.pack(">4sI", b"url ", 1), struct.pack(">4sI", b"url ", 0)), Unsupported, "another file"),
     ],

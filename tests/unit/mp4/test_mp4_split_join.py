@@ -6,8 +6,8 @@ from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from media_worker.mp4 import differences, lay_out, plan_join, plan_split, summary_of
-from media_worker.mp4.edit_list import presentation_time
+from media_worker.mp4 import differences, lay_out, plan_join, plan_split, presented_video, summary_of
+from media_worker.mp4.edit_list import is_presented, presentation_time
 
 from tests.unit.mp4.movies import (
     TrackSpec,
@@ -29,14 +29,43 @@ def split(source: bytes, duration_s: Fraction, max_gap_bytes: int = 0) -> list[b
     return [assemble(lay_out(movie, plan, index, max_gap_bytes), source) for index in range(plan.total_segments)]
 
 
+def presented(data: bytes, track_number: int = 0) -> list[tuple[Fraction, bytes]]:
+    """The samples that a track presents, in order, with their presentation times in seconds."""
+    movie = load(data)
+    track = movie.tracks[track_number]
+    ranges = track.presented_ranges(movie.timescale)
+    assert ranges is not None
+    samples = [sample for sample in samples_of(data, track) if is_presented(ranges, sample.composition_time)]
+    times = [presentation_time(ranges, sample.composition_time) / track.timescale for sample in samples]
+    return sorted(zip(times, (sample.data for sample in samples), strict=True))
+
+
 @settings(max_examples=80, deadline=None)
 @given(MOVIES, SECONDS)
-def test_every_sample_is_in_exactly_one_segment_in_order(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
-    """The segments together have the samples of each track, byte for byte."""
+def test_every_frame_is_presented_by_one_segment(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
+    """The segments present the frames of the source, in order and at their times. Nothing is presented twice."""
     source = make_movie(specs)
+    plan = plan_split(load(source), duration_s)
+    found: list[tuple[Fraction, bytes]] = []
+    for start_s, planned, segment in zip(plan.starts_s, plan.segments, split(source, duration_s), strict=True):
+        frames = presented(segment)
+        assert len(frames) == planned.frames == presented_video(load(segment)).frames
+        found.extend((start_s + time, data) for time, data in frames)
+    assert found == presented(source)
+
+
+@settings(max_examples=80, deadline=None)
+@given(MOVIES, SECONDS)
+def test_every_sample_is_in_a_segment_in_order(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
+    """The segments together have the samples of each track, byte for byte. Only open GOPs overlap."""
+    source = make_movie(specs)
+    plan = plan_split(load(source), duration_s)
     segments = [(segment, load(segment)) for segment in split(source, duration_s)]
     for number, track in enumerate(load(source).tracks):
-        found = [sample.data for data, movie in segments for sample in samples_of(data, movie.tracks[number])]
+        found: list[bytes] = []
+        for (data, movie), cut in zip(segments, plan.cuts[number], strict=False):
+            samples = samples_of(data, movie.tracks[number])
+            found.extend(sample.data for sample in samples[1 if cut.leading else 0 :])
         assert found == [sample.data for sample in samples_of(source, track)]
 
 

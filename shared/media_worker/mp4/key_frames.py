@@ -1,0 +1,336 @@
+"""Whether a sample is a key frame, by its first bytes: a frame at which a decoder can start.
+
+Only for codecs that predict frames from others. All others (ProRes, DNxHD, MJPEG, DV, raw video) have key frames only.
+
+    H.264            IDR, or an intra frame with a recovery point that is exact at once   ITU-T H.264, 7.3 and D.1.8
+    HEVC, VVC        IRAP: IDR, CRA, BLA                                                  H.265 and H.266, 7.4.2.2
+    AV1              a key frame that is presented at once                                AV1 specification, 5.9.2
+    VP8, VP9         key frame                                                            RFC 6386, 9.1; VP9, 6.2
+    MPEG-2, MPEG-4   intra frame                                                          ITU-T H.262, ISO 14496-2
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from .boxes import Box
+    from .movie import Track
+    from .samples import SampleTable
+
+# read_many(requests): the bytes of each (offset, length), in order. They may be read at the same time.
+type ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
+
+# Parameter sets and messages come before the frame. With HDR metadata and captions they take a few hundred bytes.
+HEAD_BYTES = 4096
+
+
+def predicts(entry: Box) -> bool:
+    """Whether the codec of a sample entry is one that this module knows."""
+    return entry.kind in _CODECS and _codec_of(entry) is not None
+
+
+def is_key_frame(entry: Box, head: bytes, *, is_marked: bool = False) -> bool:
+    """Whether the sample that starts with `head` is a key frame. False if that cannot be determined.
+
+    `is_marked`: the file marks the sample as a sync sample, so an H.264 intra frame needs no recovery point.
+    """
+    codec = _codec_of(entry)
+    return codec is not None and codec(_Sample(entry, head, is_marked=is_marked))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The start of a sample, and the sample entry that describes it."""
+
+    entry: Box
+    head: bytes
+    is_marked: bool
+
+    def config(self, kind: bytes) -> bytes:
+        """The payload of a box of the sample entry, or nothing."""
+        payload = bytes(self.entry.payload)
+        at = payload.find(kind, _VISUAL_ENTRY_BYTES)
+        return payload[at + 4 :] if at >= 0 else b""
+
+    def nal_units(self, length_size: int) -> Iterator[bytes]:
+        """The NAL units. The last one may be incomplete."""
+        at = 0
+        while at + length_size < len(self.head):
+            length = int.from_bytes(self.head[at : at + length_size], "big")
+            at += length_size
+            yield self.head[at : at + length]
+            at += length
+
+
+_VISUAL_ENTRY_BYTES = 78  # the fields of a visual sample entry before its boxes (8.5.2, 12.1.3)
+
+
+class _Bits:
+    """Reads bits. Behind the end, all bits are 0."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value = int.from_bytes(data, "big")
+        self._left = 8 * len(data)
+
+    def read(self, count: int) -> int:
+        """The next `count` bits as a number."""
+        self._left -= count
+        if self._left < 0:
+            return 0
+        return (self._value >> self._left) & ((1 << count) - 1)
+
+    def exp_golomb(self) -> int | None:
+        """The next number in Exp-Golomb code (H.264, 9.1), or None at the end."""
+        zeros = 0
+        while self._left > 0 and not self.read(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.read(zeros) if self._left > 0 else None
+
+
+# H.264
+
+_SLICE, _PARTITION, _IDR, _SEI = 1, 2, 5, 6
+_RECOVERY_POINT = 6
+_INTRA_SLICES = (2, 4, 7, 9)  # I and SI; above 4: all slices of the frame are of this type
+
+
+def _is_h264_key(sample: _Sample) -> bool:
+    recovery: int | None = None
+    config = sample.config(b"avcC")
+    for unit in sample.nal_units((config[4] & 3) + 1 if len(config) > 4 else 4):  # noqa: PLR2004
+        kind = unit[0] & 0x1F if unit else 0
+        if kind == _SEI:
+            found = _recovery_frames(unit)
+            recovery = found if recovery is None else recovery
+        if kind in (_SLICE, _PARTITION):
+            has_recovery_point = recovery == 0 or (recovery is None and sample.is_marked)
+            return has_recovery_point and _slice_type(unit) in _INTRA_SLICES
+        if kind == _IDR:
+            return True
+    return False
+
+
+def _slice_type(unit: bytes) -> int | None:
+    bits = _Bits(_without_emulation(unit[1:32]))
+    bits.exp_golomb()  # first_mb_in_slice
+    return bits.exp_golomb()
+
+
+def _recovery_frames(sei: bytes) -> int | None:
+    """`recovery_frame_cnt` of the recovery point message in a SEI unit, or None if there is no such message."""
+    data = _without_emulation(sei[1:])
+    at = 0
+    while at + 2 < len(data):
+        kind, at = _sei_number(data, at)
+        size, at = _sei_number(data, at)
+        if kind == _RECOVERY_POINT:
+            return _Bits(data[at : at + size]).exp_golomb()
+        at += size
+    return None
+
+
+def _sei_number(data: bytes, at: int) -> tuple[int, int]:
+    """A number that is stored as a sum of bytes, of which all but the last are 255."""
+    total = 0
+    while at < len(data) and data[at] == 0xFF:  # noqa: PLR2004
+        total += 0xFF
+        at += 1
+    return total + (data[at] if at < len(data) else 0), at + 1
+
+
+def _without_emulation(data: bytes) -> bytes:
+    return data.replace(b"\0\0\3", b"\0\0")
+
+
+# HEVC and VVC
+
+_HEVC_VCL_END, _HEVC_IRAP = 32, range(16, 24)
+_VVC_VCL_END, _VVC_KEYS = 12, (7, 8, 9)  # 10 is GDR: exact only after some frames
+
+
+def _is_hevc_key(sample: _Sample) -> bool:
+    config = sample.config(b"hvcC")
+    units = sample.nal_units((config[21] & 3) + 1 if len(config) > 21 else 4)  # noqa: PLR2004
+    kinds = ((unit[0] >> 1) & 0x3F for unit in units if unit)
+    return next((kind in _HEVC_IRAP for kind in kinds if kind < _HEVC_VCL_END), False)
+
+
+def _is_vvc_key(sample: _Sample) -> bool:
+    config = sample.config(b"vvcC")
+    units = sample.nal_units(((config[4] >> 1) & 3) + 1 if len(config) > 4 else 4)  # noqa: PLR2004
+    kinds = (unit[1] >> 3 for unit in units if len(unit) > 1)
+    return next((kind in _VVC_KEYS for kind in kinds if kind < _VVC_VCL_END), False)
+
+
+# AV1, VP8 and VP9
+
+_OBU_FRAME_HEADER, _OBU_FRAME = 3, 6
+
+
+def _is_av1_key(sample: _Sample) -> bool:
+    """The first frame header must be of a key frame (type 0) that is new and presented."""
+    data, at = sample.head, 0
+    while at + 2 < len(data):
+        kind, has_extension, has_size = (data[at] >> 3) & 15, data[at] & 4, data[at] & 2
+        at += 2 if has_extension else 1
+        size, at = _leb128(data, at) if has_size else (len(data) - at, at)
+        if kind in (_OBU_FRAME_HEADER, _OBU_FRAME):
+            bits = _Bits(data[at : at + 1])
+            return (bits.read(1), bits.read(2), bits.read(1)) == (0, 0, 1)
+        at += size
+    return False
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for index in range(8):
+        byte = data[at + index] if at + index < len(data) else 0
+        value |= (byte & 0x7F) << (7 * index)
+        if not byte & 0x80:
+            return value, at + index + 1
+    return value, at + 8
+
+
+def _is_vp8_key(sample: _Sample) -> bool:
+    return bool(sample.head) and not sample.head[0] & 1
+
+
+def _is_vp9_key(sample: _Sample) -> bool:
+    bits = _Bits(sample.head[:2])
+    marker, profile = bits.read(2), bits.read(1) + 2 * bits.read(1)
+    if profile == 3:  # noqa: PLR2004
+        bits.read(1)
+    return marker == 2 and (bits.read(1), bits.read(1)) == (0, 0)  # noqa: PLR2004
+
+
+# MPEG-2 and MPEG-4 part 2
+
+_PICTURE = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
+_VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
+_MPEG4_VISUAL = 0x20
+_MPEG2_VIDEO = range(0x60, 0x66)
+
+
+def _is_mpeg2_key(sample: _Sample) -> bool:
+    found = _PICTURE.search(sample.head)
+    return found is not None and (found[1][1] >> 3) & 7 == 1
+
+
+def _is_mpeg4_key(sample: _Sample) -> bool:
+    found = _VOP.search(sample.head)
+    return found is not None and found[1][0] >> 6 == 0
+
+
+def _object_type(entry: Box) -> int:
+    """`objectTypeIndication` of the decoder configuration in an `esds` box (ISO/IEC 14496-1, 7.2.6.6), or 0."""
+    payload = bytes(entry.payload)
+    at = payload.find(b"esds\0\0\0\0", _VISUAL_ENTRY_BYTES)
+    # Tag 4 with a length of 1 to 4 bytes, within the first bytes of the descriptor.
+    found = re.search(rb"\x04[\x80-\xff]{0,3}[\x00-\x7f](.)", payload[at + 8 : at + 40], re.DOTALL) if at >= 0 else None
+    return found[1][0] if found else 0
+
+
+def _mp4v(entry: Box) -> Callable[[_Sample], bool] | None:
+    object_type = _object_type(entry)
+    if object_type in _MPEG2_VIDEO:
+        return _is_mpeg2_key
+    return _is_mpeg4_key if object_type == _MPEG4_VISUAL else None
+
+
+_MPEG2_CODES = [
+    b"mpg2",
+    b"mp2v",
+    b"m2v1",
+    *(name + bytes([c]) for name in (b"hdv", b"xdv") for c in b"123456789abcdef"),
+]
+_CODECS: dict[bytes, Callable[[_Sample], bool] | None] = {
+    **dict.fromkeys((b"avc1", b"avc2", b"avc3", b"avc4"), _is_h264_key),
+    **dict.fromkeys((b"hvc1", b"hev1", b"dvh1", b"dvhe"), _is_hevc_key),
+    **dict.fromkeys((b"vvc1", b"vvi1"), _is_vvc_key),
+    b"av01": _is_av1_key,
+    b"vp08": _is_vp8_key,
+    b"vp09": _is_vp9_key,
+    **dict.fromkeys(_MPEG2_CODES, _is_mpeg2_key),
+    b"mp4v": None,  # its esds says which codec it is
+}
+
+
+def _codec_of(entry: Box) -> Callable[[_Sample], bool] | None:
+    return _mp4v(entry) if entry.kind == b"mp4v" else _CODECS.get(entry.kind)
+
+
+# Verifying the samples of a file
+
+# The most samples that are looked at for one file.
+MAX_LOOKS = 4096
+# Key frames are much larger than others. Of this many samples, the largest are looked at first.
+_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 512, 8, 4
+
+
+class KeyFrames:
+    """Looks at samples of a track to see whether they are key frames. One small read for each sample."""
+
+    def __init__(self, track: Track, read_many: ReadMany) -> None:
+        """`read_many` reads the file that the track is in."""
+        self._track, self._read_many = track, read_many
+        self._is_marked = track.table.sync is not None
+        self._looks = 0
+        self._known: dict[int, bool] = {}
+
+    def are_key(self, samples: Sequence[int]) -> list[bool]:
+        """For each sample, whether it is a key frame. False for samples beyond the limit."""
+        new = [sample for sample in dict.fromkeys(samples) if sample not in self._known][: MAX_LOOKS - self._looks]
+        self._looks += len(new)
+        for sample, head in zip(new, self._read_many(list(map(self._head, new))) if new else (), strict=True):
+            self._known[sample] = is_key_frame(self._entry(sample), head, is_marked=self._is_marked)
+        return [self._known.get(sample, False) for sample in samples]
+
+    def first(self, samples: Iterable[int]) -> int | None:
+        """A key frame early in `samples`, or None if none is found near their start.
+
+        It is the first of them if that is a key frame. Otherwise it is the first key frame among the largest samples.
+        """
+        remaining = iter(samples)
+        if not (window := list(islice(remaining, _SAMPLES_AT_ONCE))):
+            return None
+        if self.are_key(window[:1])[0]:
+            return window[0]
+        sizes = self._track.table.sizes
+        for _ in range(_MAX_ROUNDS):
+            by_size = sorted(window, key=lambda sample: sizes.between(sample, sample + 1), reverse=True)
+            largest = sorted(by_size[:_LOOKS_AT_ONCE])
+            for sample, is_key in zip(largest, self.are_key(largest), strict=True):
+                if is_key:
+                    return sample
+            if not (window := list(islice(remaining, _SAMPLES_AT_ONCE))):
+                return None
+        return None
+
+    def _head(self, sample: int) -> tuple[int, int]:
+        """Where the first bytes of a sample are."""
+        table = self._track.table
+        chunk = bisect_right(table.chunks.starts, sample) - 1
+        offset = table.chunks.offsets[chunk] + table.sizes.between(table.chunks.starts[chunk], sample)
+        return offset, min(HEAD_BYTES, table.sizes.between(sample, sample + 1))
+
+    def _entry(self, sample: int) -> Box:
+        chunks = self._track.table.chunks
+        return self._track.descriptions[chunks.descriptions[bisect_right(chunks.starts, sample) - 1] - 1]
+
+
+def can_verify(track: Track) -> bool:
+    """Whether the first bytes of a sample tell if it is a key frame."""
+    return track.is_video and track.table.count > 1 and all(map(predicts, track.descriptions))
+
+
+def is_doubtful(table: SampleTable) -> bool:
+    """Whether a table that marks all samples as sync samples cannot be believed, if the codec predicts frames."""
+    return table.sync is None or len(table.sync) == table.count
