@@ -88,7 +88,8 @@ def _read_from(
         "ConsistentRead": True,
     }
     for limit in chain(pages, repeat(pages[-1])):
-        answer = aws.dynamodb.query(**query, **({"Limit": limit} if limit else {}))
+        query |= {"Limit": limit} if limit else {}
+        answer = aws.dynamodb.query(**query)
         yield from map(_from_item, answer["Items"])
         if "LastEvaluatedKey" not in answer:
             return
