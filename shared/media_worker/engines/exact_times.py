@@ -17,7 +17,7 @@ from itertools import pairwise
 from math import ceil, floor
 
 from media_worker.engines.commands import PacketTimes
-from media_worker.mp4.edit_list import Edit, exact_movie_timescale, single_edit
+from media_worker.mp4.edit_list import Edit, PresentedRange, edits_of, exact_movie_timescale
 from media_worker.mp4.movie import Movie, Track
 from media_worker.mp4.samples import Runs, Timeline
 
@@ -66,7 +66,15 @@ def _edits(track: Track, times: PacketTimes, start: Fraction, movie_timescale: i
     begin = round(max(Fraction(0), first_presented))
     media_start = max(0, round(zero + begin))
     length = max(1, round(media_end) - media_start)
-    return single_edit(begin, media_start, length, track_timescale=track.timescale, movie_timescale=movie_timescale)
+    presented = PresentedRange(Fraction(begin), Fraction(media_start), Fraction(media_start + length))
+    return edits_of(
+        [presented],
+        movie_start=Fraction(0),
+        media_zero=0,
+        media_end=0,
+        track_timescale=track.timescale,
+        movie_timescale=movie_timescale,
+    )
 
 
 def _rescaled(track: Track, old: int, new: int) -> Track:
