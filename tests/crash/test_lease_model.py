@@ -1,4 +1,4 @@
-"""A state machine of one job: deliveries, crashes, pauses, expiries, redrives and deletions, on the real handler and moto."""
+"""A state machine of one job on the real handler and moto: deliveries, crashes, pauses, redrives and deletions."""
 
 import tempfile
 from collections.abc import Callable

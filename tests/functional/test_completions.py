@@ -263,6 +263,4 @@ def _add_rows(stack: Stack, indexes: list[int]) -> None:
     table = dynamodb_backends["123456789012"]["us-east-1"].tables["SegmentCompletions"]
     for index in indexes:
         uri = f"s3://{OUTPUT}/{build_output_segment_key('job-1', index)}"
-        table.put_item(
-            {"job_id": {"S": "job-1"}, "segment_index": {"N": str(index)}, "output_s3_uri": {"S": uri}}
-        )
+        table.put_item({"job_id": {"S": "job-1"}, "segment_index": {"N": str(index)}, "output_s3_uri": {"S": uri}})
