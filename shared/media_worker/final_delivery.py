@@ -35,7 +35,7 @@ def record_failure(
     the bucket and key prefix of what it writes.
 
     Raises:
-        NothingToDo: the job is gone or has moved on.
+        NothingToDo: the job is gone, was cancelled or has moved on.
         LeaseHeld: somebody is working on it.
         ReceivesUsedUp: there were too few attempts to give up.
         FailureRecorded: the job is `failed`.
@@ -48,7 +48,7 @@ def record_failure(
 def _record_failure(aws: "Aws", lease: Lease, statuses: frozenset[JobStatus], uploads: tuple[str, str]) -> None:
     """Always raises, so that the lease is released and not completed."""
     job = read_job(aws, lease.job_id)
-    if job is None or job.status in {JobStatus.COMPLETED, JobStatus.DELETED}:
+    if job is None or job.cancelled_at or job.status in {JobStatus.COMPLETED, JobStatus.DELETED}:
         raise NothingToDo(f"job {lease.job_id} is {job.status if job else 'gone'}: there is no failure to record")
     if job.status in statuses:
         attempts = attempts_made(aws, lease) - 1  # this delivery took the lease too
