@@ -132,7 +132,7 @@ class Job:
         Raises:
             PermanentError: an attribute that we need is missing or does not meet the contract.
         """
-        row = {name: _deserialize(value) for name, value in item.items()}
+        row = plain_row(item)
         try:
             return cls(
                 job_id=row["job_id"],
@@ -161,6 +161,18 @@ def read_job(aws: "Aws", job_id: str) -> Job | None:
         TableName=aws.settings.jobs_table_name, Key={"job_id": {"S": job_id}}, ConsistentRead=True
     )
     return Job.from_item(response["Item"]) if "Item" in response else None
+
+
+def read_row(aws: "Aws", job_id: str) -> dict[str, Any]:
+    """All attributes of a job's row as plain values; empty when there is no such row."""
+    key = {"job_id": {"S": job_id}}
+    response = aws.dynamodb.get_item(TableName=aws.settings.jobs_table_name, Key=key, ConsistentRead=True)
+    return plain_row(response.get("Item", {}))
+
+
+def plain_row(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A row in DynamoDB's typed form as plain values."""
+    return {name: _deserialize(value) for name, value in item.items()}
 
 
 def begin_chunking(aws: "Aws", job: Job) -> None:

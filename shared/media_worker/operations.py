@@ -111,8 +111,8 @@ def cancel_job(aws: "Aws", job_id: str, by: str) -> Outcome:
 class _Remaining:
     """What a new run has to do: the segments without a completion, and those of them that exist."""
 
-    unprocessed: "frozenset[int]"
-    existing: "frozenset[int]"
+    unprocessed: frozenset[int]
+    existing: frozenset[int]
     is_planned: bool
 
     @property
@@ -160,7 +160,7 @@ def retry_job(aws: "Aws", job_id: str, segments: Iterable[int] = (), settings: N
     return Outcome(job_id, to, changed=True, detail="is retried: all segments are processed, the join was requested")
 
 
-def _require_sensible(job: Job, chosen: "frozenset[int]", settings: NewSettings) -> None:
+def _require_sensible(job: Job, chosen: frozenset[int], settings: NewSettings) -> None:
     """Check what is asked for against the job."""
     if chosen and settings.need_new_plan:
         raise OperationRefused(
@@ -191,7 +191,7 @@ def _retry_with_new_plan(aws: "Aws", job: Job, settings: NewSettings) -> Outcome
     return Outcome(job.job_id, JobStatus.CREATED, changed=True, detail="is planned and split again")
 
 
-def _choose_segments(aws: "Aws", job: Job, chosen: "frozenset[int]") -> None:
+def _choose_segments(aws: "Aws", job: Job, chosen: frozenset[int]) -> None:
     """Remove the completions of the segments that have to be processed again.
 
     This comes before the status changes: while all completions are there, whoever looks might request the join.
@@ -344,14 +344,14 @@ def _delete_keys(aws: "Aws", bucket: str, keys: Sequence[str]) -> None:
         )
 
 
-def _list_keys(aws: "Aws", bucket: str, prefix: str) -> Iterator["list[str]"]:
+def _list_keys(aws: "Aws", bucket: str, prefix: str) -> Iterator[list[str]]:
     """The keys below a prefix, one list for each page."""
     for page in aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         if keys := [found["Key"] for found in page.get("Contents", [])]:
             yield keys
 
 
-def _stored_segments(aws: "Aws", job_id: str) -> "set[int]":
+def _stored_segments(aws: "Aws", job_id: str) -> set[int]:
     """The indexes of the processed segments that exist in the output bucket."""
     bucket = aws.settings.output_bucket_name
     prefix = build_output_segment_key(job_id, 0).rpartition("/")[0] + "/"
@@ -404,7 +404,7 @@ def _delete_rows(aws: "Aws", table: str, job_id: str, indexes: Sequence[int]) ->
             raise TransferFailed(f"rows of job {job_id} in {table} were not deleted: DynamoDB is too busy, try again")
 
 
-def _batches(indexes: Sequence[int], size: int) -> "Iterator[Sequence[int]]":
+def _batches(indexes: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     return (indexes[start : start + size] for start in range(0, len(indexes), size))
 
 
