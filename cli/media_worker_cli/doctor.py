@@ -47,7 +47,7 @@ class Check:
 
 def doctor(arguments: Namespace) -> int:
     """Check a stack: 0 if there is no problem, else 1."""
-    checks = list(examine(lambda: choose_stack(arguments.stack)))
+    checks = list(examine(lambda: choose_stack(arguments.stack), _find_ffmpeg(is_local=not arguments.stack)))
     problems = [check for check in checks if check.verdict == "problem"]
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=2))
@@ -60,9 +60,19 @@ def doctor(arguments: Namespace) -> int:
     return 1 if problems else 0
 
 
-def examine(find: Callable[[], Stack]) -> Iterator[Check]:
+def _find_ffmpeg(*, is_local: bool) -> str | None:
+    """The ffmpeg that this machine would use. The local cloud comes with one."""
+    path = os.environ.get("FFMPEG_PATH") or shutil.which("ffmpeg")
+    if path or not is_local:
+        return path
+    from media_worker_cli.local.ffmpeg import ffmpeg_path  # noqa: PLC0415 - see the package's docstring
+
+    return str(ffmpeg_path())
+
+
+def examine(find: Callable[[], Stack], ffmpeg: str | None) -> Iterator[Check]:
     """All checks. Those that need the stack follow only if it is found."""
-    yield check_ffmpeg()
+    yield check_ffmpeg(ffmpeg)
     try:
         stack = find()
     except CommandError as error:
@@ -115,9 +125,8 @@ def _looked_at(name: str, action: str, look: Callable[[], Check]) -> Check:
         return Check(name, "problem", str(error), "check credentials and network; `aws sts get-caller-identity` helps")
 
 
-def check_ffmpeg() -> Check:
+def check_ffmpeg(path: str | None) -> Check:
     """The ffmpeg of this machine, which `serve` and segment commands use. Functions have their own in a layer."""
-    path = os.environ.get("FFMPEG_PATH") or shutil.which("ffmpeg")
     advice = "install ffmpeg or set FFMPEG_PATH; only `serve` and segment commands need it, the functions have a layer"
     if not path:
         return Check("ffmpeg", "warning", "there is none on PATH", advice)

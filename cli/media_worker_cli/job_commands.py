@@ -64,7 +64,7 @@ _HEADER = ("JOB", "STATUS", "SEGMENTS", "AGE", "DURATION", "ERROR")
 
 
 def _listed_row(each: ListedJob, now: int) -> tuple[str, ...]:
-    segments = "-" if each.segments is None else f"{each.processed or 0}/{each.segments}"
+    segments = "-" if each.processed is None else f"{each.processed}/{each.segments}"
     ended = each.ended_at or (now if each.status not in {JobStatus.FAILED, JobStatus.COMPLETED} else None)
     duration = "-" if ended is None else describe_age(max(0, ended - each.created_at))
     age = describe_age(max(0, now - each.created_at))

@@ -224,7 +224,7 @@ def _timeline(
     happened = [
         (row.get("created_at"), "job created"),
         (row.get("retried_at"), "retried"),
-        (row.get("run_started_at"), "splitting started"),
+        (row.get("run_started_at"), "work started"),
         (times[0] if times else None, "first segment processed"),
         (times[-1] if len(times) > 1 else None, f"{len(times)} segments processed"),
         (trigger.get("triggered_at"), "join requested"),
