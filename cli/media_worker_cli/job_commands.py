@@ -6,12 +6,11 @@ import getpass
 import json
 import socket
 import sys
-import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from media_worker.description import Attempt, Description, Segment, describe_job
-from media_worker.jobs import JobStatus
+from media_worker.jobs import JobStatus, now_s
 from media_worker.keys import is_job_id
 from media_worker.listing import LISTED, ListedJob, list_jobs
 from media_worker.operations import NewSettings, Outcome, cancel_job, delete_job, retry_job
@@ -42,7 +41,7 @@ _PERCENT = 100
 
 def jobs(arguments: Namespace) -> int:
     """List jobs, newest first."""
-    now = int(time.time())
+    now = now_s()
     since_s = now - parse_duration(arguments.since) if arguments.since else 0
     statuses = [JobStatus(arguments.status)] if arguments.status else LISTED
     page = list_jobs(choose_stack(arguments.stack).aws, statuses, since_s=since_s, limit=arguments.limit)

@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ NOW = 1_000_000
 
 
 def completions(*ages_s: int) -> list[Completion]:
-    return [Completion(index, "s3://a/b", jobs.Decimal(NOW - age)) for index, age in enumerate(ages_s)]
+    return [Completion(index, "s3://a/b", Decimal(NOW - age)) for index, age in enumerate(ages_s)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media_worker.jobs import JobStatus
-from media_worker.listing import LISTED, list_jobs
+from media_worker.listing import LISTED, ListedJob, list_jobs
 from moto import mock_aws
 
 from tests.functional.stack import Stack
@@ -69,7 +69,7 @@ def test_a_listing_can_be_limited_in_time(indexed: Stack) -> None:
 
 def test_a_row_has_progress_end_and_error(indexed: Stack) -> None:
     """Completions of a replaced plan do not count. A completed job needs no count."""
-    total = {"total_segments": {"N": "3"}}
+    total: dict[str, Any] = {"total_segments": {"N": "3"}}
     add(indexed, "done", 1, **total, completed_at={"N": "90"}, title={"S": "f.mp4"})
     add(indexed, "busy", 2, "chunking_complete", **total, plan={"S": "new"}, notice={"S": "one"})
     add(indexed, "bad", 3, "failed", failed_at={"N": "70"}, error={"S": "no video"})
@@ -106,7 +106,8 @@ def test_pages_hold_every_job_once(rows: list[tuple[int, str]], limit: int) -> N
         stack = _new_stack()
         for number, (created_at, status) in enumerate(rows):
             add(stack, f"job-{number}", created_at, status)
-        seen, cursor = [], None
+        seen: list[ListedJob] = []
+        cursor = None
         while True:
             page = list_jobs(stack.aws, limit=limit, cursor=cursor)
             seen += page.jobs
