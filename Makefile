@@ -41,7 +41,7 @@ test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
+	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile tests/worker
 	@$(BIN)/pytest -q tests/e2e
 
 # The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.

@@ -152,7 +152,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=MODES, default="sbs", help="label in the segment keys (default: %(default)s)")
     parser.add_argument(
         "--engine",
-        choices=get_args(Engine.__value__),
+        choices=get_args(Engine),
         help="the engine that splits and joins (default: the stack's setting)",
     )
 
