@@ -197,8 +197,18 @@ def timescale_of(header: Box) -> int:
 
 def track_id_of(tkhd: Box) -> int:
     """The number of a track. In `tkhd` it follows two times of 4 bytes, or 8 in version 1."""
+    return unpack(_U32, tkhd, _track_id_offset(tkhd))[0]
+
+
+def with_track_id(tkhd: Box, track_id: int) -> Box:
+    """The header with another track number."""
+    payload, offset = bytes(tkhd.payload), _track_id_offset(tkhd)
+    return Box(tkhd.kind, payload[:offset] + _U32.pack(track_id) + payload[offset + 4 :])
+
+
+def _track_id_offset(tkhd: Box) -> int:
     version, _ = version_and_flags(tkhd)
-    return unpack(_U32, tkhd, 20 if version else 12)[0]
+    return 20 if version else 12
 
 
 def is_enabled(tkhd: Box) -> bool:
