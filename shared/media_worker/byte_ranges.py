@@ -8,6 +8,7 @@ everything else.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 _MIB = 1024 * 1024
 MIN_PART_BYTES = 5 * _MIB
@@ -41,7 +42,7 @@ class ByteRange:
 
 
 # What an object is made of: bytes at hand, and byte ranges of its sources.
-type Content = bytes | ByteRange
+Content: TypeAlias = bytes | ByteRange
 
 
 def length_of(content: Content) -> int:
@@ -73,7 +74,7 @@ class CopiedPart:
         return self.range.length
 
 
-type Part = UploadedPart | CopiedPart
+Part: TypeAlias = UploadedPart | CopiedPart
 
 
 class TooManyParts(ValueError):

@@ -8,18 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from media_worker import jobs
-from media_worker.byte_ranges import TooManyParts
+from media_worker.byte_ranges import Content, TooManyParts
 from media_worker.completions import Completion, current_completions, describe_gaps
 from media_worker.deadline import Context, Deadline
 from media_worker.engines import open_segments
 from media_worker.errors import BadFinal, BadSegment, JobMoved, NothingToDo, NotReady, TransferFailed
-from media_worker.final_delivery import record_failure
+from media_worker.final_delivery import Delivery, Stage, record_failure
 from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
-from media_worker.lease import reassembly_lease, run_under_lease
+from media_worker.lease import Hold, reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
 from media_worker.mp4 import Movie, Mp4Error, Presented, TracksDiffer, plan_join, presented_video, read_movie
-from media_worker.plan import read_plan
+from media_worker.plan import Plan, read_plan
 from media_worker.s3 import (
     PLAN,
     SOURCE_ETAG,
@@ -48,7 +48,7 @@ _EXPECTED = "expected"
 _SEGMENTS = "segments"
 
 
-def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_final_delivery: bool = False) -> None:
+def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, delivery: Delivery) -> None:
     """Join a job's processed segments into its final and record that on the job. The final delivery only records the
     failure.
 
@@ -58,30 +58,30 @@ def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_f
         RetryableError: nothing is lost; the message must be delivered again.
     """
     lease = reassembly_lease(aws, request.job_id)
-    if is_final_delivery:
+    if delivery.is_final:
         uploads = (aws.settings.output_bucket_name, build_final_key(request.job_id))
-        record_failure(aws, lease, context, REASSEMBLY_STATUSES, uploads)
+        record_failure(aws, lease, context, delivery, Stage(REASSEMBLY_STATUSES, uploads))
     run_under_lease(aws, lease, context, partial(_reassemble, aws, request, context))
 
 
-def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> None:
+def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, hold: Hold) -> None:
     """The part under the lease."""
-    with jobs.failing_job(aws, request.job_id):
+    with jobs.failing_job(aws, request.job_id, fence=hold.fence):
         job = jobs.read_job(aws, request.job_id)
         if job is None:
             raise NothingToDo(f"there is no job {request.job_id}")
-        if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
+        if not job.can_become(JobStatus.REASSEMBLING):
             raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
         steps = Steps()
-        final = _verified_final(aws, job, Deadline(context), steps)
-        abort_incomplete_uploads(aws, final.bucket, final.key)
+        final = _verified_final(aws, job, Deadline(context, hold), hold, steps)
+        abort_incomplete_uploads(aws, final.bucket, final.key, hold.until_s)
         with _expiring_if_deleted(aws, job):
-            jobs.finish_reassembly(aws, job.job_id, steps.report)
+            jobs.finish_reassembly(aws, job.job_id, steps.report, hold.fence)
     count("JobsCompleted")
     logger.info("Job completed", event="job_completed", key=final.key, bytes=final.size_bytes)
 
 
-def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> StoredObject:
+def _verified_final(aws: "Aws", job: Job, deadline: Deadline, hold: Hold, steps: Steps) -> StoredObject:
     """The job's final, verified: the one that an earlier attempt wrote, if it is good, else a new one.
 
     Raises:
@@ -91,10 +91,10 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> S
     try:
         segments = _find_segments(aws, job, _complete_set(aws, job))
     except (NotReady, BadSegment):
-        if existing is None:
+        if existing is None or job.segments_retried_at:
             raise
         segments = []  # expired since the final was written
-    jobs.begin_reassembly(aws, job.job_id)
+    jobs.begin_reassembly(aws, job.job_id, hold.fence)
     if existing and _is_good(aws, existing, segments, steps):
         logger.info("Final of an earlier attempt is good", event="final_present")
         return existing
@@ -139,26 +139,29 @@ def _write_final(
     steps: Steps,
 ) -> None:
     """Compare the processed segments with the plan, join them, and write the final."""
-    plan = read_plan(aws, job) if job.plan and job.frame_check != "any" else None
+    plan = read_plan(aws, job) if job.plan else None
     with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
         movies = [media.movie for media in opened]
         with _as_bad_segment():
-            presented = [_presented(index, movie) for index, movie in enumerate(movies)]
-            multiple = check_segments(plan, presented) if plan else 1
+            presented = [_presented(plan, index, movie) for index, movie in enumerate(movies)]
+            checked = plan if job.frame_check == "auto" else None
+            multiple = check_segments(checked, presented) if checked else 1
             layout = plan_join(movies, plan.starts_s if plan else None)
-            expected = Expected.of(plan, movies, presented, multiple)
+            expected = Expected.of(checked, movies, presented, multiple)
         described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
         key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
-        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces)
+        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces, deadline.hold)
         deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
         with steps.step("join", layout.size_bytes), _as_bad_segment():
-            contents = [layout.header, *layout.ranges]
+            contents: list[Content] = [layout.header, *layout.ranges]
             write_once(aws, target, contents, [media.source for media in opened])
 
 
-def _presented(index: int, movie: Movie) -> Presented:
+def _presented(plan: Plan | None, index: int, movie: Movie) -> Presented:
+    """What a processed segment presents. A worker that only copies samples may present post-roll: it does not count."""
+    is_followed = plan is not None and index + 1 < len(plan.segments)
     try:
-        return presented_video(movie)
+        return presented_video(movie, plan.segments[index].duration_s if plan and is_followed else None)
     except Mp4Error as error:
         tracks = ", ".join(describe_tracks(movie)) or "none"
         raise BadSegment(f"segment {index} cannot be joined: {error} (its tracks: {tracks})") from error

@@ -148,7 +148,7 @@ def test_failures_are_counted_by_kind(stack: Stack, capsys: pytest.CaptureFixtur
 def test_log_keys_are_restored(logs: Logs) -> None:
     """Inner keys replace outer ones and end with their block, also after an error."""
     with log_keys(job_id="outer", a=1):
-        with pytest.raises(ValueError, match="x"), log_keys(job_id="inner"):  # noqa: PT012  # it is raised at the end
+        with pytest.raises(ValueError, match="x"), log_keys(job_id="inner"):  # noqa: PT012  # the last statement raises
             logger.info("Inside", event="inside")
             raise ValueError("x")
         logger.info("Outside", event="outside")

@@ -21,7 +21,7 @@ from media_worker.mp4 import (
     split_at,
 )
 
-from local.binaries import ffmpeg_path
+from media_worker_cli.local.ffmpeg import ffmpeg_path
 from tests.media.clips import ffmpeg
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ def test_a_failure_does_not_overwrite_a_final_status(stack: Stack, status: str) 
 
 def test_a_failure_creates_no_job(stack: Stack) -> None:
     """A job that was removed stays removed."""
-    assert not jobs.fail_job(stack.aws, "job-1", "nobody asked")
+    assert not jobs.fail_job(stack.aws, "job-1", "too late")
     assert stack.row("Jobs") == {}
 
 
@@ -57,9 +57,9 @@ def test_a_new_run_records_its_start(stack: Stack) -> None:
     """It removes the error of the last run. A run that is resumed keeps its start."""
     stack.add_job(status={"S": "failed"}, error={"S": "bad luck"}, run_started_at={"N": "17"})
     jobs.begin_chunking(stack.aws, stack.job())
-    begun = stack.job()
-    assert begun.status is JobStatus.CHUNKING_IN_PROGRESS
-    assert begun.error is None
-    assert (begun.run_started_at or 0) > 17
-    jobs.begin_chunking(stack.aws, begun)
-    assert stack.job() == begun
+    started = stack.job()
+    assert started.status is JobStatus.CHUNKING_IN_PROGRESS
+    assert started.error is None
+    assert (started.run_started_at or 0) > 17
+    jobs.begin_chunking(stack.aws, started)
+    assert stack.job() == started

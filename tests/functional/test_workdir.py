@@ -1,4 +1,4 @@
-"""Work directories are private and always removed, and nobody else's files are touched."""
+"""Work directories are private and always removed, and other files are not touched."""
 
 import os
 import shutil

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from operator import sub
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
@@ -33,11 +33,13 @@ from .samples import MAX_REORDER, Runs, SampleTable, Timeline, concat_tables
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .boxes import Box
+
 # Larger timescales would leave too few seconds in a composition offset of 32 bits.
 MAX_TIMESCALE = 1 << 24
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
-type Row = tuple[Track | None, ...]  # one track of the final: its part in each segment
+Row: TypeAlias = tuple[Track | None, ...]  # one track of the final: its part in each segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,13 @@ class JoinedTrack:
 
 @dataclass(frozen=True, slots=True)
 class JoinedMovie:
-    """The tracks of the final, and its movie timescale."""
+    """The final: its `moov` box, movie timescale and tracks, and when each segment starts in it."""
 
+    box: Box
     timescale: int
     tracks: tuple[JoinedTrack, ...]
+    starts_s: tuple[Fraction, ...] = ()
+    main: int = 0  # the number of the main track
 
 
 def concatenate(
@@ -68,13 +73,14 @@ def concatenate(
         Unsupported: an edit list of a segment cannot be joined.
     """
     tracks = [_presented_parts(row, movies) for row in rows]
-    main_number = _main_row(movies, rows)
+    main_row = _main_row(movies, rows)
     if starts_s is not None:
-        tracks[main_number] = _within_plan(tracks[main_number], starts_s)
-    main = tracks[main_number]
+        tracks[main_row] = _within_plan(tracks[main_row], starts_s)
+    main = tracks[main_row]
     actual_s = _segment_starts_s(main, starts_s)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
-    return JoinedMovie(timescale, tuple(_concatenate_track(track, actual_s, timescale) for track in tracks))
+    joined = tuple(_concatenate_track(track, actual_s, timescale) for track in tracks)
+    return JoinedMovie(movies[0].box, timescale, joined, tuple(actual_s), main_row)
 
 
 def _main_row(movies: Sequence[Movie], rows: Sequence[Row]) -> int:

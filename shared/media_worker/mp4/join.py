@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from .boxes import with_track_id
+from .chapters import with_chapter_reference, with_chapter_times, with_joined_chapters, with_source_chapters
 from .concat import JoinedMovie, JoinedTrack, Row, concatenate
 from .errors import TracksDiffer, overflow_is_unsupported
 from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
@@ -48,17 +49,29 @@ def plan_join(
     if not movies:
         raise ValueError("there are no segments to join")
     restored = _restore(movies)
-    joined = restored or concatenate(movies, match_tracks(movies), starts_s)
+    joined = restored or _concatenated(movies, starts_s)
     media = [
         media_ranges((track.tables[index] for track in joined.tracks), max_gap_bytes, source=index)
         for index in range(len(movies))
     ]
     bases = list(accumulate((each.total_bytes for each in media), initial=0))
     tracks = _with_unique_ids([_finished(track, media, bases) for track in joined.tracks])
-    box = _with_next_track_id(without_provenance(movies[0].box), tracks)
+    box = _with_next_track_id(without_provenance(joined.box), tracks)
     final = replace(movies[0], box=box, timescale=joined.timescale, tracks=tracks)
     ranges = [each for segment in media for each in segment.ranges]
     return layout_of(final, ranges, is_restored=restored is not None)
+
+
+def _concatenated(movies: Sequence[Movie], starts_s: Sequence[Fraction] | None) -> JoinedMovie:
+    movies = list(map(with_chapter_times, movies))
+    rows = match_tracks(movies)
+    joined = concatenate(movies, rows, starts_s)
+    tracks = with_chapter_reference([joined_track.track for joined_track in joined.tracks], rows, joined.main)
+    return replace(
+        joined,
+        box=with_joined_chapters([movie.box for movie in movies], joined.starts_s),
+        tracks=tuple(replace(each, track=track) for each, track in zip(joined.tracks, tracks, strict=True)),
+    )
 
 
 def _finished(joined: JoinedTrack, media: Sequence[MediaRanges], bases: Sequence[int]) -> Track:
@@ -77,8 +90,7 @@ def _with_unique_ids(tracks: Sequence[Track]) -> tuple[Track, ...]:
     for track in tracks:
         if track.track_id in used:
             number = max(used | {each.track_id for each in tracks}) + 1
-            children = (with_track_id(c, number) if c.kind == b"tkhd" else c for c in track.box.children or ())
-            unique.append(replace(track, box=track.box.with_children(tuple(children))))
+            unique.append(replace(track, box=with_track_id(track.box, number)))
         else:
             unique.append(track)
         used.add(unique[-1].track_id)
@@ -104,7 +116,7 @@ def _restore(movies: Sequence[Movie]) -> JoinedMovie | None:
     if len(known) < len(movies) or not _is_whole_source(movies, known):
         return None
     tracks = [_restored_track(movies, known, number) for number in range(len(movies[0].tracks))]
-    return JoinedMovie(known[0].movie_timescale, tuple(tracks))
+    return JoinedMovie(with_source_chapters(movies[0].box), known[0].movie_timescale, tuple(tracks))
 
 
 def _is_whole_source(movies: Sequence[Movie], provenances: Sequence[Provenance]) -> bool:

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .boxes import Box
+    from .fragment_reader import ReadMany
     from .movie import Track
     from .samples import SampleTable
-
-# read_many(requests): the bytes of each (offset, length), in order. They may be read at the same time.
-type ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
 
 # Parameter sets and messages come before the frame. With HDR metadata and captions they take a few hundred bytes.
 HEAD_BYTES = 4096

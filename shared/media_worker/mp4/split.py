@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
 
+from .chapters import with_segment_chapters
 from .cut_points import Cut, CutPoints
 from .edit_list import (
     Edit,
@@ -36,7 +37,7 @@ from .edit_list import (
     presentation_time,
 )
 from .errors import Unsupported, overflow_is_unsupported
-from .key_frames import KeyFrames, ReadMany, can_verify, is_doubtful
+from .key_frames import KeyFrames, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
 from .samples import SampleTable, concat_tables
@@ -45,6 +46,7 @@ from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .fragment_reader import ReadMany
     from .movie import Movie, Track
     from .reader import Read
 
@@ -310,7 +312,7 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
         digest=digest_of(track for track, _ in parts),
     )
     media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
-    box = without_provenance(movie.box)
+    box = with_segment_chapters(without_provenance(movie.box), plan.starts_s, segment_index)
     segment = replace(
         movie,
         box=box.with_children((*(box.children or ()), build_provenance(provenance))),
