@@ -5,7 +5,7 @@ ranges of the sources; ranges of other objects are copied by S3, ranges of local
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +18,6 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from media_worker.aws import CONNECTIONS
 from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, plan_parts
 from media_worker.deadline import Deadline
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
@@ -131,24 +130,6 @@ def read_range(aws: "Aws", source: StoredObject, offset: int, length: int) -> by
     if len(content) != length:
         raise TransferFailed(f"{source.uri} returned {len(content)} of {length} bytes from offset {offset}")
     return content
-
-
-# Many ranges at once: offset and length of each, answered with their bytes in the same order.
-type ReadRanges = Callable[[Sequence[tuple[int, int]]], list[bytes]]
-
-
-@contextmanager
-def parallel_reads(aws: "Aws", source: StoredObject) -> Iterator[ReadRanges]:
-    """A function that reads ranges of an object at the same time. It raises what `read_range` raises."""
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
-
-        def read(ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-            if len(ranges) == 1:  # nothing to do at the same time
-                return [read_range(aws, source, *ranges[0])]
-            futures = [submit(pool, read_range, aws, source, offset, length) for offset, length in ranges]
-            return [future.result() for future in futures]
-
-        yield read
 
 
 @contextmanager
