@@ -202,7 +202,7 @@ def test_skip_leaves_the_segment_out(world: World) -> None:
 
 
 def test_pass_through_uses_the_unprocessed_segment(world: World) -> None:
-    """After the last attempt the segment itself takes its place, and the record says why."""
+    """After the last attempt the segment itself is used, and the record says why."""
     world.add_job()
     world.work(FAIL, segment=fast(on_failure="pass-through"))
     assert world.processed == [0]
