@@ -79,6 +79,10 @@ bench: setup-bench ## compare four ways to split and join: writes docs/performan
 bench-memory: setup-bench ## measure the peak memory of both handlers with a source of 2 GB
 	@$(BIN)/python -m bench.memory
 
+.PHONY: bench-depth
+bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join
+	@$(BIN)/python -m bench.call_depth
+
 .PHONY: setup-bench
 setup-bench: setup
 	@$(UV) sync -q --frozen --inexact --group bench

@@ -96,8 +96,9 @@ def plan_parts(
         TooManyParts: a multipart upload has at most 10,000.
     """
     contents = list(contents)
-    # Half of the parts that S3 allows may be copies; a 10 TB object has larger ones.
-    copy_part_bytes = max(copy_part_bytes, -(-total_bytes(contents) * 2 // MAX_PARTS))
+    # A very large object has larger parts, so that half of the parts that S3 allows are enough.
+    min_part_bytes = -(-total_bytes(contents) * 2 // MAX_PARTS)
+    copy_part_bytes, upload_part_bytes = max(copy_part_bytes, min_part_bytes), max(upload_part_bytes, min_part_bytes)
     parts: list[Part] = []
     pending = _Pending(upload_part_bytes)
     for content in contents:

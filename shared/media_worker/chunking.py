@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from media_worker import jobs
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
-from media_worker.engines import Media, open_source
+from media_worker.engines import open_source
+from media_worker.engines.copy import Media
 from media_worker.errors import BadPlan, BadSource, NothingToDo
 from media_worker.final_delivery import record_failure
 from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
@@ -22,9 +23,11 @@ from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, st
 from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
 from media_worker.settings import Engine
 from media_worker.telemetry import Steps, count, logger, submit
+from media_worker.verification import describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
+    from media_worker.byte_ranges import Content
 
 # Segments that are written at the same time.
 _SEGMENTS_AT_ONCE = 4
@@ -64,7 +67,7 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
         deadline, steps = Deadline(context), Steps()
         stored = find_plan(aws, job, source)
         with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
-            with steps.step("layout"):
+            with steps.step("plan"):
                 plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
                 layouts = [lay_out(media.movie, split, index) for index in range(split.total_segments)]
             if stored is None:
@@ -89,7 +92,10 @@ def _engine_of(aws: "Aws", job: Job, stored: Plan | None) -> Engine:
 def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tuple[Plan, SplitPlan]:
     duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
     with _as_bad_source():
-        split = plan_split(media.movie, duration_s, media.read)
+        if not any(track.is_video and track.table.count for track in media.movie.tracks):
+            tracks = ", ".join(describe_tracks(media.movie)) or "none"
+            raise BadSource(f"the source has no video track (its tracks: {tracks})")
+        split = plan_split(media.movie, duration_s, media.read, media.read_many)
         presented = split.segments
     first_frames = accumulate((each.frames for each in presented), initial=0)
     segments = tuple(
@@ -102,7 +108,7 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         segment_duration_s=duration_s,
         timescale=media.movie.tracks[split.main_track].timescale,
         segments=segments,
-        notice="; ".join(filter(None, (split.notice, *media.notices))) or None,
+        notice="; ".join(filter(None, (*media.movie.notices, *media.notices, split.notice))) or None,
     )
     return plan, split
 
@@ -114,7 +120,7 @@ def _carry_out(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:
         BadPlan: the source cannot be cut there, or its frames are not those that were planned.
     """
     try:
-        split = split_at(media.movie, plan.starts_s, media.read)
+        split = split_at(media.movie, plan.starts_s, media.read, media.read_many)
     except Mp4Error as error:
         raise BadPlan(f"the plan cannot be carried out: {error}") from error
     for planned, found in zip(plan.segments, split.segments, strict=True):
@@ -150,7 +156,7 @@ def _write_segments(
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
         key = build_segment_key(job.job_id, index, len(layouts), job.mode)
         target = Target(aws.settings.input_bucket_name, key, (PLAN, plan.digest), plan.segments[index].metadata())
-        contents = [layouts[index].header, *layouts[index].ranges]
+        contents: list[Content] = [layouts[index].header, *layouts[index].ranges]
         # Only a retry can find the segment of an earlier attempt.
         written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)
         if written:

@@ -101,7 +101,7 @@ _ON_BUCKET = {
     "ListObjectsV2": "s3:ListBucket",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
 }
-# What a parameter needs beside the operation itself. A write with If-Match tells about what is there.
+# The rights that a parameter needs beside the operation. A write with If-Match reveals whether an object exists.
 _ON_OBJECT_BY_PARAMETER = {"IfMatch": "s3:GetObject", "Tagging": "s3:PutObjectTagging", "ACL": "s3:PutObjectAcl"}
 
 

@@ -201,6 +201,19 @@ def track_id_of(tkhd: Box) -> int:
     return unpack(_U32, tkhd, 20 if version else 12)[0]
 
 
+def with_track_id(trak: Box, track_id: int) -> Box:
+    """A `trak` box with another number."""
+
+    def renumbered(box: Box) -> Box:
+        if box.kind != b"tkhd":
+            return box
+        at = 20 if version_and_flags(box)[0] else 12
+        payload = bytes(box.payload)
+        return Box(box.kind, payload[:at] + _U32.pack(track_id) + payload[at + 4 :])
+
+    return trak.with_children(tuple(map(renumbered, trak.children or ())))
+
+
 def is_enabled(tkhd: Box) -> bool:
     """Whether players should play the track."""
     return bool(version_and_flags(tkhd)[1] & 1)
