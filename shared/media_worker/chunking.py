@@ -13,10 +13,10 @@ from media_worker.deadline import Context, Deadline
 from media_worker.engines import open_source
 from media_worker.engines.copy import Media
 from media_worker.errors import BadPlan, BadSource, NothingToDo
-from media_worker.final_delivery import record_failure
+from media_worker.final_delivery import Delivery, Stage, record_failure
 from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
 from media_worker.keys import build_segment_key, build_segment_prefix
-from media_worker.lease import chunking_lease, run_under_lease
+from media_worker.lease import Hold, chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
 from media_worker.mp4 import Layout, Mp4Error, SplitPlan, lay_out, plan_split, split_at
 from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, store_plan
@@ -35,7 +35,7 @@ _SEGMENTS_AT_ONCE = 4
 _SECONDS_FOR_A_SEGMENT = 60.0
 
 
-def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_final_delivery: bool = False) -> None:
+def chunk(aws: "Aws", request: ChunkRequest, context: Context, delivery: Delivery) -> None:
     """Split a job's source into segments and record that on the job. The final delivery only records the failure.
 
     Raises:
@@ -51,33 +51,34 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_final_deliv
             # A chunking that died after its last write may not have requested the reassembly.
             trigger_if_complete(aws, job.job_id)
         raise NothingToDo(f"job {job.job_id} is {job.status}: past chunking")
-    if is_final_delivery:
+    if delivery.is_final:
         uploads = (aws.settings.input_bucket_name, build_segment_prefix(job.job_id))
-        record_failure(aws, lease, context, CHUNKING_STATUSES, uploads)
+        record_failure(aws, lease, context, delivery, Stage(CHUNKING_STATUSES, uploads))
     run_under_lease(aws, lease, context, partial(_chunk, aws, request, context))
     trigger_if_complete(aws, job.job_id)
 
 
-def _chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
+def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> None:
     """The part under the lease. The job is read again: it may have moved on while we waited for the lease."""
-    with jobs.failing_job(aws, request.job_id, ends_chunking_lease=True):
+    with jobs.failing_job(aws, request.job_id, ends_chunking_lease=True, fence=hold.fence):
         job = _known_job(aws, request.job_id)
-        jobs.begin_chunking(aws, job)
+        jobs.begin_chunking(aws, job, hold.fence)
         source = _find_source(aws, request)
-        deadline, steps = Deadline(context), Steps()
+        deadline, steps = Deadline(context, hold), Steps()
         stored = find_plan(aws, job, source)
         with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
             with steps.step("plan"):
                 plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
                 layouts = [lay_out(media.movie, split, index) for index in range(split.total_segments)]
+            hold.require()
             if stored is None:
                 store_plan(aws, job.job_id, plan)
-            jobs.record_plan(aws, job, plan)
+            jobs.record_plan(aws, job, plan, hold.fence)
             _log_plan(plan)
             with steps.step("split", source.size_bytes):
                 _write_segments(aws, job, plan, media, layouts, deadline)
-        abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id))
-        jobs.finish_chunking(aws, job.job_id, steps.report)
+        abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id), hold.until_s)
+        jobs.finish_chunking(aws, job.job_id, steps.report, hold.fence)
     count("JobsChunked")
     count("Segments", len(plan.segments))
 
@@ -155,7 +156,13 @@ def _write_segments(
     def write(index: int) -> None:
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
         key = build_segment_key(job.job_id, index, len(layouts), job.mode)
-        target = Target(aws.settings.input_bucket_name, key, (PLAN, plan.digest), plan.segments[index].metadata())
+        target = Target(
+            aws.settings.input_bucket_name,
+            key,
+            (PLAN, plan.digest),
+            plan.segments[index].metadata(),
+            hold=deadline.hold,
+        )
         contents: list[Content] = [layouts[index].header, *layouts[index].ranges]
         # Only a retry can find the segment of an earlier attempt.
         written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)

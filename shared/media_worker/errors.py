@@ -15,6 +15,7 @@ MediaWorkerError
 │   └── FfmpegFailed          ffmpeg refused its input
 └── RetryableError            the message is returned to its queue
     ├── LeaseHeld             somebody else is working on this job
+    ├── LeaseLost             our lease on this job has expired: somebody else may be working on it
     ├── FailureRecorded       all attempts were used: the message goes to the dead-letter queue
     ├── ReceivesUsedUp        the receives were used up by waiting: the message is re-enqueued
     ├── NotEnoughTime         the invocation would end before the work does
@@ -97,6 +98,12 @@ class LeaseHeld(RetryableError):
     def __init__(self, job_id: str, retry_after_s: int) -> None:
         super().__init__(f"job {job_id} is being worked on elsewhere; its lease expires in {retry_after_s} s")
         self.retry_after_s = retry_after_s
+
+
+class LeaseLost(RetryableError):
+    """The lease was not renewed in time: this process was paused, or DynamoDB could not be reached. Another
+    invocation may have taken over the job and its message, so both are left alone.
+    """
 
 
 class FailureRecorded(RetryableError):

@@ -10,9 +10,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from botocore.exceptions import ClientError
 
-from media_worker.errors import JobMoved, PermanentError
+from media_worker.errors import JobMoved, LeaseLost, PermanentError
 from media_worker.keys import MODES, Mode
 from media_worker.settings import ENGINES, Engine
 
@@ -85,6 +84,47 @@ _serialize = TypeSerializer().serialize
 
 
 @dataclass(frozen=True, slots=True)
+class Fence:
+    """Lets only the holder of a lease write the job's row.
+
+    A process that was paused does not know that its lease was taken over, so DynamoDB refuses its writes
+    (https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html). The chunking lease is in the row, so
+    its holder must be the present one. The reassembly lease is in another table: there, each write leaves the time at
+    which its lease was taken, and later a write under an older lease is refused.
+    """
+
+    attribute: str
+    value: str | int
+
+    @property
+    def condition(self) -> str:
+        """The condition for `:fence`."""
+        name = self.attribute
+        if isinstance(self.value, str):
+            return f"{name} = :fence"
+        return f"(attribute_not_exists({name}) OR {name} <= :fence)"
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """The attributes that a write leaves for later ones."""
+        return {} if isinstance(self.value, str) else {self.attribute: self.value}
+
+    def is_broken_in(self, item: Mapping[str, Any]) -> bool:
+        """Whether a row, in DynamoDB's typed form, belongs to another holder."""
+        return self.attribute in item and _deserialize(item[self.attribute]) != self.value
+
+
+def chunking_fence(holder: str) -> Fence:
+    """The fence of a chunking lease."""
+    return Fence("lease_holder", holder)
+
+
+def reassembly_fence(taken_at: int) -> Fence:
+    """The fence of a reassembly lease that was taken at this time, in Unix seconds."""
+    return Fence("reassembly_lease_taken_at", taken_at)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A row of the Jobs table, as far as we use it."""
 
@@ -139,18 +179,18 @@ def read_job(aws: "Aws", job_id: str) -> Job | None:
     return Job.from_item(response["Item"]) if "Item" in response else None
 
 
-def begin_chunking(aws: "Aws", job: Job) -> None:
-    """Set `chunking_in_progress`. A new run records its start; a resumed one keeps it.
+# The functions that take a fence raise JobMoved if the job's status does not allow the step, and LeaseLost if somebody
+# else has taken over the lease.
 
-    Raises:
-        JobMoved: the job's status does not allow chunking.
-    """
+
+def begin_chunking(aws: "Aws", job: Job, fence: Fence | None = None) -> None:
+    """Set `chunking_in_progress`. A new run records its start; a resumed one keeps it."""
     new_run = job.status is not JobStatus.CHUNKING_IN_PROGRESS
     started = {"run_started_at": now_s()} if new_run else {}
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, started, ("error",))
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, _Change(started, ("error",)), fence=fence)
 
 
-def record_plan(aws: "Aws", job: Job, plan: "Plan") -> None:
+def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) -> None:
     """Write what every segment's key depends on, and the plan's digest, before the first segment is written.
 
     If the job had another plan, record when it was replaced: completions from before that do not name their plan
@@ -166,22 +206,24 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan") -> None:
         attributes["replanned_at"] = now_s()
     if plan.notice:
         attributes["notice"] = plan.notice
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes, () if plan.notice else ("notice",))
+    change = _Change(attributes, () if plan.notice else ("notice",))
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, change, fence=fence)
 
 
-def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
+def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any], fence: Fence | None = None) -> None:
     """Set `chunking_complete`, with the seconds and bytes of each step. The same write ends the lease."""
-    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, _CHUNKING_LEASE)
+    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, _Change({"chunking_steps": steps}, _CHUNKING_LEASE), fence=fence)
 
 
-def begin_reassembly(aws: "Aws", job_id: str) -> None:
+def begin_reassembly(aws: "Aws", job_id: str, fence: Fence | None = None) -> None:
     """Set `reassembling`."""
-    _move(aws, job_id, JobStatus.REASSEMBLING, {}, ("error",))
+    _move(aws, job_id, JobStatus.REASSEMBLING, _Change({}, ("error",)), fence=fence)
 
 
-def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
+def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any], fence: Fence | None = None) -> None:
     """Set `completed`, with the time and the seconds and bytes of each step."""
-    _move(aws, job_id, JobStatus.COMPLETED, {"completed_at": now_s(), "reassembly_steps": steps}, ("error",))
+    done = {"completed_at": now_s(), "reassembly_steps": steps}
+    _move(aws, job_id, JobStatus.COMPLETED, _Change(done, ("error",)), fence=fence)
 
 
 def fail_job(
@@ -191,6 +233,7 @@ def fail_job(
     statuses: frozenset[JobStatus] | None = None,
     *,
     ends_chunking_lease: bool = False,
+    fence: Fence | None = None,
 ) -> bool:
     """Set `failed` and the reason, unless the job is absent, completed or deleted. Says whether it was set.
 
@@ -200,19 +243,21 @@ def fail_job(
     attributes = {"error": error[:_MAX_ERROR], "failed_at": now_s()}
     ended = _CHUNKING_LEASE if ends_chunking_lease else ()
     try:
-        _move(aws, job_id, JobStatus.FAILED, attributes, ended, only_from=statuses)
+        _move(aws, job_id, JobStatus.FAILED, _Change(attributes, ended), only_from=statuses, fence=fence)
     except JobMoved:
         return False
     return True
 
 
 @contextmanager
-def failing_job(aws: "Aws", job_id: str, *, ends_chunking_lease: bool = False) -> Iterator[None]:
+def failing_job(
+    aws: "Aws", job_id: str, *, ends_chunking_lease: bool = False, fence: Fence | None = None
+) -> Iterator[None]:
     """Set the job `failed` when the body raises a PermanentError, which is raised again."""
     try:
         yield
     except PermanentError as error:
-        fail_job(aws, job_id, str(error), ends_chunking_lease=ends_chunking_lease)
+        fail_job(aws, job_id, str(error), ends_chunking_lease=ends_chunking_lease, fence=fence)
         raise
 
 
@@ -221,48 +266,59 @@ def now_s() -> int:
     return int(time.time())
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a transition does to the other attributes of the row."""
+
+    sets: Mapping[str, Any]
+    removes: tuple[str, ...] = ()
+
+
 def _move(
     aws: "Aws",
     job_id: str,
     to: JobStatus,
-    attributes: Mapping[str, Any],
-    remove: tuple[str, ...] = (),
+    change: _Change,
     *,
     only_from: frozenset[JobStatus] | None = None,
+    fence: Fence | None = None,
 ) -> None:
     """The conditional write behind every transition.
 
     Raises:
         JobMoved: the row is absent or in a status from which `to` cannot be reached.
+        LeaseLost: somebody else has taken over the lease.
     """
     allowed = sorted(TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to])
-    changes = {"status": to.value, **attributes}
-    names = {f"#{name}": name for name in (*changes, *remove)}
+    changes = {"status": to.value, **change.sets, **(fence.changes if fence else {})}
+    names = {f"#{name}": name for name in (*changes, *change.removes)}
     values = {f":{name}": _serialize(value) for name, value in changes.items()}
     update = "SET " + ", ".join(f"#{name} = :{name}" for name in changes)
-    if remove:
-        update += " REMOVE " + ", ".join(f"#{name}" for name in remove)
+    if change.removes:
+        update += " REMOVE " + ", ".join(f"#{name}" for name in change.removes)
+    condition = f"#status IN ({', '.join(f':from_{status}' for status in allowed)})"
+    values |= {f":from_{status}": {"S": status.value} for status in allowed}
+    if fence:
+        condition += f" AND {fence.condition}"
+        values[":fence"] = _serialize(fence.value)
     try:
         aws.dynamodb.update_item(
             TableName=aws.settings.jobs_table_name,
             Key={"job_id": {"S": job_id}},
             UpdateExpression=update,
-            ConditionExpression=f"#status IN ({', '.join(f':from_{status}' for status in allowed)})",
+            ConditionExpression=condition,
             ExpressionAttributeNames=names,
-            ExpressionAttributeValues=values | {f":from_{status}": {"S": status.value} for status in allowed},
+            ExpressionAttributeValues=values,
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
         )
     except aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
-        found = _status_found(error)
-        if found == to.value:
+        item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+        found = str(item["status"]["S"]) if "status" in item else "unknown"
+        if found == to.value and not (fence and fence.is_broken_in(item)):
             return  # our own write: the SDK repeats a call whose answer was lost
+        if fence and found in allowed:
+            raise LeaseLost(f"job {job_id} is being worked on elsewhere: it was not set {to.value}") from error
         raise JobMoved(f"job {job_id} is {found}: it cannot become {to.value}") from error
-
-
-def _status_found(error: ClientError) -> str:
-    """The status in the row that a conditional write was refused for, in words."""
-    item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
-    return str(item["status"]["S"]) if "status" in item else "unknown"
 
 
 def _one_of(choices: tuple[_T, ...], value: Any) -> _T:

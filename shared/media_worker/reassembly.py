@@ -13,10 +13,10 @@ from media_worker.completions import Completion, current_completions, describe_g
 from media_worker.deadline import Context, Deadline
 from media_worker.engines import open_segments
 from media_worker.errors import BadFinal, BadSegment, JobMoved, NothingToDo, NotReady, TransferFailed
-from media_worker.final_delivery import record_failure
+from media_worker.final_delivery import Delivery, Stage, record_failure
 from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
-from media_worker.lease import reassembly_lease, run_under_lease
+from media_worker.lease import Hold, reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
 from media_worker.mp4 import Movie, Mp4Error, Presented, TracksDiffer, plan_join, presented_video, read_movie
 from media_worker.plan import Plan, read_plan
@@ -48,7 +48,7 @@ _EXPECTED = "expected"
 _SEGMENTS = "segments"
 
 
-def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_final_delivery: bool = False) -> None:
+def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, delivery: Delivery) -> None:
     """Join a job's processed segments into its final and record that on the job. The final delivery only records the
     failure.
 
@@ -58,30 +58,30 @@ def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_f
         RetryableError: nothing is lost; the message must be delivered again.
     """
     lease = reassembly_lease(aws, request.job_id)
-    if is_final_delivery:
+    if delivery.is_final:
         uploads = (aws.settings.output_bucket_name, build_final_key(request.job_id))
-        record_failure(aws, lease, context, REASSEMBLY_STATUSES, uploads)
+        record_failure(aws, lease, context, delivery, Stage(REASSEMBLY_STATUSES, uploads))
     run_under_lease(aws, lease, context, partial(_reassemble, aws, request, context))
 
 
-def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> None:
+def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, hold: Hold) -> None:
     """The part under the lease."""
-    with jobs.failing_job(aws, request.job_id):
+    with jobs.failing_job(aws, request.job_id, fence=hold.fence):
         job = jobs.read_job(aws, request.job_id)
         if job is None:
             raise NothingToDo(f"there is no job {request.job_id}")
         if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
             raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
         steps = Steps()
-        final = _verified_final(aws, job, Deadline(context), steps)
-        abort_incomplete_uploads(aws, final.bucket, final.key)
+        final = _verified_final(aws, job, Deadline(context, hold), hold, steps)
+        abort_incomplete_uploads(aws, final.bucket, final.key, hold.until_s)
         with _expiring_if_deleted(aws, job):
-            jobs.finish_reassembly(aws, job.job_id, steps.report)
+            jobs.finish_reassembly(aws, job.job_id, steps.report, hold.fence)
     count("JobsCompleted")
     logger.info("Job completed", event="job_completed", key=final.key, bytes=final.size_bytes)
 
 
-def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> StoredObject:
+def _verified_final(aws: "Aws", job: Job, deadline: Deadline, hold: Hold, steps: Steps) -> StoredObject:
     """The job's final, verified: the one that an earlier attempt wrote, if it is good, else a new one.
 
     Raises:
@@ -94,7 +94,7 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> S
         if existing is None:
             raise
         segments = []  # expired since the final was written
-    jobs.begin_reassembly(aws, job.job_id)
+    jobs.begin_reassembly(aws, job.job_id, hold.fence)
     if existing and _is_good(aws, existing, segments, steps):
         logger.info("Final of an earlier attempt is good", event="final_present")
         return existing
@@ -150,7 +150,7 @@ def _write_final(
             expected = Expected.of(checked, movies, presented, multiple)
         described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
         key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
-        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces)
+        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces, deadline.hold)
         deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
         with steps.step("join", layout.size_bytes), _as_bad_segment():
             contents: list[Content] = [layout.header, *layout.ranges]

@@ -20,8 +20,9 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
+from media_worker.best_effort import best_effort
 from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, plan_parts
-from media_worker.deadline import Deadline
+from media_worker.deadline import Deadline, Hold
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
 
@@ -90,6 +91,8 @@ class Target:
     identity: tuple[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
     replaces: str | None = None
+    # The lease under which the object is written.
+    hold: Hold | None = None
 
     @property
     def address(self) -> dict[str, Any]:
@@ -265,6 +268,7 @@ def write_once(
     Raises:
         SourceChanged: a source object was replaced or removed.
         TransferFailed: somebody else is writing the same object.
+        LeaseLost: the object may have been written by somebody who has taken over the lease.
         TooManyParts: S3 does not allow that many parts.
     """
     existing = describe(aws, target.bucket, target.key) if look_first else None
@@ -286,6 +290,8 @@ def write_once(
             if existing and has_identity(existing, target.identity):
                 return False
             condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
+            if target.hold:  # after the look: what a successor has written is never replaced
+                target.hold.require()
             logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
         else:
             return True
@@ -383,31 +389,33 @@ def _read(aws: "Aws", source: Source, wanted: ByteRange) -> bytes:
 
 def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
     """Abort an upload, best effort: it may be gone already, and a lifecycle rule removes what stays."""
-    try:
+    with best_effort("Incomplete upload not aborted", "upload_not_aborted", key=key):
         aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
-    except (BotoCoreError, ClientError) as error:
-        logger.warning("Incomplete upload not aborted", event="upload_not_aborted", key=key, reason=str(error))
 
 
-def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str) -> None:
-    """Abort the uploads below a prefix that nobody will complete.
+def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str, until_s: float) -> None:
+    """Abort the uploads below a prefix that nobody will complete, best effort.
 
     A process that died leaves its own; so does a lost answer to CreateMultipartUpload, because the SDK asks again.
-    Only the holder of the job's lease may call this: then no upload below the prefix is alive.
+    Only the holder of the job's lease calls this, with the time at which the lease expires: uploads that were begun
+    later are those of its successor. A lifecycle rule removes what stays.
     """
-    pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-        logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
-        _abort(aws, bucket, upload["Key"], upload["UploadId"])
+    with best_effort("Incomplete uploads not listed", "uploads_not_listed", prefix=prefix):
+        pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+            if upload["Initiated"].timestamp() < until_s:
+                logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
+                _abort(aws, bucket, upload["Key"], upload["UploadId"])
 
 
 def let_expire(aws: "Aws", bucket: str, key: str) -> None:
     """Tag an object so that the output bucket's lifecycle rule removes it, as it removes processed segments.
 
-    The functions have no right to delete, so that no bug can delete a video.
+    Best effort, like all cleanup. The functions have no right to delete, so that no bug can delete a video.
     """
     tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
-    aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
+    with best_effort("Object not tagged to expire", "expiry_not_set", key=key):
+        aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
 
 
 def _is_changed(error: ClientError) -> bool:
