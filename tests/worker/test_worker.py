@@ -258,8 +258,9 @@ def test_a_segment_in_work_is_left_to_its_worker(world: World, logs: Logs) -> No
                 s.output.write_bytes(s.input.read_bytes())
 
     threads = [threading.Thread(target=process, args=(worker,)) for worker in (slow, quick)]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    wait_until(lambda: world.attempts)  # one after the other: moto's conditional writes are not atomic
+    threads[1].start()
     wait_until(lambda: [line for line in logs.lines if line["event"] == "segment_left"])
     release.set()
     for thread in threads:
