@@ -14,7 +14,7 @@ from media_worker.engines import open_source
 from media_worker.engines.copy import Media
 from media_worker.errors import BadPlan, BadSource, NothingToDo
 from media_worker.final_delivery import Delivery, Stage, record_failure
-from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
+from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus, StatusCheck
 from media_worker.keys import build_segment_key, build_segment_prefix
 from media_worker.lease import Hold, chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
@@ -46,7 +46,7 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, delivery: Deliver
     lease = chunking_lease(aws, request.job_id)
     with jobs.failing_job(aws, request.job_id):
         job = _known_job(aws, request.job_id)
-    if job.status not in jobs.TRANSITIONS[JobStatus.CHUNKING_IN_PROGRESS]:
+    if not job.can_become(JobStatus.CHUNKING_IN_PROGRESS):
         if job.status is JobStatus.CHUNKING_COMPLETE:
             # A chunking that died after its last write may not have requested the reassembly.
             trigger_if_complete(aws, job.job_id)
@@ -151,9 +151,15 @@ def _log_plan(plan: Plan) -> None:
 def _write_segments(
     aws: "Aws", job: Job, plan: Plan, media: Media, layouts: Sequence[Layout], deadline: Deadline
 ) -> None:
-    """Write a header for each segment and move the media behind it. Existing segments are kept."""
+    """Write a header for each segment and move the media behind it. Existing segments are kept.
+
+    Raises:
+        JobMoved: the job was cancelled or deleted meanwhile.
+    """
+    status = StatusCheck(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS)
 
     def write(index: int) -> None:
+        status.require()
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
         key = build_segment_key(job.job_id, index, len(layouts), job.mode)
         target = Target(

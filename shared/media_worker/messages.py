@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote_plus, unquote_plus
 
 from media_worker.errors import MessageError
 from media_worker.keys import SegmentKey, is_job_id, parse_input_key, parse_segment_key
@@ -70,6 +70,12 @@ def parse_reassembly_body(body: str) -> list[ReassemblyRequest]:
 def build_reassembly_body(job_id: str) -> str:
     """The message that requests a job's reassembly."""
     return json.dumps({"job_id": job_id})
+
+
+def build_object_created_body(bucket: str, key: str) -> str:
+    """The message that announces an object, with what we read of an S3 event notification."""
+    found = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key, safe="/")}}
+    return json.dumps({"Records": [{"eventSource": "media-worker", "eventName": "ObjectCreated:Put", "s3": found}]})
 
 
 def _chunk_request(record: Any, input_bucket: str) -> ChunkRequest | Ignored:

@@ -70,7 +70,7 @@ def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, hold: 
         job = jobs.read_job(aws, request.job_id)
         if job is None:
             raise NothingToDo(f"there is no job {request.job_id}")
-        if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
+        if not job.can_become(JobStatus.REASSEMBLING):
             raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
         steps = Steps()
         final = _verified_final(aws, job, Deadline(context, hold), hold, steps)
@@ -91,7 +91,7 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, hold: Hold, steps:
     try:
         segments = _find_segments(aws, job, _complete_set(aws, job))
     except (NotReady, BadSegment):
-        if existing is None:
+        if existing is None or job.segments_retried_at:
             raise
         segments = []  # expired since the final was written
     jobs.begin_reassembly(aws, job.job_id, hold.fence)

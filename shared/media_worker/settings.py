@@ -31,6 +31,13 @@ def _count(value: str) -> int:
     return number
 
 
+def _days(value: str) -> int | None:
+    number = int(value)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number or None
+
+
 def _engine(value: str) -> Engine:
     for engine in ENGINES:
         if value == engine:
@@ -65,6 +72,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "engine": _engine,
     "max_receive_count": _count,
     "ffmpeg_path": _program,
+    "job_expiration_days": _days,
 }
 
 
@@ -91,6 +99,8 @@ class Settings:
     # For segment workers, and for what reads their state. Workers do without the table.
     segment_queue_url: str | None = None
     segment_attempts_table_name: str | None = None
+    # Days until the row of a job that has ended expires, if the Jobs table's TTL is on. None: never.
+    job_expiration_days: int | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":

@@ -29,7 +29,7 @@ from media_worker.worker import SegmentOptions, Worker, WorkerOptions
 
 from media_worker_cli.fetching import fetch, final_size_bytes
 from media_worker_cli.local.ffmpeg import count_frames
-from media_worker_cli.progress import Bytes, Display, show_job
+from media_worker_cli.progress import Bytes, Display, JobDisplay
 from media_worker_cli.stack import Stack
 from media_worker_cli.submission import Submission, remove_job, submit
 from media_worker_cli.summary import StepCost, Summary, read_steps
@@ -76,9 +76,11 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
         submit(stack.aws, request.submission, upload.add)
         upload_s = time.monotonic() - started
 
+        shown = JobDisplay(display)
+
         def report(progress: JobProgress) -> None:
             workers.raise_failure()
-            show_job(display, progress)
+            shown.show(progress)
 
         job = watch(stack.aws, job_id, report, LOCAL_INTERVAL_S)
         size_bytes = final_size_bytes(stack.aws, job_id)
@@ -86,7 +88,8 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
         steps = (StepCost("upload", upload_s, source.stat().st_size), *read_steps(stack.aws, job_id))
         seconds = time.monotonic() - started
     frames_in, frames_out = count_frames(source), count_frames(request.out)
-    return Summary(job_id, request.out, size_bytes, job.total_segments or 0, frames_in, frames_out, steps, seconds)
+    total = job.total_segments or 0
+    return Summary(job_id, request.out, size_bytes, total, frames_in, frames_out, steps, seconds, job.notice)
 
 
 @contextmanager
