@@ -123,9 +123,11 @@ def test_the_upload_of_a_killed_attempt_is_used(world: World) -> None:
     url = world.environ["SEGMENT_QUEUE_URL"]
     message = world.aws.sqs.receive_message(QueueUrl=url, VisibilityTimeout=0)["Messages"][0]
     metadata = {"plan": PLAN, "message-id": message["MessageId"]}
+    begin_attempt(world.aws, another(f"{message['MessageId']}/1", "i-0dead", 60))
     world.aws.s3.put_object(Bucket="outputs", Key=build_output_segment_key(JOB, 0), Body=b"done", Metadata=metadata)
     assert world.work(COPY) == []
     assert world.processed == [0]
+    assert world.attempts[0].state is AttemptState.DONE
     assert world.output(0)["Bytes"] == b"done"
     assert world.messages("reassembly") == (1, 0)
 
