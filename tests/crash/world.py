@@ -201,13 +201,17 @@ class World:
 
     def resume(self, child: Child, message: Message) -> None:
         """Resume a stopped process. Its clock is that of the world."""
-        self._clock_file.write_text(str(self.clock.ahead_s))
+        ready = self._clock_file.with_suffix(".new")
+        ready.write_text(str(self.clock.ahead_s))
+        ready.rename(self._clock_file)
         delivery = child.resume()
         self.deliveries.append((message.actor, delivery))
         self.settle(message, delivery)
 
     def _stop(self) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
+        while not self._clock_file.exists():
+            pass  # the signal takes a moment
         self.clock.ahead_s = float(self._clock_file.read_text())
 
     @property
