@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from media_worker import jobs
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
-from media_worker.engines import Media, open_source
+from media_worker.engines import open_source
+from media_worker.engines.copy import Media
 from media_worker.errors import BadPlan, BadSource, NothingToDo
 from media_worker.final_delivery import Delivery, Stage, record_failure
-from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
+from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus, StatusCheck
 from media_worker.keys import build_segment_key, build_segment_prefix
 from media_worker.lease import Hold, chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
@@ -22,9 +23,11 @@ from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, st
 from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
 from media_worker.settings import Engine
 from media_worker.telemetry import Steps, count, logger, submit
+from media_worker.verification import describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
+    from media_worker.byte_ranges import Content
 
 # Segments that are written at the same time.
 _SEGMENTS_AT_ONCE = 4
@@ -43,7 +46,7 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, delivery: Deliver
     lease = chunking_lease(aws, request.job_id)
     with jobs.failing_job(aws, request.job_id):
         job = _known_job(aws, request.job_id)
-    if job.status not in jobs.TRANSITIONS[JobStatus.CHUNKING_IN_PROGRESS]:
+    if not job.can_become(JobStatus.CHUNKING_IN_PROGRESS):
         if job.status is JobStatus.CHUNKING_COMPLETE:
             # A chunking that died after its last write may not have requested the reassembly.
             trigger_if_complete(aws, job.job_id)
@@ -64,7 +67,7 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> N
         deadline, steps = Deadline(context, hold), Steps()
         stored = find_plan(aws, job, source)
         with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
-            with steps.step("layout"):
+            with steps.step("plan"):
                 plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
                 layouts = [lay_out(media.movie, split, index) for index in range(split.total_segments)]
             hold.require()
@@ -90,7 +93,10 @@ def _engine_of(aws: "Aws", job: Job, stored: Plan | None) -> Engine:
 def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tuple[Plan, SplitPlan]:
     duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
     with _as_bad_source():
-        split = plan_split(media.movie, duration_s, media.read)
+        if not any(track.is_video and track.table.count for track in media.movie.tracks):
+            tracks = ", ".join(describe_tracks(media.movie)) or "none"
+            raise BadSource(f"the source has no video track (its tracks: {tracks})")
+        split = plan_split(media.movie, duration_s, media.read, media.read_many)
         presented = split.segments
     first_frames = accumulate((each.frames for each in presented), initial=0)
     segments = tuple(
@@ -103,7 +109,7 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         segment_duration_s=duration_s,
         timescale=media.movie.tracks[split.main_track].timescale,
         segments=segments,
-        notice="; ".join(filter(None, (split.notice, *media.notices))) or None,
+        notice="; ".join(filter(None, (*media.movie.notices, *media.notices, split.notice))) or None,
     )
     return plan, split
 
@@ -115,7 +121,7 @@ def _carry_out(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:
         BadPlan: the source cannot be cut there, or its frames are not those that were planned.
     """
     try:
-        split = split_at(media.movie, plan.starts_s, media.read)
+        split = split_at(media.movie, plan.starts_s, media.read, media.read_many)
     except Mp4Error as error:
         raise BadPlan(f"the plan cannot be carried out: {error}") from error
     for planned, found in zip(plan.segments, split.segments, strict=True):
@@ -145,9 +151,15 @@ def _log_plan(plan: Plan) -> None:
 def _write_segments(
     aws: "Aws", job: Job, plan: Plan, media: Media, layouts: Sequence[Layout], deadline: Deadline
 ) -> None:
-    """Write a header for each segment and move the media behind it. Existing segments are kept."""
+    """Write a header for each segment and move the media behind it. Existing segments are kept.
+
+    Raises:
+        JobMoved: the job was cancelled or deleted meanwhile.
+    """
+    status = StatusCheck(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS)
 
     def write(index: int) -> None:
+        status.require()
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
         key = build_segment_key(job.job_id, index, len(layouts), job.mode)
         target = Target(
@@ -157,7 +169,7 @@ def _write_segments(
             plan.segments[index].metadata(),
             hold=deadline.hold,
         )
-        contents = [layouts[index].header, *layouts[index].ranges]
+        contents: list[Content] = [layouts[index].header, *layouts[index].ranges]
         # Only a retry can find the segment of an earlier attempt.
         written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)
         if written:

@@ -172,9 +172,11 @@ def record_segment(aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri
     Call it after the processed segment was uploaded.
 
     Raises:
-        StaleSegment: the segment belongs to a plan that was replaced.
+        StaleSegment: the segment belongs to a plan that was replaced, or the job is deleted.
     """
     job = read_job(aws, job_id)
+    if job and job.status is JobStatus.DELETED:
+        raise StaleSegment("the job is deleted: its segments are not needed any more")
     item: dict[str, Any] = {
         "job_id": {"S": job_id},
         "segment_index": {"N": str(segment_index)},
@@ -219,7 +221,7 @@ def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
     and then read consistently, so the later one sees both.
     """
     job = read_job(aws, job_id)
-    if job is None or job.status not in _TRIGGERED_FROM or not is_complete(aws, job):
+    if job is None or job.status not in _TRIGGERED_FROM or job.cancelled_at or not is_complete(aws, job):
         return False
     if not (_create_trigger(aws, job) or _sender_is_lost(aws, job_id)):
         return False
@@ -294,14 +296,14 @@ def describe_gaps(indexes: Collection[int], total_segments: int) -> str | None:
     unexpected = sorted(index for index in set(indexes) if index not in expected)
     twice = sorted(index for index, count in Counter(indexes).items() if count > 1)
     parts = [
-        f"{label} {_ranges(numbers)}"
+        f"{label} {describe_ranges(numbers)}"
         for label, numbers in (("missing", missing), ("unexpected", unexpected), ("twice", twice))
         if numbers
     ]
     return f"of {total_segments} segments: " + "; ".join(parts) if parts else None
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def describe_ranges(numbers: Sequence[int]) -> str:
     """Sorted numbers for a person: `3, 7-9`, and no more than a few runs of them."""
     runs: list[tuple[int, int]] = []
     for number in numbers:

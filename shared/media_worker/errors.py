@@ -3,6 +3,8 @@
 MediaWorkerError
 ├── SettingsError             the environment is wrong: stops at start
 ├── MessageError              the message cannot be understood: ends in the dead-letter queue
+├── NoSuchJob                 an operation names a job that does not exist
+├── OperationRefused          the job's status does not allow the operation
 ├── NothingToDo               the message asks for nothing that is left to do: acknowledged
 │   ├── JobMoved              the job has left the status that this step needs (deleted, completed, ...)
 │   └── StaleSegment          a worker's segment does not count any more
@@ -22,6 +24,7 @@ MediaWorkerError
     ├── SourceChanged         the source was replaced while it was being read
     ├── NotReady              completions are missing
     ├── TransferFailed        S3 broke off a transfer
+    ├── AttemptFailed         a worker's command failed, or its output is not the processed segment
     └── FfmpegStopped         ffmpeg was killed, hung, or had no disk space
 """
 
@@ -39,6 +42,14 @@ class SettingsError(MediaWorkerError):
 
 class MessageError(MediaWorkerError):
     """The body of an SQS message is neither what the queue carries nor a test event."""
+
+
+class NoSuchJob(MediaWorkerError):
+    """There is no job with this id."""
+
+
+class OperationRefused(MediaWorkerError):
+    """The job is not in a status that allows the operation; the text says what to do instead."""
 
 
 class NothingToDo(MediaWorkerError):
@@ -135,6 +146,10 @@ class NotReady(RetryableError):
 
 class TransferFailed(RetryableError):
     """S3 refused or broke off a transfer."""
+
+
+class AttemptFailed(RetryableError):
+    """A worker's command failed, or its output is not the processed segment. The text is for a person."""
 
 
 class FfmpegStopped(RetryableError):

@@ -61,7 +61,7 @@ def record_failure(aws: "Aws", lease: Lease, context: "Context", delivery: Deliv
     """Mark a job `failed` whose attempts have all died.
 
     Raises:
-        NothingToDo: the job is gone or has moved on.
+        NothingToDo: the job is gone, was cancelled or has moved on.
         LeaseHeld: somebody is working on it.
         ReceivesUsedUp: there were too few attempts to give up.
         FailureRecorded: the job is `failed`.
@@ -74,7 +74,7 @@ def record_failure(aws: "Aws", lease: Lease, context: "Context", delivery: Deliv
 def _record_failure(aws: "Aws", lease: Lease, delivery: Delivery, stage: Stage, hold: Hold) -> None:
     """Always raises, so that the lease is released and not completed."""
     job = read_job(aws, lease.job_id)
-    if job is None or job.status in {JobStatus.COMPLETED, JobStatus.DELETED}:
+    if job is None or job.cancelled_at or job.status in {JobStatus.COMPLETED, JobStatus.DELETED}:
         raise NothingToDo(f"job {lease.job_id} is {job.status if job else 'gone'}: there is no failure to record")
     if job.status in stage.statuses:
         attempts = attempts_made(aws, lease) - 1  # this delivery took the lease too

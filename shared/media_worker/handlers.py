@@ -7,7 +7,7 @@ What becomes of a record and its job after an error is data: `DISPOSITIONS` says
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
@@ -37,7 +37,7 @@ from media_worker.telemetry import Handler, count, instrumented, log_keys, logge
 if TYPE_CHECKING:
     from media_worker.aws import Aws
 
-type Request = ChunkRequest | ReassemblyRequest | Ignored
+Request: TypeAlias = ChunkRequest | ReassemblyRequest | Ignored
 
 _FIRST_BACK_OFF_S = 5
 _MAX_BACK_OFF_S = 300

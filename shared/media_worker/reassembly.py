@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from media_worker import jobs
-from media_worker.byte_ranges import TooManyParts
+from media_worker.byte_ranges import Content, TooManyParts
 from media_worker.completions import Completion, current_completions, describe_gaps
 from media_worker.deadline import Context, Deadline
 from media_worker.engines import open_segments
@@ -18,8 +18,8 @@ from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
 from media_worker.lease import Hold, reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
-from media_worker.mp4 import Mp4Error, plan_join, presented_video, read_movie
-from media_worker.plan import read_plan
+from media_worker.mp4 import Movie, Mp4Error, Presented, TracksDiffer, plan_join, presented_video, read_movie
+from media_worker.plan import Plan, read_plan
 from media_worker.s3 import (
     PLAN,
     SOURCE_ETAG,
@@ -33,7 +33,7 @@ from media_worker.s3 import (
     write_once,
 )
 from media_worker.telemetry import Steps, count, logger
-from media_worker.verification import Expected, check_final, check_segments
+from media_worker.verification import Expected, check_final, check_segments, describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -70,7 +70,7 @@ def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, hold: 
         job = jobs.read_job(aws, request.job_id)
         if job is None:
             raise NothingToDo(f"there is no job {request.job_id}")
-        if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
+        if not job.can_become(JobStatus.REASSEMBLING):
             raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
         steps = Steps()
         final = _verified_final(aws, job, Deadline(context, hold), hold, steps)
@@ -91,7 +91,7 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, hold: Hold, steps:
     try:
         segments = _find_segments(aws, job, _complete_set(aws, job))
     except (NotReady, BadSegment):
-        if existing is None:
+        if existing is None or job.segments_retried_at:
             raise
         segments = []  # expired since the final was written
     jobs.begin_reassembly(aws, job.job_id, hold.fence)
@@ -139,26 +139,40 @@ def _write_final(
     steps: Steps,
 ) -> None:
     """Compare the processed segments with the plan, join them, and write the final."""
-    plan = read_plan(aws, job) if job.plan and job.frame_check != "any" else None
+    plan = read_plan(aws, job) if job.plan else None
     with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
         movies = [media.movie for media in opened]
         with _as_bad_segment():
-            multiple = check_segments(plan, [presented_video(movie) for movie in movies]) if plan else 1
+            presented = [_presented(plan, index, movie) for index, movie in enumerate(movies)]
+            checked = plan if job.frame_check == "auto" else None
+            multiple = check_segments(checked, presented) if checked else 1
             layout = plan_join(movies, plan.starts_s if plan else None)
-            expected = Expected.of(plan, movies, multiple)
+            expected = Expected.of(checked, movies, presented, multiple)
         described = {_EXPECTED: expected.to_json(), _SEGMENTS: _digest_of(segments)}
         key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
         target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces, deadline.hold)
         deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
         with steps.step("join", layout.size_bytes), _as_bad_segment():
-            contents = [layout.header, *layout.ranges]
+            contents: list[Content] = [layout.header, *layout.ranges]
             write_once(aws, target, contents, [media.source for media in opened])
+
+
+def _presented(plan: Plan | None, index: int, movie: Movie) -> Presented:
+    """What a processed segment presents. A worker that only copies samples may present post-roll: it does not count."""
+    is_followed = plan is not None and index + 1 < len(plan.segments)
+    try:
+        return presented_video(movie, plan.segments[index].duration_s if plan and is_followed else None)
+    except Mp4Error as error:
+        tracks = ", ".join(describe_tracks(movie)) or "none"
+        raise BadSegment(f"segment {index} cannot be joined: {error} (its tracks: {tracks})") from error
 
 
 @contextmanager
 def _as_bad_segment() -> Iterator[None]:
     try:
         yield
+    except TracksDiffer as error:
+        raise BadSegment(str(error)) from error
     except (Mp4Error, TooManyParts) as error:
         raise BadSegment(f"the segments cannot be joined: {error}") from error
 

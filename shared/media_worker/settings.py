@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from media_worker.errors import SettingsError
 
-type Engine = Literal["auto", "copy", "ffmpeg"]
-ENGINES: tuple[Engine, ...] = get_args(Engine.__value__)
+Engine: TypeAlias = Literal["auto", "copy", "ffmpeg"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 def _text(value: str) -> str:
@@ -29,6 +29,13 @@ def _count(value: str) -> int:
     if number < 1:
         raise ValueError("must be at least 1")
     return number
+
+
+def _days(value: str) -> int | None:
+    number = int(value)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number or None
 
 
 def _engine(value: str) -> Engine:
@@ -65,6 +72,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "engine": _engine,
     "max_receive_count": _count,
     "ffmpeg_path": _program,
+    "job_expiration_days": _days,
 }
 
 
@@ -88,9 +96,14 @@ class Settings:
     ffmpeg_path: str = "/opt/bin/ffmpeg"
     # The queues' maxReceiveCount. The last receive is not an attempt: see final_delivery.py.
     max_receive_count: int = 6
+    # For segment workers, and for what reads their state. Workers do without the table.
+    segment_queue_url: str | None = None
+    segment_attempts_table_name: str | None = None
+    # Days until the row of a job that has ended expires, if the Jobs table's TTL is on. None: never.
+    job_expiration_days: int | None = None
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the settings; an empty variable counts as missing.
 
         Raises:

@@ -76,7 +76,7 @@ class LeaseMachine(RuleBasedStateMachine):
         ):
             self._work.enter_context(patch.object(owner, name, stand_in))
         self._event = s3_event("input/job-1/source.mp4")
-        # Receives and time of being visible, of each message that is in the queue.
+        # Receive count and time of visibility of each message in the queue.
         self._queue: list[list[float]] = [[0, 0.0]]
         self._dead_letters = 0
         self._depth = 0

@@ -255,7 +255,7 @@ class World:
         def written(params: dict[str, Any], http_response: Any, **_: Any) -> None:
             if http_response.status_code == 200 and is_media(params["key"]):
                 self._process(self.workers_aws, unquote(params["key"]))
-                report.tell(worked=unquote(params["key"]))
+                report.send(worked=unquote(params["key"]))
 
         def remember(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
             context["written"] = {"key": params["Key"]}

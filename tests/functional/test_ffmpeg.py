@@ -58,7 +58,7 @@ def test_ffmpeg_gets_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A hostile file that takes over ffmpeg finds no credentials."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     printed = ffmpeg(tmp_path).run([script(tmp_path, "exec /usr/bin/env")])
-    # What a shell sets by itself.
+    # The variables that a shell sets.
     assert {line.partition("=")[0] for line in printed.splitlines()} <= {"PWD", "OLDPWD", "SHLVL", "_"}
     assert "secret" not in printed
 
@@ -166,7 +166,7 @@ def test_only_the_last_lines_of_stderr_are_kept(tmp_path: Path) -> None:
 def test_an_error_in_the_reader_kills_ffmpeg(tmp_path: Path) -> None:
     """The process does not continue when the code that reads its output fails."""
     path = script(tmp_path, "echo $$", "exec /bin/sleep 60")
-    with (  # noqa: PT012  # what is raised is raised at the end
+    with (  # noqa: PT012  # the last statement raises
         pytest.raises(OSError, match="upload failed"),
         ffmpeg(tmp_path).running([path]) as process,
     ):
@@ -178,7 +178,7 @@ def test_an_error_in_the_reader_kills_ffmpeg(tmp_path: Path) -> None:
 def test_ffmpeg_can_be_paused(tmp_path: Path) -> None:
     """While it is paused it writes nothing; then it continues."""
     path = script(tmp_path, "echo $$", "while :; do echo tick; done")
-    with (  # noqa: PT012  # what is raised is raised at the end
+    with (  # noqa: PT012  # the last statement raises
         pytest.raises(FfmpegStopped, match="SIGTERM"),
         ffmpeg(tmp_path).running([path]) as process,
     ):
@@ -198,7 +198,7 @@ def test_ffmpeg_can_be_paused(tmp_path: Path) -> None:
 def test_a_paused_ffmpeg_is_killed_at_the_deadline_too(tmp_path: Path) -> None:
     """A hung upload does not keep a paused ffmpeg for ever."""
     path = script(tmp_path, "echo $$", "while :; do echo tick; done")
-    with (  # noqa: PT012  # what is raised is raised at the end
+    with (  # noqa: PT012  # the last statement raises
         pytest.raises(FfmpegStopped, match="did not end within 1 s"),
         ffmpeg(tmp_path, remaining_s=1).running([path]) as process,
     ):

@@ -68,7 +68,7 @@ def test_a_record_is_reenqueued_if_its_receives_were_used_up_by_waiting(
 @every_class
 @every_receive
 def test_the_last_attempt_fails_the_job(kind: type[Exception], receive_count: int) -> None:
-    """Not after errors that say nothing about the job, that somebody else answers for, or that failed it already."""
+    """Not after errors that say nothing about the job, that another delivery handles, or that failed it already."""
     never = (NothingToDo, PermanentError, MessageError, FailureRecorded, ReceivesUsedUp, LeaseHeld, LeaseLost)
     expected = receive_count >= LAST_ATTEMPT and not issubclass(kind, never)
     assert after(kind, receive_count).fails_job == expected

@@ -63,15 +63,14 @@ def _edits(track: Track, times: PacketTimes, start: Fraction, movie_timescale: i
         to_ticks = times.time_base * track.timescale
         first_presented = start + (times.presented_start - (times.first or 0)) * to_ticks
         media_end = min(media_end, zero + times.presented_end * to_ticks)
-    begin = round(max(Fraction(0), first_presented))
-    media_start = max(0, round(zero + begin))
-    length = max(1, round(media_end) - media_start)
-    presented = PresentedRange(Fraction(begin), Fraction(media_start), Fraction(media_start + length))
+    begin = max(Fraction(0), Fraction(round(first_presented)))
+    media_start = max(Fraction(0), Fraction(round(zero + begin)))
+    presented = PresentedRange(begin, media_start, max(media_start + 1, Fraction(round(media_end))))
     return edits_of(
         [presented],
         movie_start=Fraction(0),
         media_zero=0,
-        media_end=0,
+        media_end=track.table.composition_end(),
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
     )

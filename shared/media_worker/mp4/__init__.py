@@ -17,7 +17,7 @@ The modules, from the bottom up:
     fragment_reader, fragments   the fragments of a file
     reader                       reading a file
     writer, summary              writing a file: header and byte ranges
-    provenance                   what a segment says about its source
+    provenance, chapters         what a segment says about its source; chapters
     split, join, concat          which samples go where
 
 Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can without the key), `BrokenFile` (the file

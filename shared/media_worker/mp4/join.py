@@ -7,10 +7,12 @@ re-encoded ones, are matched track by track and concatenated by their own times 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from .chapters import with_chapter_reference, with_chapter_times, with_joined_chapters, with_source_chapters
 from .concat import JoinedMovie, JoinedTrack, Row, concatenate
 from .errors import TracksDiffer, overflow_is_unsupported
 from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
@@ -46,7 +48,7 @@ def plan_join(
     if not movies:
         raise ValueError("there are no segments to join")
     restored = _restore(movies)
-    joined = restored or concatenate(movies, match_tracks(movies), starts_s)
+    joined = restored or _concatenated(movies, starts_s)
     media = [
         media_ranges((track.tables[index] for track in joined.tracks), max_gap_bytes, source=index)
         for index in range(len(movies))
@@ -54,12 +56,24 @@ def plan_join(
     bases = list(accumulate((each.total_bytes for each in media), initial=0))
     final = replace(
         movies[0],
-        box=without_provenance(movies[0].box),
+        box=without_provenance(joined.box),
         timescale=joined.timescale,
         tracks=tuple(_finished(track, media, bases) for track in joined.tracks),
     )
     ranges = [each for segment in media for each in segment.ranges]
     return layout_of(final, ranges, is_restored=restored is not None)
+
+
+def _concatenated(movies: Sequence[Movie], starts_s: Sequence[Fraction] | None) -> JoinedMovie:
+    movies = list(map(with_chapter_times, movies))
+    rows = match_tracks(movies)
+    joined = concatenate(movies, rows, starts_s)
+    tracks = with_chapter_reference([joined_track.track for joined_track in joined.tracks], rows, joined.main)
+    return replace(
+        joined,
+        box=with_joined_chapters([movie.box for movie in movies], joined.starts_s),
+        tracks=tuple(replace(each, track=track) for each, track in zip(joined.tracks, tracks, strict=True)),
+    )
 
 
 def _finished(joined: JoinedTrack, media: Sequence[MediaRanges], bases: Sequence[int]) -> Track:
@@ -81,7 +95,7 @@ def _restore(movies: Sequence[Movie]) -> JoinedMovie | None:
     if len(known) < len(movies) or not _is_whole_source(movies, known):
         return None
     tracks = [_restored_track(movies, known, number) for number in range(len(movies[0].tracks))]
-    return JoinedMovie(known[0].movie_timescale, tuple(tracks))
+    return JoinedMovie(with_source_chapters(movies[0].box), known[0].movie_timescale, tuple(tracks))
 
 
 def _is_whole_source(movies: Sequence[Movie], provenances: Sequence[Provenance]) -> bool:
@@ -144,12 +158,40 @@ def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
         TracksDiffer: a segment's tracks do not match those of the others.
     """
     pattern = max(movies, key=lambda movie: len(movie.tracks)).tracks
-    columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
-    rows = tuple(zip(*columns, strict=True))
-    for row in rows:
-        _check_missing(row)
-        _check_alike(row)
+    try:
+        columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
+        rows = tuple(zip(*columns, strict=True))
+        for row in rows:
+            _check_missing(row)
+            _check_alike(row)
+    except TracksDiffer as error:
+        odd = _difference_from_most(movies)
+        if odd is None or odd.segment_index == error.segment_index:
+            raise
+        raise odd from error
     return tuple(_with_common_descriptions(row) for row in rows)
+
+
+def _difference_from_most(movies: Sequence[Movie]) -> TracksDiffer | None:
+    """Names the first segment whose tracks differ from those of most segments, which need not be the one compared."""
+    described = ["; ".join(map(_describe, movie.tracks)) for movie in movies]
+    usual, count = Counter(described).most_common(1)[0]
+    odd = [index for index, tracks in enumerate(described) if tracks != usual]
+    if not odd or count < len(odd):
+        return None
+    others = f" (and {len(odd) - 1} more segments)" if len(odd) > 1 else ""
+    return TracksDiffer(odd[0], f"it has {described[odd[0]]}{others}, most have {usual}")
+
+
+def _describe(track: Track) -> str:
+    """A track for error messages: `track 1 (vide, avc1, 1920x1080)`."""
+    parts = [track.handler.decode("latin-1")]
+    if track.descriptions:
+        entry = track.descriptions[0]
+        parts.append(entry.kind.decode("latin-1"))
+        detail = {b"vide": _frame_size, b"soun": _audio_format}.get(track.handler)
+        parts += [detail(entry)] if detail else []
+    return f"track {track.track_id} ({', '.join(parts)})"
 
 
 def _match_segment(pattern: Sequence[Track], movie: Movie, segment_index: int) -> list[Track | None]:

@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .boxes import Box
+    from .fragment_reader import ReadMany
     from .movie import Track
     from .samples import SampleTable
-
-# read_many(requests): the bytes of each (offset, length), in order. They may be read at the same time.
-type ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
 
 # Parameter sets and messages come before the frame. With HDR metadata and captions they take a few hundred bytes.
 HEAD_BYTES = 4096
@@ -271,8 +268,8 @@ def _codec_of(entry: Box) -> Callable[[_Sample], bool] | None:
 
 # The most samples that are looked at for one file.
 MAX_LOOKS = 4096
-# Key frames are much larger than others. Of this many samples, the largest are looked at first.
-_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 512, 8, 4
+# Key frames are among the largest samples. Of every 64 samples, the largest 8 are looked at, up to 1024 samples.
+_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 64, 8, 16
 
 
 class KeyFrames:

@@ -100,19 +100,26 @@ def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int, source: int 
 
     Bytes that several tracks share (8.7.1 allows it) are taken once.
     """
-    extents: list[tuple[int, int]] = []
+    offsets: list[int] = []
+    lengths: list[int] = []
     for table in tables:
-        extents.extend(zip(table.chunks.offsets, table.chunks.lengths(table.sizes), strict=True))
-    if not extents:
+        offsets.extend(table.chunks.offsets)
+        lengths.extend(table.chunks.lengths(table.sizes))
+    if not offsets:
         return MediaRanges.of(())
-    extents.sort()
+    start, end = min(offsets), max(map(add, offsets, lengths))
+    if 0 <= end - start - sum(lengths) <= max_gap_bytes:  # the usual case, and the one with most chunks: one range
+        return MediaRanges.of([ByteRange(source, start, end - start)])
+    return MediaRanges.of(_merged(sorted(zip(offsets, lengths, strict=True)), max_gap_bytes, source))
+
+
+def _merged(extents: Sequence[tuple[int, int]], max_gap_bytes: int, source: int) -> list[ByteRange]:
+    """Ranges from sorted pairs of offset and length."""
     starts = [offset for offset, _ in extents]
     ends = list(accumulate(itertools.starmap(add, extents), max))  # of everything up to here
     first_of_range = compress(count(1), map(gt, islice(starts, 1, None), map(add, ends, repeat(max_gap_bytes))))
     bounds = [0, *first_of_range, len(extents)]
-    return MediaRanges.of(
-        [ByteRange(source, starts[low], ends[high - 1] - starts[low]) for low, high in itertools.pairwise(bounds)]
-    )
+    return [ByteRange(source, starts[low], ends[high - 1] - starts[low]) for low, high in itertools.pairwise(bounds)]
 
 
 # Header
