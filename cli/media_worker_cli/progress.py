@@ -32,7 +32,7 @@ _RUNNING_LISTED = 4
 
 
 class Display(Protocol):
-    """A place that shows progress."""
+    """Where progress is displayed."""
 
     def say(self, text: str) -> None:
         """Print a message."""
