@@ -142,11 +142,11 @@ def test_show_prints_json(split: Stack, monkeypatch: pytest.MonkeyPatch, capsys:
     complete(split, 0)
     capsys.readouterr()
     assert show(split, monkeypatch, as_json=True) == 0
-    displayed = json.loads(capsys.readouterr().out)
-    assert (displayed["status"], displayed["processed"], displayed["final"]) == ("chunking_complete", 1, None)
-    assert displayed["segments"][0]["state"] == "done"
-    assert displayed["segments"][1]["attempt"] is None
-    assert displayed["source"]["tracks"] == ["vide/avc1", "soun/mp4a"]
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["status"], printed["processed"], printed["final"]) == ("chunking_complete", 1, None)
+    assert printed["segments"][0]["state"] == "done"
+    assert printed["segments"][1]["attempt"] is None
+    assert printed["source"]["tracks"] == ["vide/avc1", "soun/mp4a"]
 
 
 NOW = 1_000_000

@@ -20,7 +20,7 @@ from tests.functional.stack import INPUT, Stack
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Two parts and a half, of different bytes."""
-    path = tmp_path / "video one.mp4"
+    path = tmp_path / "my video.mp4"
     path.write_bytes(b"".join(bytes([number]) * MIN_PART_BYTES for number in range(2)) + b"end")
     return path
 
@@ -69,7 +69,7 @@ def test_a_broken_upload_goes_on_where_it_stopped(stack: Stack, source: Path, br
     breaking(at=2)
     submission, sizes = Submission("video-1", source), list[int]()
     with pytest.raises(
-        UploadBroken, match=r"resume the upload with `media-worker submit '.*video one.mp4' --resume video-1`"
+        UploadBroken, match=r"resume the upload with `media-worker submit '.*my video.mp4' --resume video-1`"
     ):
         submit(stack.aws, submission, sizes.append)
     client = breaking()

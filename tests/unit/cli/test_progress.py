@@ -32,12 +32,12 @@ def test_bytes_are_displayed_in_megabytes() -> None:
 def test_a_job_has_three_steps() -> None:
     """Nothing is displayed before the plan exists. The join begins when all segments are processed."""
     stream = io.StringIO()
-    displayed = JobDisplay(Lines(stream))
+    steps = JobDisplay(Lines(stream))
     planned = Job("job", JobStatus.CHUNKING_IN_PROGRESS, "sbs", total_segments=2)
-    displayed.show(JobProgress(Job("job", JobStatus.CREATED, "sbs")))
+    steps.show(JobProgress(Job("job", JobStatus.CREATED, "sbs")))
     assert stream.getvalue() == ""
-    displayed.show(JobProgress(planned, 2, 1))
-    displayed.show(JobProgress(Job("job", JobStatus.COMPLETED, "sbs", total_segments=2), 2, 2))
+    steps.show(JobProgress(planned, 2, 1))
+    steps.show(JobProgress(Job("job", JobStatus.COMPLETED, "sbs", total_segments=2), 2, 2))
     assert stream.getvalue().splitlines() == [
         "segments: 2 of 2 segments",
         "processing: 1 of 2 segments",
@@ -49,9 +49,9 @@ def test_a_job_has_three_steps() -> None:
 def test_a_notice_is_displayed_once() -> None:
     """Above the steps, as soon as the plan has one."""
     stream = io.StringIO()
-    displayed = JobDisplay(Lines(stream))
+    steps = JobDisplay(Lines(stream))
     for _ in range(2):
-        displayed.show(JobProgress(Job("job", JobStatus.CREATED, "sbs", notice="one segment: a single keyframe")))
+        steps.show(JobProgress(Job("job", JobStatus.CREATED, "sbs", notice="one segment: a single keyframe")))
     assert stream.getvalue() == "notice: one segment: a single keyframe\n"
 
 
