@@ -23,11 +23,11 @@ class Media:
     source: Source
     engine: PlanEngine
     # Bytes of the file, by offset and length.
-    read: Read
+    read: "Read"
     # What the user should know: tracks that were left out, for example.
     notices: tuple[str, ...] = ()
     # Several parts of the file at the same time. None: one after the other.
-    read_many: ReadMany | None = None
+    read_many: "ReadMany | None" = None
 
 
 def open_object(aws: "Aws", stored: StoredObject) -> Media:

@@ -3,7 +3,8 @@
 import io
 import re
 
-from media_worker.description import Attempt, Segment
+from media_worker.attempts import Attempt
+from media_worker.description import Segment
 from media_worker.jobs import Job, JobStatus
 from media_worker_cli.progress import Bytes, JobDisplay, Lines, describe_work, display
 from media_worker_cli.watching import JobProgress
@@ -55,7 +56,7 @@ def test_a_notice_is_shown_once() -> None:
 
 
 def attempt(progress: float | None) -> Attempt:
-    return Attempt("running", 1, "gpu-1", 0, 0, is_alive=True, progress=progress, error=None)
+    return Attempt("job", 0, 1, "gpu-1", "message/1", progress=progress)
 
 
 def test_work_is_described_by_time_and_segments() -> None:
