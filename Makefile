@@ -41,7 +41,7 @@ test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
+	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile tests/worker
 	@$(BIN)/pytest -q tests/e2e
 
 # The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.
@@ -78,6 +78,10 @@ bench: setup-bench ## compare four ways to split and join: writes docs/performan
 .PHONY: bench-memory
 bench-memory: setup-bench ## measure the peak memory of both handlers with a source of 2 GB
 	@$(BIN)/python -m bench.memory
+
+.PHONY: bench-depth
+bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join
+	@$(BIN)/python -m bench.call_depth
 
 .PHONY: setup-bench
 setup-bench: setup

@@ -1,1 +1,1 @@
-"""Measurements of media-worker: each prints its table with the command that makes it."""
+"""Benchmarks of media-worker. Each prints a table."""

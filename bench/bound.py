@@ -1,10 +1,12 @@
-"""The bound for an engine whose media passes through it: read it all, write it all, in parallel, no media work."""
+"""The lower bound for an engine whose media passes through it: read everything and write it again, in parallel."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from media_worker.aws import Aws
+from media_worker.byte_ranges import ByteRange
 from media_worker.deadline import Deadline
 from media_worker.keys import build_final_key, build_output_segment_key, build_segment_key, build_source_key
 from media_worker.main import LocalContext
@@ -14,7 +16,7 @@ _AT_ONCE = 4
 
 
 def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:
-    """Read the source, write the same bytes as so many objects."""
+    """Download the source and upload the same bytes as `total` objects."""
     source = describe(aws, aws.settings.input_bucket_name, build_source_key(job_id))
     assert source
     path = folder / "source"
@@ -24,13 +26,14 @@ def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     _cut(path, slices)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         targets = [
-            Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), source.etag) for index in range(total)
+            Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), ("source-etag", source.etag))
+            for index in range(total)
         ]
-        list(pool.map(lambda piece, target: write_once(aws, piece, target), slices, targets))
+        list(pool.map(partial(_upload, aws), slices, targets))
 
 
 def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
-    """Read the segments, write the same bytes as one object."""
+    """Download the segments and upload the same bytes as one object."""
     bucket = aws.settings.output_bucket_name
     whole = folder / "final"
     with downloads(aws) as manager, whole.open("wb") as final:
@@ -41,15 +44,19 @@ def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
         for index in range(total):
             with (folder / str(index)).open("rb") as segment_file:
                 shutil.copyfileobj(segment_file, final, 1 << 20)
-    write_once(aws, whole, Target(bucket, build_final_key(job_id), "bound"))
+    _upload(aws, whole, Target(bucket, build_final_key(job_id), ("source-etag", "bound")))
+
+
+def _upload(aws: Aws, path: Path, target: Target) -> None:
+    write_once(aws, target, [ByteRange(0, 0, path.stat().st_size)], [path])
 
 
 def _cut(path: Path, slices: list[Path]) -> None:
-    """Equal slices, by the kernel's copy: no media work and no memory."""
+    """Copy the file into slices of equal size, block by block."""
     size = path.stat().st_size
     with path.open("rb") as source:
-        for index, piece in enumerate(slices):
-            with piece.open("wb") as target:
+        for index, slice_path in enumerate(slices):
+            with slice_path.open("wb") as target:
                 remaining = size * (index + 1) // len(slices) - size * index // len(slices)
                 while remaining:
                     block = source.read(min(remaining, 1 << 20))

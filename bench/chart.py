@@ -1,4 +1,4 @@
-"""The figures as a picture: seconds by the size of the source, a line for each way, a panel for each step."""
+"""The chart: seconds by the size of the source, a line for each way, a panel for each step."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ _COLOURS = {"plain": "#8c8c8c", "ffmpeg": "#4c78a8", "copy": "#e45756", "bound":
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write the picture; the file's suffix says which format."""
+    """Write the chart in the format of the file's suffix."""
     mpl.rcParams["svg.hashsalt"] = "media-worker"  # the same figures give the same file
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     for axes, step in zip(figure.subplots(1, 2, sharey=True), ("split", "join"), strict=True):

@@ -1,10 +1,10 @@
-"""A cold `sam build && sam deploy`, as somebody types it who has sam, make and a python3 with pip: `make bench-deploy`.
+"""A cold `sam build` and `sam deploy` with nothing but sam, make and a python3 with pip: `make bench-deploy`.
 
-A fresh copy of the checkout, an empty pip cache, an empty local cloud, and a PATH without uv, Docker or Python 3.13.
-The folder of the PATH holds links to sam, make, python3 and the small tools of every Unix that makefiles use.
+A new clone, an empty pip cache, an empty local cloud, and a PATH without uv, Docker or Python 3.13: a folder with
+links to sam, make, python3 and the small Unix tools that makefiles use.
 """
 
-# ruff: noqa: T201 - a measurement prints
+# ruff: noqa: T201 - a benchmark prints
 
 import os
 import shutil
@@ -27,7 +27,7 @@ _STACK = "cold"
 
 
 def main(architectures: list[str]) -> int:
-    """Measure each architecture; 1 when one takes too long."""
+    """Measure each architecture; 1 if one takes too long."""
     slow = False
     for architecture in architectures:
         with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def main(architectures: list[str]) -> int:
 
 
 def measure(folder: Path, architecture: str) -> tuple[float, float]:
-    """Seconds of `sam build` and of `sam deploy`, both cold."""
+    """The seconds of a cold `sam build` and of a cold `sam deploy`."""
     checkout = folder / "checkout"
     git = shutil.which("git") or "git"
     subprocess.run([git, "clone", "--quiet", str(ROOT), str(checkout)], check=True)
@@ -47,7 +47,7 @@ def measure(folder: Path, architecture: str) -> tuple[float, float]:
         environment = _bare_environment(folder, endpoint)
         given = ["--parameter-overrides", f"Architecture={architecture}", f"FfmpegPath={ffmpeg_path()}"]
         build_s = _timed([*_sam("build"), *given], checkout, environment)
-        # The local cloud takes no number from a parameter (media_worker_cli/local/deployment.py); AWS does.
+        # The local cloud accepts no number from a parameter (media_worker_cli/local/deployment.py); AWS does.
         deploy_s = _timed([*_sam("deploy"), *given, "MaximumConcurrency=0"], checkout, environment)
         client = boto3.client(
             "cloudformation",
@@ -99,7 +99,7 @@ def _bare_environment(folder: Path, endpoint: str) -> Mapping[str, str]:
 
 
 def _python_with_pip() -> str:
-    """A python3 of the machine that has pip: not this environment's, and no 3.13 where there is another."""
+    """A python3 of this machine that has pip: not that of this environment, and preferably not 3.13."""
     question = "import sys, pip; print(sys.version_info[:2] == (3, 13), sys.executable)"
     found = []
     for folder in os.get_exec_path():

@@ -1,10 +1,11 @@
-"""What importing a handler costs: `make coldstart`. More than 1.3 times boto3 with the same clients is an error.
+"""The import time of each handler: `make coldstart`. More than 1.3 times that of boto3 with the same clients is an
+error.
 
-Each import happens in a fresh process. The programs take turns, so that what else the machine does hits all of them
-alike, and what is compared is processor time: an import is one thread's work, and other processes do not count in it.
+Each import runs in a new process, and the programs take turns, so that other load affects all of them alike.
+Processor time is compared, because an import is the work of one thread and other processes do not count in it.
 """
 
-# ruff: noqa: T201 - a measurement prints
+# ruff: noqa: T201 - a benchmark prints
 
 import argparse
 import json
@@ -21,10 +22,9 @@ from media_worker_cli.local.deployment import ROOT
 
 LIMIT = 1.3
 ROUNDS = 10
-# Large packages that a first call does not need; Powertools would take them along when somebody asks for a parser
-# or a tracer.
+# Large packages that no handler needs. Powertools imports some of them when its parser or tracer is used.
 NEVER = ("pydantic", "aws_xray_sdk", "aws_encryption_sdk", "redis", "requests", "rich")
-# What the shared layer holds beside media_worker: shared/requirements.txt.
+# The contents of the shared layer beside media_worker: shared/requirements.txt.
 LAYER = ("aws_lambda_powertools", "jmespath", "typing_extensions.py")
 
 _CLOCK = """
@@ -50,7 +50,7 @@ _ENVIRONMENT = {
     "CHUNKING_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/chunking",
     "REASSEMBLY_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/reassembly",
     "POWERTOOLS_SERVICE_NAME": "coldstart",
-    # As Lambda gives them: clients look no further for credentials.
+    # As in Lambda: boto3 looks no further for credentials.
     "AWS_ACCESS_KEY_ID": "none",
     "AWS_SECRET_ACCESS_KEY": "none",
     "AWS_REGION": "us-east-1",
@@ -60,7 +60,7 @@ _ENVIRONMENT = {
 
 @dataclass(slots=True)
 class Program:
-    """One thing to import, and what it has cost so far."""
+    """A program to import, and its measurements so far."""
 
     name: str
     imports: str
@@ -71,7 +71,7 @@ class Program:
     superfluous: list[str] = field(default_factory=list)
 
     def run(self) -> tuple[float, float]:
-        """Import it in a fresh process; processor and wall seconds."""
+        """Import it in a new process. Returns processor and wall seconds."""
         done = subprocess.run(
             [sys.executable, "-c", _CLOCK.format(path=self.path, imports=self.imports, never=NEVER)],
             env={**_ENVIRONMENT, **self.environment},
@@ -83,12 +83,12 @@ class Program:
 
     @property
     def median_cpu_s(self) -> float:
-        """The processor time of one import."""
+        """The median processor time of an import."""
         return statistics.median(self.cpu_s)
 
 
 def measure(programs: list[Program], rounds: int) -> None:
-    """Import each once unmeasured, which writes its bytecode, and then in turn."""
+    """Import each program once to write its bytecode, then in turn."""
     for program in programs:
         program.run()
     for _ in range(rounds):
@@ -111,7 +111,7 @@ def copy_layer(directory: Path) -> Path:
 
 
 def describe(programs: list[Program]) -> str:
-    """A table, the first program being what the others are compared with."""
+    """A table. The ratio is that to the first program."""
     lines = [f"{'median of ' + str(len(programs[0].cpu_s)):36} {'processor':>10} {'wall':>8} {'ratio':>6}"]
     for program in programs:
         cpu_s, wall_s = program.median_cpu_s, statistics.median(program.wall_s)
@@ -121,10 +121,10 @@ def describe(programs: list[Program]) -> str:
 
 
 def complaints(base: Program, handlers: list[Program], limit: float) -> list[str]:
-    """What is wrong, in words."""
+    """Handlers that are too slow or import too much, in words."""
     ratios = {one.name: one.median_cpu_s / base.median_cpu_s for one in handlers}
     found = [
-        f"importing {name} costs {ratio:.2f} times {base.name}: at most {limit} is fine"
+        f"importing {name} takes {ratio:.2f} times as long as {base.name}: the limit is {limit}"
         for name, ratio in ratios.items()
         if ratio > limit
     ]
@@ -132,7 +132,7 @@ def complaints(base: Program, handlers: list[Program], limit: float) -> list[str
 
 
 def main() -> int:
-    """Measure; 1 when a handler costs too much or imports what it should not."""
+    """Measure; 1 if a handler is too slow or imports what it should not."""
     parser = argparse.ArgumentParser(prog="coldstart", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--limit", type=float, default=LIMIT)
@@ -145,7 +145,7 @@ def main() -> int:
             for name in ("chunking", "reassembly")
         ]
         layer = str(copy_layer(Path(directory)))
-        # Not judged: layers hold no bytecode by design, and whether the runtime's own boto3 has any is AWS's affair.
+        # Not compared with the limit: layers have no bytecode by design, and AWS decides about its own boto3.
         uncompiled = Program(
             "the same, no bytecode in the layer",
             "import app",

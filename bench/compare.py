@@ -1,10 +1,10 @@
-"""Four ways to cut and to join, side by side: `make bench`. Prints a table and writes docs/performance.{json,svg}.
+"""Four ways to split and join, compared: `make bench`. Prints a table and writes docs/performance.{json,svg}.
 
-    plain    the whole file down, ffmpeg, one upload after another (bench/plain.py)
-    ffmpeg   the ffmpeg engine
+    plain    the whole file to disk, ffmpeg, one upload after another (bench/plain.py)
+    ffmpeg   the engine whose media passes through the function
     copy     the copy engine
-    bound    everything down and up again in parallel, without media work (bench/bound.py)
-    server   what S3 itself needs to copy the bytes, by the same parts and nothing else
+    bound    everything downloaded and uploaded in parallel, without media work (bench/bound.py)
+    server   what S3 itself needs to copy the bytes, in the same parts (bench/server_copy.py)
 
 Each runs in a process of its own, against one SeaweedFS on this machine's disk.
 """
@@ -38,7 +38,7 @@ _SEGMENTS = 8
 
 
 def run_way(way: str, step: str, job_id: str) -> None:
-    """Be the process that is measured."""
+    """Run one step in this process and print its cost."""
     aws = Aws.connect(Settings.from_environment(os.environ))
     folder = Path(tempfile.mkdtemp())
     meter = Meter(aws)
@@ -58,8 +58,8 @@ def run_way(way: str, step: str, job_id: str) -> None:
 
 def _run_engine(aws: Aws, step: str, job_id: str) -> None:
     if step == "split":
-        place = {"bucket": {"name": aws.settings.input_bucket_name}, "object": {"key": build_source_key(job_id)}}
-        event = batch({"Records": [{"eventName": "ObjectCreated:Put", "s3": place}]})
+        location = {"bucket": {"name": aws.settings.input_bucket_name}, "object": {"key": build_source_key(job_id)}}
+        event = batch({"Records": [{"eventName": "ObjectCreated:Put", "s3": location}]})
         answer = build_chunking_handler(aws)(event, LocalContext("bench"))
     else:
         answer = build_reassembly_handler(aws)(batch({"job_id": job_id}), LocalContext("bench"))
@@ -116,7 +116,7 @@ def _in_process(way: str, step: str, environment: Mapping[str, str]) -> dict[str
 
 
 def _process_segments(aws: Aws, job_id: str) -> None:
-    """Be the segment worker that changes nothing, by copies inside S3."""
+    """The segment worker: copies each segment unchanged, inside S3."""
     s3 = s3_client(str(aws.settings.aws_endpoint_url_s3))
     for key in _segment_keys(aws, job_id):
         parts = parse_segment_key("", key)
@@ -145,7 +145,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measure, or be the process that is measured."""
+    """Measure, or be the measured process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size-gb", type=float, nargs="+", default=[0.25, 1, 4])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
@@ -161,7 +161,7 @@ def main() -> int:
     sys.stdout.write("|    GB | step  | way    | seconds | first  |   MB in |  MB out |   RSS |   /tmp | calls |\n")
     rows = measure(options.size_gb, options.ways)
     if options.out:
-        from bench.chart import draw  # noqa: PLC0415 (matplotlib takes a second, which is no process's that is measured)
+        from bench.chart import draw  # noqa: PLC0415 (importing matplotlib takes a second)
 
         (options.out / "performance.json").write_text(json.dumps(rows, indent=1) + "\n")
         draw(rows, options.out / "performance.svg")

@@ -1,7 +1,7 @@
-"""Peak memory of each handler, for a source of some GB: `make bench-memory`. The engine is the one whose media passes
+"""The peak memory of each handler for a large source: `make bench-memory`. The engine is the one whose media passes
 through the function.
 
-Each handler runs in a process of its own, as in Lambda; its peak resident set is the kernel's figure.
+Each handler runs in a process of its own, as in Lambda. The peak resident set size is the kernel's figure.
 """
 
 import argparse
@@ -30,12 +30,12 @@ _CLIP_S = 5
 
 
 def make_source(path: Path, size_bytes: int) -> int:
-    """A long video, made in seconds: one encoded clip, repeated without encoding it again. Its length in seconds."""
+    """Make a long video in seconds: one encoded clip, repeated without re-encoding. Returns its length in seconds."""
     clip = path.with_name("clip.mp4")
     ffmpeg = [str(ffmpeg_path()), "-nostdin", "-v", "error", "-y"]
-    picture = f"testsrc2=size=1280x720:rate=30:duration={_CLIP_S},noise=alls=40:allf=t"
+    pattern = f"testsrc2=size=1280x720:rate=30:duration={_CLIP_S},noise=alls=40:allf=t"
     _run(
-        *(*ffmpeg, "-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", f"sine=duration={_CLIP_S}"),
+        *(*ffmpeg, "-f", "lavfi", "-i", pattern, "-f", "lavfi", "-i", f"sine=duration={_CLIP_S}"),
         *("-c:v", "libx264", "-preset", "ultrafast", "-b:v", "40M", "-g", "60", "-pix_fmt", "yuv420p"),
         *("-c:a", "aac", str(clip)),
     )
@@ -45,7 +45,7 @@ def make_source(path: Path, size_bytes: int) -> int:
 
 
 def run_handler(function: str, event: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run one handler on an event in a process of its own; its answer, seconds and peak memory."""
+    """Run one handler in a process of its own. Returns its answer, seconds and peak memory."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.memory", "--handler", function],
         input=json.dumps(event),
@@ -71,7 +71,7 @@ def _be_the_handler(function: str) -> None:
 
 
 def measure(size_gb: float) -> int:
-    """Print a row for each handler; 1 when one of them needs more than the limit."""
+    """Print a row for each handler; 1 if one of them needs more than the limit."""
     with tempfile.TemporaryDirectory(prefix="media-worker-bench-") as folder, stack("300") as environment:
         source = Path(folder) / "source.mp4"
         make_source(source, int(size_gb * 1e9))
@@ -97,7 +97,7 @@ def measure(size_gb: float) -> int:
 
 
 def _copy_segments(aws: Aws) -> int:
-    """Be the segment worker that changes nothing, by copies inside S3."""
+    """The segment worker: copies each segment unchanged, inside S3."""
     s3 = s3_client(str(aws.settings.aws_endpoint_url_s3))
     listing = aws.s3.list_objects_v2(Bucket="bench-input", Prefix=f"segments/{_JOB}/")["Contents"]
     for entry in listing:
@@ -127,7 +127,7 @@ def _run(*argv: str) -> None:
 
 
 def main() -> int:
-    """Measure, or be the handler that is measured."""
+    """Measure, or be the measured handler."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size-gb", type=float, default=2)
     parser.add_argument("--handler", choices=("chunking", "reassembly"), help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""What a piece of work costs: seconds, bytes and calls to S3, memory, temporary space. Measured inside its process."""
+"""The cost of some work, measured inside its process: seconds, bytes and S3 calls, memory, temporary space."""
 
 import tempfile
 import threading
@@ -19,7 +19,7 @@ _COMPLETING = frozenset({"PutObject", "CompleteMultipartUpload"})
 
 @dataclass(slots=True)
 class Cost:
-    """The figures of one piece of work."""
+    """The figures."""
 
     seconds: float = 0
     first_object_s: float = 0
@@ -30,12 +30,12 @@ class Cost:
     peak_tmp_mb: float = 0
 
     def as_row(self) -> dict[str, float]:
-        """For JSON."""
+        """As a row for JSON."""
         return asdict(self)
 
 
 class Meter:
-    """Watches a client's calls and the temporary directory."""
+    """Watches an S3 client's calls and the temporary directory."""
 
     def __init__(self, aws: Aws) -> None:
         self.cost = Cost()
@@ -80,13 +80,13 @@ class Meter:
 
 
 def _body_bytes(request: Any) -> int:
-    """How much a request sends: its headers may say so already, else the body has a length."""
+    """The size of a request's body: from its headers if they have it, else from the body."""
     stated = request.headers.get("X-Amz-Decoded-Content-Length") or request.headers.get("Content-Length")
     return int(stated) if stated else determine_content_length(request.data or b"") or 0
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has had resident. Not getrusage's figure: that starts with the parent's."""
+    """The peak resident set size of this process. The figure of getrusage would start with the parent's."""
     status = Path("/proc/self/status").read_text()
     kib = next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]
     return int(kib) * 1024 / 1e6
@@ -98,5 +98,5 @@ def _size_mb(folder: Path) -> float:
         try:
             total += path.stat().st_blocks * 512
         except OSError:
-            continue  # gone meanwhile
+            continue  # removed in the meantime
     return total / 1e6

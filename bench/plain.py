@@ -1,6 +1,6 @@
-"""The plain way to cut and join, as a reference: the whole file down, `-f segment`, one upload after another; and back.
+"""The simplest way to split and join, as a reference: download everything, run ffmpeg, upload one file after another.
 
-What most people write first. No plan, no parallelism, no checks, no lease.
+No plan, no parallelism, no checks, no lease.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from media_worker.keys import build_final_key, build_output_segment_key, build_s
 
 
 def split(aws: Aws, job_id: str, folder: Path) -> None:
-    """Download, cut, then upload each segment."""
+    """Download, split, then upload each segment."""
     source = folder / "source.mp4"
     aws.s3.download_file(aws.settings.input_bucket_name, build_source_key(job_id), str(source))
     seconds = str(float(aws.settings.chunk_segment_duration_sec))

@@ -1,4 +1,4 @@
-"""What the measurements run against, all on loopback: SeaweedFS for S3, moto's server for tables and queues."""
+"""The servers of the benchmarks, all on loopback: SeaweedFS as S3, and moto for tables and queues."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", 
 
 @contextmanager
 def stack(segment_seconds: str) -> Iterator[Mapping[str, str]]:
-    """A stack's environment, its buckets, tables and queues made."""
+    """Create buckets, tables and queues; the environment of the stack."""
     with seaweedfs() as s3_endpoint, moto() as endpoint:
         os.environ.update(_CREDENTIALS)
         environment = {
@@ -53,12 +53,12 @@ def stack(segment_seconds: str) -> Iterator[Mapping[str, str]]:
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """Tables and queues; where they answer."""
+    """Run moto; the endpoint for tables and queues."""
     (port,) = _free_ports(1)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    # Its state belongs to the process, not to the server.
+    # The state of moto belongs to this process, not to the server.
     urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")).close()
     try:
         yield f"http://127.0.0.1:{port}"
@@ -68,18 +68,18 @@ def moto() -> Iterator[str]:
 
 @contextmanager
 def seaweedfs() -> Iterator[str]:
-    """An S3-compatible server on this machine's disk; where it answers."""
+    """Run an S3-compatible server on this machine's disk; its endpoint."""
     with tempfile.TemporaryDirectory(prefix="media-worker-bench-") as folder:
         server, endpoint = _start_weed(Path(folder))
         try:
             yield endpoint
         finally:
-            server.kill()  # what it holds is thrown away
+            server.kill()  # its data is temporary
             server.wait()
 
 
 def _start_weed(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Start it and wait until it answers. Between our look for free ports and its use somebody may take one."""
+    """Start the server and wait until it answers. Another process may take a free port before it does."""
     log = folder / "weed.log"
     for _ in range(_START_ATTEMPTS):
         endpoint, command = _weed_command(folder)
@@ -101,7 +101,7 @@ def _weed_command(folder: Path) -> tuple[str, list[str]]:
     command = [
         *(str(Path(sys.executable).with_name("weed")), "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
         *(f"-dir={folder}", "-s3", "-filer", "-volume.max=0", "-master.volumeSizeLimitMB=1024"),
-        # Nothing that listens on a fixed port, and no word to its makers.
+        # No fixed ports, no telemetry.
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"),
         *(f"-{name}={value}" for name, value in options.items()),
     ]
@@ -109,7 +109,7 @@ def _weed_command(folder: Path) -> tuple[str, list[str]]:
 
 
 def s3_client(endpoint: str) -> "S3Client":
-    """A client for the server's S3."""
+    """A client for the S3 server."""
     return boto3.client(
         "s3",
         endpoint_url=endpoint,
@@ -151,7 +151,7 @@ def _fill(environment: Mapping[str, str]) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different: each is held until the last is found."""
+    """Different free ports: each is held until the last is found."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -1,29 +1,18 @@
-"""A segment worker: takes segments from the queue, runs a command on each, and uploads what the command wrote.
+"""A segment worker in Python: the kit receives segments, and this program says what is done with them.
 
-    python examples/segment_worker.py ffmpeg -i {input} -vf negate -c:a copy {output}
+    SEGMENT_QUEUE_URL=... INPUT_BUCKET_NAME=... python examples/segment_worker.py
 
-The environment holds SEGMENT_QUEUE_URL and the settings of the functions. For the local cloud,
-`media-worker status --env` prints them.
+`media-worker status --env` prints the environment of the local cloud. To run a command for each segment no program is
+needed: `media-worker work -- ffmpeg -i {input} -vf negate -c:a copy {output}`.
 """
 
 import os
-import subprocess  # noqa: TID251 - it runs the user's command
-import sys
-from pathlib import Path
+import shutil
 
-from media_worker.aws import Aws
-from media_worker.keys import SegmentKey
-from media_worker.settings import Settings
-from media_worker.worker import process_next_message
-
-
-def run_command(_segment: SegmentKey, source: Path, target: Path) -> None:
-    """Run the command from this program's arguments, with the two file names filled in."""
-    files = {"{input}": str(source), "{output}": str(target)}
-    subprocess.run([files.get(word, word) for word in sys.argv[1:]], check=True)
-
+from media_worker.worker import Worker
 
 if __name__ == "__main__":
-    aws = Aws.connect(Settings.from_environment(os.environ))
-    while True:
-        process_next_message(aws, os.environ["SEGMENT_QUEUE_URL"], run_command)
+    for segment in Worker.connect(os.environ).segments():
+        with segment:
+            # Your model goes here. Errors are recorded, and the segment is processed again.
+            shutil.copyfile(segment.input, segment.output)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-# No test may reach AWS, whatever the developer's own environment holds.
+# No test may reach AWS, even if the environment has credentials.
 for name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[name]
 os.environ.update(

@@ -7,6 +7,8 @@ from media_worker.byte_ranges import plan_parts
 
 def use_small_parts(patch: pytest.MonkeyPatch, min_bytes: int, *, upload_bytes: int, copy_bytes: int) -> None:
     """Use parts of these sizes instead of S3's. The server must accept them too."""
+    defaults = plan_parts.__kwdefaults__
+    assert defaults is not None
     patch.setattr(byte_ranges, "MIN_PART_BYTES", min_bytes)
-    patch.setitem(plan_parts.__kwdefaults__, "upload_part_bytes", upload_bytes)
-    patch.setitem(plan_parts.__kwdefaults__, "copy_part_bytes", copy_bytes)
+    patch.setitem(defaults, "upload_part_bytes", upload_bytes)
+    patch.setitem(defaults, "copy_part_bytes", copy_bytes)

@@ -6,16 +6,15 @@ Commands of the local cloud are imported when they run: see the package's docstr
 # ruff: noqa: T201 - a command line prints
 # ruff: noqa: PLC0415 - what only some commands need is imported by those
 
+import json
 import os
 import sys
 from argparse import Namespace
 
-from media_worker.keys import is_job_id
-
 from media_worker_cli import fetching, progress, watching
-from media_worker_cli.errors import UsageError
+from media_worker_cli.job_commands import require_job_id
 from media_worker_cli.stack import choose_stack, read_env_file
-from media_worker_cli.submission import Submission, require_source
+from media_worker_cli.submission import Submission, require_resumable, require_source, upload_source
 from media_worker_cli.submission import submit as submit_job
 
 
@@ -52,27 +51,32 @@ def submit(arguments: Namespace) -> int:
     require_source(arguments.source)
     stack = choose_stack(arguments.stack)
     submission = Submission.of(arguments)
+    start = upload_source if arguments.resume else submit_job
+    if arguments.resume:
+        require_job_id(arguments.resume)
+        require_resumable(stack.aws, submission)
     with progress.display() as display:
         size_bytes = submission.source.stat().st_size
-        submit_job(stack.aws, submission, progress.Bytes(display, "upload", size_bytes).add)
-    print(submission.job_id)
+        start(stack.aws, submission, progress.Bytes(display, "upload", size_bytes).add)
+    print(json.dumps({"job_id": submission.job_id, "status": "created"}) if arguments.json else submission.job_id)
     return 0
 
 
 def watch(arguments: Namespace) -> int:
     """Show a job's progress until it ends."""
-    _require_job_id(arguments.job)
+    require_job_id(arguments.job)
     stack = choose_stack(arguments.stack)
     interval_s = watching.AWS_INTERVAL_S if arguments.stack else watching.LOCAL_INTERVAL_S
     with progress.display() as display:
-        watching.watch(stack.aws, arguments.job, lambda seen: progress.show_job(display, seen), interval_s)
-    print(f"{arguments.job} is completed")
+        job = watching.watch(stack.aws, arguments.job, progress.JobDisplay(display).show, interval_s)
+    ended = {"job_id": job.job_id, "status": job.status, "segments": job.total_segments, "notice": job.notice}
+    print(json.dumps(ended) if arguments.json else f"{arguments.job} is completed")
     return 0
 
 
 def fetch(arguments: Namespace) -> int:
     """Download a job's final."""
-    _require_job_id(arguments.job)
+    require_job_id(arguments.job)
     fetching.require_target(arguments.out)
     stack = choose_stack(arguments.stack)
     watching.read_progress(stack.aws, arguments.job)  # an unknown job is reported as such, not as one without a final
@@ -94,8 +98,3 @@ def serve(arguments: Namespace) -> int:
         environment = dict(os.environ) | read_env_file(arguments.env_file)
         os.execve(sys.executable, [sys.executable, "-m", service.__name__], environment)  # noqa: S606 - our own module
     return service.main(os.environ)
-
-
-def _require_job_id(text: str) -> None:
-    if not is_job_id(text):
-        raise UsageError(f"{text!r} is not a job id: give one path component, as `submit` prints it")

@@ -20,5 +20,13 @@ class CloudError(CommandError):
     """The local cloud did not start, or the stack could not be deployed into it."""
 
 
+class FramesMissing(CommandError):
+    """The final does not have the frames of the source."""
+
+
+class UploadBroken(CommandError):
+    """The upload of a source was not completed; it can be resumed."""
+
+
 class JobFailed(CommandError):
     """The job ended without a final. The message is the job's error."""

@@ -22,12 +22,12 @@ from botocore.exceptions import (
     PartialCredentialsError,
     ProfileNotFound,
 )
-from media_worker.errors import MediaWorkerError
-from media_worker.jobs import SEGMENT_TRACKS
+from media_worker.errors import MediaWorkerError, NoSuchJob, OperationRefused
+from media_worker.jobs import FRAME_CHECKS, SEGMENT_TRACKS, JobStatus
 from media_worker.keys import MODES
 from media_worker.settings import TRACKS, Engine
 
-from media_worker_cli import commands, dead_letters
+from media_worker_cli import commands, dead_letters, doctor, job_commands
 from media_worker_cli.errors import CommandError
 
 _INTERRUPTED = 130
@@ -64,17 +64,22 @@ def describe_error(error: BaseException) -> tuple[str, int] | None:
     """The message and the exit code for an error, or None for a bug, which keeps its traceback."""
     match error:
         case KeyboardInterrupt():
-            return "interrupted", _INTERRUPTED
+            described = str(error) or "interrupted", _INTERRUPTED
         case CommandError():
-            return str(error), error.exit_code
+            described = str(error), error.exit_code
+        case NoSuchJob():
+            described = str(error), 2
+        case OperationRefused():
+            described = str(error), 1
         case ClientError():
-            return str(error), 2 if error.response["Error"]["Code"] in _NO_ACCESS else 1
+            described = str(error), 2 if error.response["Error"]["Code"] in _NO_ACCESS else 1
         case NoCredentialsError() | PartialCredentialsError() | ProfileNotFound():
-            return f"{error} (set credentials with `aws configure`, choose a profile with AWS_PROFILE)", 2
+            described = f"{error} (set credentials with `aws configure`, choose a profile with AWS_PROFILE)", 2
         case BotoCoreError() | Boto3Error() | MediaWorkerError() | OSError():
-            return f"{type(error).__name__}: {error}", 1
+            described = f"{type(error).__name__}: {error}", 1
         case _:
             return None
+    return described
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_local_commands(add)
     _add_job_commands(add)
+    _add_verbs(add)
     letters = subparsers.add_parser(
         "dlq",
         help="list, show and redrive messages in the dead-letter queues",
@@ -138,33 +144,84 @@ def _add_job_commands(add: AddCommand) -> None:
     for command in (watch, fetch):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
     fetch.add_argument("--out", required=True, type=Path, metavar="FILE", help="write the final video to this file")
+    submit.add_argument(
+        "--resume", metavar="JOB", help="go on with an upload that broke off; the job keeps the options it has"
+    )
+    for command in (submit, watch):
+        _add_json(command)
     for command in (submit, watch, fetch):
-        command.add_argument("--stack", metavar="NAME", help="use this stack on AWS (default: the local cloud)")
+        _add_stack(command)
+
+
+def _add_verbs(add: AddCommand) -> None:
+    """The commands that list jobs and change them."""
+    jobs = add("jobs", job_commands.jobs, "list jobs, newest first")
+    jobs.add_argument(
+        "--status",
+        choices=[str(status) for status in JobStatus],
+        help="only jobs in this status (default: all but deleted)",
+    )
+    jobs.add_argument("--since", metavar="TIME", help="only jobs created within this time, such as 30min, 12h or 2d")
+    jobs.add_argument("--limit", type=_count, default=20, metavar="N", help="at most this many (default: %(default)s)")
+    show = add("show", job_commands.show, "print everything about a job: plan, segments, attempts, timeline, cost")
+    cancel = add("cancel", job_commands.cancel, "stop a job: it becomes failed, until it is retried")
+    retry = add("retry", job_commands.retry, "let a failed job go on, or process segments of a job again")
+    retry.add_argument(
+        "--segments", metavar="LIST", help="process these segments again, such as 3,7-9; of a completed job too"
+    )
+    _add_settings(retry, "other segments: everything is planned, split and processed again")
+    delete = add("delete", job_commands.delete, "delete a job with its source, segments and final")
+    delete.add_argument("--keep-final", action="store_true", help="keep the final video")
+    check = add("doctor", doctor.doctor, "check credentials, stack, queues, notifications, ffmpeg and quotas")
+    for command in (show, cancel, retry, delete):
+        command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
+    for command in (jobs, show, cancel, retry, delete, check):
+        _add_stack(command)
+        _add_json(command)
+
+
+def _add_stack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", metavar="NAME", help="use this stack on AWS (default: the local cloud)")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the video file")
+    parser.add_argument("--mode", choices=MODES, default="sbs", help="label in the segment keys (default: %(default)s)")
+    _add_settings(parser, "default: the stack's setting")
+    parser.add_argument(
+        "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, note: str) -> None:
     parser.add_argument(
         "--segment-seconds",
         type=_seconds,
         metavar="N",
-        help="minimum length of a segment; it ends at the next keyframe (default: the stack's setting)",
+        help=f"minimum length of a segment; it ends at the next keyframe ({note})",
     )
-    parser.add_argument("--mode", choices=MODES, default="sbs", help="label in the segment keys (default: %(default)s)")
+    parser.add_argument("--engine", choices=get_args(Engine), help=f"the engine that splits and joins ({note})")
     parser.add_argument(
-        "--engine",
-        choices=get_args(Engine.__value__),
-        help="the engine that splits and joins (default: the stack's setting)",
+        "--frame-check",
+        choices=FRAME_CHECKS,
+        help="auto: processed segments must have the planned frames or a whole multiple of them; any: no check",
     )
     parser.add_argument(
         "--tracks",
         choices=TRACKS,
         help="where the final's audio and other tracks come from; auto: from the source if the processed segments have "
-        "no audio (default: the stack's setting)",
+        "no audio",
     )
-    parser.add_argument(
-        "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
-    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _seconds(text: str) -> Decimal:

@@ -28,6 +28,11 @@ _OUTPUTS = {
     "REASSEMBLY_QUEUE_URL": "ReassemblyQueueUrl",
     "SEGMENT_QUEUE_URL": "SegmentQueueUrl",
 }
+# Outputs that a stack may lack: those of another version, or of a feature that is off.
+_OPTIONAL_OUTPUTS = {
+    "SEGMENT_ATTEMPTS_TABLE_NAME": "SegmentAttemptsTableName",
+    "JOB_EXPIRATION_DAYS": "JobExpirationDays",
+}
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(.*)")
 
 
@@ -83,7 +88,8 @@ def environment_of(name: str, outputs: Mapping[str, str]) -> dict[str, str]:
     """
     if missing := sorted(output for output in _OUTPUTS.values() if output not in outputs):
         raise UsageError(f"{name} is not a media-worker stack: it has no output {', '.join(missing)}")
-    return {setting: outputs[output] for setting, output in _OUTPUTS.items()}
+    known = _OUTPUTS | _OPTIONAL_OUTPUTS
+    return {setting: outputs[output] for setting, output in known.items() if outputs.get(output)}
 
 
 def _read_outputs(name: str, region: str, endpoint: str | None) -> dict[str, str]:

@@ -2,22 +2,27 @@
 
 import contextlib
 import re
+import shlex
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from boto3.dynamodb.types import TypeSerializer
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from media_worker.aws import Aws
-from media_worker.jobs import JobStatus, SegmentTracks
+from media_worker.jobs import FrameCheck, JobStatus, SegmentTracks, read_row
 from media_worker.keys import Mode, build_source_key
+from media_worker.operations import delete_objects
 from media_worker.settings import Engine, Tracks
 
-from media_worker_cli.errors import UsageError
+from media_worker_cli.errors import UploadBroken, UsageError
+from media_worker_cli.uploading import upload
 
 _serialize = TypeSerializer().serialize
 _MAX_SLUG_CHARS = 40
@@ -32,19 +37,21 @@ class Submission:
     mode: Mode = "sbs"
     engine: Engine | None = None
     segment_duration_s: Decimal | None = None
+    frame_check: FrameCheck | None = None
     tracks: Tracks | None = None
     segment_tracks: SegmentTracks | None = None
 
     @classmethod
     def of(cls, arguments: Namespace) -> "Submission":
-        """A new job with the options of the command line."""
-        job_id = new_job_id(arguments.source)
+        """The job of the command line: a new one, or the one to resume."""
+        job_id = getattr(arguments, "resume", None) or new_job_id(arguments.source)
         return cls(
             job_id,
             arguments.source,
             arguments.mode,
             arguments.engine,
             arguments.segment_seconds,
+            arguments.frame_check,
             arguments.tracks,
             arguments.segment_tracks,
         )
@@ -78,13 +85,43 @@ def submit(aws: Aws, submission: Submission, on_bytes: Callable[[int], None]) ->
         Item={name: _serialize(value) for name, value in row.items()},
         ConditionExpression="attribute_not_exists(job_id)",
     )
-    aws.s3.upload_file(
-        str(submission.source),
-        aws.settings.input_bucket_name,
-        build_source_key(submission.job_id),
-        ExtraArgs={"ContentType": "video/mp4"},
-        Callback=on_bytes,
-    )
+    upload_source(aws, submission, on_bytes)
+
+
+def upload_source(aws: Aws, submission: Submission, on_bytes: Callable[[int], None]) -> None:
+    """Upload a job's source, or the parts of it that are missing.
+
+    Raises:
+        UploadBroken: says how to resume. So does the KeyboardInterrupt.
+    """
+    bucket, key = aws.settings.input_bucket_name, build_source_key(submission.job_id)
+    try:
+        upload(aws, submission.source, bucket, key, on_bytes)
+    except (Boto3Error, BotoCoreError, ClientError, KeyboardInterrupt) as error:
+        words = ["media-worker", "submit", str(submission.source), "--resume", submission.job_id]
+        advice = f"resume the upload with `{shlex.join(words)}`, and --stack if you gave it"
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted: {advice}") from error
+        raise UploadBroken(f"the upload broke off ({error}): {advice}") from error
+
+
+def require_resumable(aws: Aws, submission: Submission) -> None:
+    """Check that the job waits for this source.
+
+    Raises:
+        UsageError: there is no such job, it has begun already, or it is for a file of another size.
+    """
+    row = read_row(aws, submission.job_id)
+    if not row:
+        raise UsageError(f"there is no job {submission.job_id!r}: submit the source without --resume")
+    if row["status"] != JobStatus.CREATED:
+        raise UsageError(f"job {submission.job_id} is {row['status']}: its source was uploaded")
+    size_bytes, expected = submission.source.stat().st_size, row.get("source_file_size_bytes")
+    if expected is not None and int(expected) != size_bytes:
+        raise UsageError(
+            f"{submission.source} has {size_bytes} bytes, but job {submission.job_id} is for a file of {expected} "
+            "bytes: submit it without --resume"
+        )
 
 
 def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, Any]:
@@ -102,6 +139,8 @@ def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, 
         row["engine"] = submission.engine
     if submission.segment_duration_s:
         row["segment_duration_sec"] = submission.segment_duration_s
+    if submission.frame_check:
+        row["frame_check"] = submission.frame_check
     if submission.tracks:
         row["tracks"] = submission.tracks
     if submission.segment_tracks:
@@ -124,18 +163,4 @@ def remove_job(aws: Aws, job_id: str) -> None:
             ExpressionAttributeNames={"#status": "status"},
             ExpressionAttributeValues={name: {"S": status.value} for name, status in statuses.items()},
         )
-    settings = aws.settings
-    for bucket, prefix in (
-        (settings.input_bucket_name, f"input/{job_id}/"),
-        (settings.input_bucket_name, f"segments/{job_id}/"),
-        (settings.output_bucket_name, f"jobs/{job_id}/"),
-    ):
-        for keys in _list_keys(aws, bucket, prefix):
-            aws.s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
-
-
-def _list_keys(aws: Aws, bucket: str, prefix: str) -> Iterator[list[str]]:
-    """The keys below a prefix, one list for each page."""
-    for page in aws.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        if keys := [found["Key"] for found in page.get("Contents", [])]:
-            yield keys
+    delete_objects(aws, job_id)

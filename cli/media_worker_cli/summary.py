@@ -11,7 +11,10 @@ from media_worker.aws import Aws
 _deserialize = TypeDeserializer().deserialize
 
 # The steps of each function, in the order in which they run. DynamoDB's maps are not ordered.
-_STEPS = {"chunking": ("download", "plan", "split", "upload"), "reassembly": ("download", "check", "join", "upload")}
+_STEPS = {
+    "chunking": ("plan", "remux", "layout", "split"),
+    "reassembly": ("check", "join", "verify"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,17 @@ class Summary:
     frames_out: int | None
     steps: tuple[StepCost, ...]
     seconds: float
+    # What the user should know about the plan, such as why there is a single segment.
+    notice: str | None = None
     # `source` or `segments`: where the final's audio and other tracks come from.
     tracks_used: str | None = None
+
+    @property
+    def frames_are_missing(self) -> bool:
+        """Whether the final has neither the source's frames nor a whole multiple of them, as after interpolation."""
+        if self.frames_in is None:
+            return False
+        return not self.frames_out or bool(self.frames_out % self.frames_in)
 
     def as_json(self) -> dict[str, Any]:
         """The summary for a program."""
@@ -49,6 +61,7 @@ class Summary:
             f"{'step':<{width}}  {'seconds':>8}  {'MB':>9}",
             *(_cost_line(cost, width) for cost in self.steps),
             f"{self.segments} segments, {self.seconds:.1f} s in total",
+            *([f"notice: {self.notice}"] if self.notice else []),
             describe_frames(self.frames_in, self.frames_out),
             *([f"audio and other tracks: from the {self.tracks_used}"] if self.tracks_used else []),
             f"the final is {self.final} ({self.final_size_bytes / 1e6:.1f} MB)",

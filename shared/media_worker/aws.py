@@ -1,7 +1,7 @@
 """The AWS clients: made once, outside the handlers, and passed to everything that calls AWS."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 import boto3
 from botocore.config import Config
@@ -27,7 +27,7 @@ class Aws:
     dynamodb: "DynamoDBClient"
 
     @classmethod
-    def connect(cls, settings: Settings) -> Self:
+    def connect(cls, settings: Settings) -> "Aws":
         """Create the clients. Makes no network call."""
         # Emulators answer on one host name, so the bucket must be in the path; on AWS, boto3 chooses.
         endpoint = settings.aws_endpoint_url

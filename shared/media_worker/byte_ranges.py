@@ -8,6 +8,7 @@ everything else.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 _MIB = 1024 * 1024
 MIN_PART_BYTES = 5 * _MIB
@@ -45,7 +46,7 @@ class ByteRange:
 
 
 # What an object is made of: bytes at hand, and byte ranges of its sources.
-type Content = bytes | ByteRange
+Content: TypeAlias = bytes | ByteRange
 
 
 def length_of(content: Content) -> int:
@@ -77,7 +78,7 @@ class CopiedPart:
         return self.range.length
 
 
-type Part = UploadedPart | CopiedPart
+Part: TypeAlias = UploadedPart | CopiedPart
 
 
 class TooManyParts(ValueError):
@@ -99,8 +100,9 @@ def plan_parts(
         TooManyParts: a multipart upload has at most 10,000.
     """
     contents = list(contents)
-    # Half of the parts that S3 allows may be copies; a 10 TB object has larger ones.
-    copy_part_bytes = max(copy_part_bytes, -(-total_bytes(contents) * 2 // MAX_PARTS))
+    # A very large object has larger parts, so that half of the parts that S3 allows are enough.
+    min_part_bytes = -(-total_bytes(contents) * 2 // MAX_PARTS)
+    copy_part_bytes, upload_part_bytes = max(copy_part_bytes, min_part_bytes), max(upload_part_bytes, min_part_bytes)
     parts: list[Part] = []
     pending = _Pending(upload_part_bytes)
     for content in contents:

@@ -10,21 +10,24 @@ from typing import TYPE_CHECKING
 from media_worker import jobs
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
-from media_worker.engines import Media, open_source
+from media_worker.engines import open_source
+from media_worker.engines.copy import Media
 from media_worker.errors import BadPlan, BadSource, NothingToDo
-from media_worker.final_delivery import record_failure
-from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus
+from media_worker.final_delivery import Delivery, Stage, record_failure
+from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus, StatusCheck
 from media_worker.keys import build_segment_key, build_segment_prefix
-from media_worker.lease import chunking_lease, run_under_lease
+from media_worker.lease import Hold, chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
 from media_worker.mp4 import Layout, Mp4Error, SplitPlan, has_audio, lay_out, only_video, plan_split, split_at
 from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, store_plan
 from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
 from media_worker.settings import Engine
 from media_worker.telemetry import Steps, count, logger, submit
+from media_worker.verification import describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
+    from media_worker.byte_ranges import Content
 
 # Segments that are written at the same time.
 _SEGMENTS_AT_ONCE = 4
@@ -32,7 +35,7 @@ _SEGMENTS_AT_ONCE = 4
 _SECONDS_FOR_A_SEGMENT = 60.0
 
 
-def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_final_delivery: bool = False) -> None:
+def chunk(aws: "Aws", request: ChunkRequest, context: Context, delivery: Delivery) -> None:
     """Split a job's source into segments and record that on the job. The final delivery only records the failure.
 
     Raises:
@@ -43,38 +46,39 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, *, is_final_deliv
     lease = chunking_lease(aws, request.job_id)
     with jobs.failing_job(aws, request.job_id):
         job = _known_job(aws, request.job_id)
-    if job.status not in jobs.TRANSITIONS[JobStatus.CHUNKING_IN_PROGRESS]:
+    if not job.can_become(JobStatus.CHUNKING_IN_PROGRESS):
         if job.status is JobStatus.CHUNKING_COMPLETE:
             # A chunking that died after its last write may not have requested the reassembly.
             trigger_if_complete(aws, job.job_id)
         raise NothingToDo(f"job {job.job_id} is {job.status}: past chunking")
-    if is_final_delivery:
+    if delivery.is_final:
         uploads = (aws.settings.input_bucket_name, build_segment_prefix(job.job_id))
-        record_failure(aws, lease, context, CHUNKING_STATUSES, uploads)
+        record_failure(aws, lease, context, delivery, Stage(CHUNKING_STATUSES, uploads))
     run_under_lease(aws, lease, context, partial(_chunk, aws, request, context))
     trigger_if_complete(aws, job.job_id)
 
 
-def _chunk(aws: "Aws", request: ChunkRequest, context: Context) -> None:
+def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> None:
     """The part under the lease. The job is read again: it may have moved on while we waited for the lease."""
-    with jobs.failing_job(aws, request.job_id, ends_chunking_lease=True):
+    with jobs.failing_job(aws, request.job_id, ends_chunking_lease=True, fence=hold.fence):
         job = _known_job(aws, request.job_id)
-        jobs.begin_chunking(aws, job)
+        jobs.begin_chunking(aws, job, hold.fence)
         source = _find_source(aws, request)
-        deadline, steps = Deadline(context), Steps()
+        deadline, steps = Deadline(context, hold), Steps()
         stored = find_plan(aws, job, source)
         with open_source(aws, source, _engine_of(aws, job, stored), deadline, steps) as media:
-            with steps.step("layout"):
+            with steps.step("plan"):
                 plan, split = _carry_out(stored, media) if stored else _make_plan(aws, job, source, media)
                 layouts = _lay_out(job, media, split)
+            hold.require()
             if stored is None:
                 store_plan(aws, job.job_id, plan)
-            jobs.record_plan(aws, job, plan)
+            jobs.record_plan(aws, job, plan, hold.fence)
             _log_plan(plan)
             with steps.step("split", source.size_bytes):
                 _write_segments(aws, job, plan, media, layouts, deadline)
-        abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id))
-        jobs.finish_chunking(aws, job.job_id, steps.report)
+        abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id), hold.until_s)
+        jobs.finish_chunking(aws, job.job_id, steps.report, hold.fence)
     count("JobsChunked")
     count("Segments", len(plan.segments))
 
@@ -89,20 +93,24 @@ def _engine_of(aws: "Aws", job: Job, stored: Plan | None) -> Engine:
 def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tuple[Plan, SplitPlan]:
     duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
     with _as_bad_source():
-        split = plan_split(media.movie, duration_s, media.read)
+        if not any(track.is_video and track.table.count for track in media.movie.tracks):
+            tracks = ", ".join(describe_tracks(media.movie)) or "none"
+            raise BadSource(f"the source has no video track (its tracks: {tracks})")
+        split = plan_split(media.movie, duration_s, media.read, media.read_many)
         presented = split.segments
     first_frames = accumulate((each.frames for each in presented), initial=0)
     segments = tuple(
         PlannedSegment(index, first, each.frames, each.start_s, each.duration_s, each.longest_frame_s)
         for index, (first, each) in enumerate(zip(first_frames, presented, strict=False))
     )
+    notices = (*media.movie.notices, *media.notices, split.notice, _notice(job, media))
     plan = Plan(
         source=PlannedSource(source.key, source.etag, source.size_bytes),
         engine=media.engine,
         segment_duration_s=duration_s,
         timescale=media.movie.tracks[split.main_track].timescale,
         segments=segments,
-        notice="; ".join(filter(None, (split.notice, *media.notices, _notice(job, media)))) or None,
+        notice="; ".join(filter(None, notices)) or None,
         has_audio=has_audio(media.movie),
     )
     return plan, split
@@ -132,7 +140,7 @@ def _carry_out(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:
         BadPlan: the source cannot be cut there, or its frames are not those that were planned.
     """
     try:
-        split = split_at(media.movie, plan.starts_s, media.read)
+        split = split_at(media.movie, plan.starts_s, media.read, media.read_many)
     except Mp4Error as error:
         raise BadPlan(f"the plan cannot be carried out: {error}") from error
     for planned, found in zip(plan.segments, split.segments, strict=True):
@@ -162,13 +170,25 @@ def _log_plan(plan: Plan) -> None:
 def _write_segments(
     aws: "Aws", job: Job, plan: Plan, media: Media, layouts: Sequence[Layout], deadline: Deadline
 ) -> None:
-    """Write a header for each segment and move the media behind it. Existing segments are kept."""
+    """Write a header for each segment and move the media behind it. Existing segments are kept.
+
+    Raises:
+        JobMoved: the job was cancelled or deleted meanwhile.
+    """
+    status = StatusCheck(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS)
 
     def write(index: int) -> None:
+        status.require()
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
         key = build_segment_key(job.job_id, index, len(layouts), job.mode)
-        target = Target(aws.settings.input_bucket_name, key, (PLAN, plan.digest), plan.segments[index].metadata())
-        contents = [layouts[index].header, *layouts[index].ranges]
+        target = Target(
+            aws.settings.input_bucket_name,
+            key,
+            (PLAN, plan.digest),
+            plan.segments[index].metadata(),
+            hold=deadline.hold,
+        )
+        contents: list[Content] = [layouts[index].header, *layouts[index].ranges]
         # Only a retry can find the segment of an earlier attempt.
         written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)
         if written:

@@ -1,15 +1,16 @@
 """SegmentCompletions and ReassemblyTriggered: which processed segments exist, and requesting the join once."""
 
-import time
+import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from media_worker.errors import BadSegment, StaleSegment, TransferFailed
 from media_worker.jobs import Job, JobStatus, now_s, read_job
-from media_worker.keys import OutputSegmentKey, parse_output_segment_key
+from media_worker.keys import MAX_SEGMENTS, OutputSegmentKey, parse_output_segment_key
 from media_worker.messages import build_reassembly_body
 from media_worker.telemetry import logger
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 
 # A row of ReassemblyTriggered is not needed longer than messages and their dead letters live.
 TRIGGER_TTL_S = 30 * 24 * 3600
-# How long to wait for another sender to mark its message as sent, before it is presumed dead and we send ourselves.
-_SENDER_GRACE_S = 5.0
-_SENDER_POLL_S = 0.25
+# A sender that has not marked its message as sent for so long is presumed dead. Shorter than any visibility timeout:
+# the next delivery of the dead sender's message sends it, and if there is none, the sweep does.
+SENDER_GRACE_S = 10
 _RUNS_LISTED = 10
+# Rows on the pages of a search for a gap: the first is small, because a job that is far from done has many gaps.
+_PAGE_ROWS = (8, 32, 128, 512)
 
 # The statuses in which the last completion makes the job ready to be joined. Before them, the chunking itself looks
 # when it ends. A failed job is joined too: all its segments were written and processed, and a message that this run
@@ -63,24 +66,70 @@ class Completion:
 
 def read_completions(aws: "Aws", job_id: str) -> list[Completion]:
     """All completions of a job, every page, in the order of their indexes."""
-    pages = aws.dynamodb.get_paginator("query").paginate(
-        TableName=aws.settings.segment_completions_table_name,
-        KeyConditionExpression="job_id = :job_id",
-        ExpressionAttributeValues={":job_id": {"S": job_id}},
-        ProjectionExpression="segment_index, output_s3_uri, completed_at, #plan",
-        ExpressionAttributeNames={"#plan": "plan"},
-        ConsistentRead=True,
+    return list(_read_from(aws, job_id, 0))
+
+
+def _read_from(
+    aws: "Aws", job_id: str, begin: int, last: int = MAX_SEGMENTS, pages: Sequence[int | None] = (None,)
+) -> Iterator[Completion]:
+    """The completions from index `begin` to `last`, read page by page as they are needed. `pages` limits the number of
+    rows on each page; its last limit holds for all that follow.
+    """
+    query: Any = {
+        "TableName": aws.settings.segment_completions_table_name,
+        "KeyConditionExpression": "job_id = :job_id AND segment_index BETWEEN :begin AND :last",
+        "ExpressionAttributeValues": {
+            ":job_id": {"S": job_id},
+            ":begin": {"N": str(begin)},
+            ":last": {"N": str(last)},
+        },
+        "ProjectionExpression": "segment_index, output_s3_uri, completed_at, #plan",
+        "ExpressionAttributeNames": {"#plan": "plan"},
+        "ConsistentRead": True,
+    }
+    for limit in chain(pages, repeat(pages[-1])):
+        query |= {"Limit": limit} if limit else {}
+        answer = aws.dynamodb.query(**query)
+        yield from map(_from_item, answer["Items"])
+        if "LastEvaluatedKey" not in answer:
+            return
+        query["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+
+def _from_item(item: Mapping[str, Any]) -> Completion:
+    return Completion(
+        int(item["segment_index"]["N"]),
+        item["output_s3_uri"]["S"],
+        Decimal(item.get("completed_at", {}).get("N", "0")),
+        item.get("plan", {}).get("S"),
     )
-    return [
-        Completion(
-            int(item["segment_index"]["N"]),
-            item["output_s3_uri"]["S"],
-            Decimal(item.get("completed_at", {}).get("N", "0")),
-            item.get("plan", {}).get("S"),
-        )
-        for page in pages
-        for item in page["Items"]
-    ]
+
+
+def is_complete(aws: "Aws", job: Job) -> bool:
+    """Whether every segment of the job's present plan has its completion, and no other segment has one.
+
+    Every worker asks this after every segment, so it must not read every row, nor count them: DynamoDB bills a count
+    like a read (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Query.Other.html). It reads from a
+    random index on, and stops at the first gap. Over a whole job of n segments that reads about n log n rows, where
+    counting reads n * n / 2.
+    """
+    if not (total := job.total_segments):
+        return False
+    begin = random.randrange(total)  # noqa: S311  # spreads the reads, protects nothing
+    return _has_run(aws, job, begin, total) and _has_run(aws, job, 0, begin)
+
+
+def _has_run(aws: "Aws", job: Job, begin: int, end: int) -> bool:
+    """Whether the completions from `begin` to before `end` are all there and belong to the present plan. A run to the
+    last segment must end there: no row may follow.
+    """
+    expected = begin
+    last = MAX_SEGMENTS if end == job.total_segments else end - 1
+    for completion in _read_from(aws, job.job_id, begin, last, _PAGE_ROWS) if last >= begin else ():
+        if completion.segment_index != expected or not completion.counts_for(job):
+            return False
+        expected += 1
+    return expected == end
 
 
 def current_completions(aws: "Aws", job: Job) -> list[Completion]:
@@ -123,9 +172,11 @@ def record_segment(aws: "Aws", *, job_id: str, segment_index: int, output_s3_uri
     Call it after the processed segment was uploaded.
 
     Raises:
-        StaleSegment: the segment belongs to a plan that was replaced.
+        StaleSegment: the segment belongs to a plan that was replaced, or the job is deleted.
     """
     job = read_job(aws, job_id)
+    if job and job.status is JobStatus.DELETED:
+        raise StaleSegment("the job is deleted: its segments are not needed any more")
     item: dict[str, Any] = {
         "job_id": {"S": job_id},
         "segment_index": {"N": str(segment_index)},
@@ -164,21 +215,26 @@ def _put_if_current(aws: "Aws", item: dict[str, Any]) -> None:
 def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
     """Request the reassembly if the chunking has ended and every completion is there. Says whether it was sent now.
 
+    Returns at once: a worker on a GPU must not wait for somebody else.
+
     Two writers race here: one writes the status `chunking_complete`, the other the last completion. Both write first
     and then read consistently, so the later one sees both.
     """
     job = read_job(aws, job_id)
-    if job is None or job.status not in _TRIGGERED_FROM or job.total_segments is None:
-        return False
-    indexes = [completion.segment_index for completion in current_completions(aws, job)]
-    if describe_gaps(indexes, job.total_segments):
+    if job is None or job.status not in _TRIGGERED_FROM or job.cancelled_at or not is_complete(aws, job):
         return False
     if not (_create_trigger(aws, job) or _sender_is_lost(aws, job_id)):
         return False
-    aws.sqs.send_message(QueueUrl=aws.settings.reassembly_queue_url, MessageBody=build_reassembly_body(job_id))
-    _mark_sent(aws, job_id)
-    logger.info("Reassembly requested", event="reassembly_requested", job_id=job_id, total_segments=job.total_segments)
+    request_reassembly(aws, job)
     return True
+
+
+def request_reassembly(aws: "Aws", job: Job) -> None:
+    """Send the message, and mark that in the job's row. A message too many does no harm."""
+    aws.sqs.send_message(QueueUrl=aws.settings.reassembly_queue_url, MessageBody=build_reassembly_body(job.job_id))
+    _mark_sent(aws, job.job_id)
+    total = job.total_segments
+    logger.info("Reassembly requested", event="reassembly_requested", job_id=job.job_id, total_segments=total)
 
 
 def _create_trigger(aws: "Aws", job: Job) -> bool:
@@ -204,20 +260,24 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
 
 
 def _sender_is_lost(aws: "Aws", job_id: str) -> bool:
-    """Whether the row's creator died before it sent: during the wait nothing was marked as sent and no join began."""
-    deadline = time.monotonic() + _SENDER_GRACE_S
-    while True:
-        row = aws.dynamodb.get_item(
-            TableName=aws.settings.reassembly_triggered_table_name,
-            Key={"job_id": {"S": job_id}},
-            ConsistentRead=True,
-        ).get("Item", {})
-        if "sent_at" in row or "reassembly_started_at" in row:
-            return False
-        if time.monotonic() >= deadline:
-            logger.warning("Reassembly triggered but never sent: sending it", event="reassembly_resent", job_id=job_id)
-            return True
-        time.sleep(_SENDER_POLL_S)
+    """Whether nobody has sent the message: nothing was marked as sent, and no join is at work.
+
+    The row's creator may be about to send, so it gets a moment. A row that a join has left behind was created by that:
+    a message sent by hand came before the segments were processed.
+    """
+    row = read_trigger(aws, job_id)
+    if not row or "sent_at" in row or "reassembly_started_at" in row:
+        return False
+    if "lease_attempts" not in row and now_s() - int(row["triggered_at"]["N"]) < SENDER_GRACE_S:
+        return False
+    logger.warning("Reassembly triggered but never sent: sending it", event="reassembly_resent", job_id=job_id)
+    return True
+
+
+def read_trigger(aws: "Aws", job_id: str) -> Mapping[str, Any]:
+    """The job's row in ReassemblyTriggered, in DynamoDB's typed form; empty if there is none."""
+    table = aws.settings.reassembly_triggered_table_name
+    return aws.dynamodb.get_item(TableName=table, Key={"job_id": {"S": job_id}}, ConsistentRead=True).get("Item", {})
 
 
 def _mark_sent(aws: "Aws", job_id: str) -> None:
@@ -236,14 +296,14 @@ def describe_gaps(indexes: Collection[int], total_segments: int) -> str | None:
     unexpected = sorted(index for index in set(indexes) if index not in expected)
     twice = sorted(index for index, count in Counter(indexes).items() if count > 1)
     parts = [
-        f"{label} {_ranges(numbers)}"
+        f"{label} {describe_ranges(numbers)}"
         for label, numbers in (("missing", missing), ("unexpected", unexpected), ("twice", twice))
         if numbers
     ]
     return f"of {total_segments} segments: " + "; ".join(parts) if parts else None
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def describe_ranges(numbers: Sequence[int]) -> str:
     """Sorted numbers for a person: `3, 7-9`, and no more than a few runs of them."""
     runs: list[tuple[int, int]] = []
     for number in numbers:

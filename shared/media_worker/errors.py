@@ -3,6 +3,8 @@
 MediaWorkerError
 ├── SettingsError             the environment is wrong: stops at start
 ├── MessageError              the message cannot be understood: ends in the dead-letter queue
+├── NoSuchJob                 an operation names a job that does not exist
+├── OperationRefused          the job's status does not allow the operation
 ├── NothingToDo               the message asks for nothing that is left to do: acknowledged
 │   ├── JobMoved              the job has left the status that this step needs (deleted, completed, ...)
 │   └── StaleSegment          a worker's segment does not count any more
@@ -15,12 +17,14 @@ MediaWorkerError
 │   └── FfmpegFailed          ffmpeg refused its input
 └── RetryableError            the message is returned to its queue
     ├── LeaseHeld             somebody else is working on this job
+    ├── LeaseLost             our lease on this job has expired: somebody else may be working on it
     ├── FailureRecorded       all attempts were used: the message goes to the dead-letter queue
     ├── ReceivesUsedUp        the receives were used up by waiting: the message is re-enqueued
     ├── NotEnoughTime         the invocation would end before the work does
     ├── SourceChanged         the source was replaced while it was being read
     ├── NotReady              completions are missing
     ├── TransferFailed        S3 broke off a transfer
+    ├── AttemptFailed         a worker's command failed, or its output is not the processed segment
     └── FfmpegStopped         ffmpeg was killed, hung, or had no disk space
 """
 
@@ -38,6 +42,14 @@ class SettingsError(MediaWorkerError):
 
 class MessageError(MediaWorkerError):
     """The body of an SQS message is neither what the queue carries nor a test event."""
+
+
+class NoSuchJob(MediaWorkerError):
+    """There is no job with this id."""
+
+
+class OperationRefused(MediaWorkerError):
+    """The job is not in a status that allows the operation; the text says what to do instead."""
 
 
 class NothingToDo(MediaWorkerError):
@@ -98,6 +110,12 @@ class LeaseHeld(RetryableError):
         self.retry_after_s = retry_after_s
 
 
+class LeaseLost(RetryableError):
+    """The lease was not renewed in time: this process was paused, or DynamoDB could not be reached. Another
+    invocation may have taken over the job and its message, so both are left alone.
+    """
+
+
 class FailureRecorded(RetryableError):
     """The job is `failed`; SQS moves the message to the dead-letter queue at its next receive."""
 
@@ -128,6 +146,10 @@ class NotReady(RetryableError):
 
 class TransferFailed(RetryableError):
     """S3 refused or broke off a transfer."""
+
+
+class AttemptFailed(RetryableError):
+    """A worker's command failed, or its output is not the processed segment. The text is for a person."""
 
 
 class FfmpegStopped(RetryableError):

@@ -10,12 +10,13 @@ maxReceiveCount of n:
     after that         SQS moves the message to the dead-letter queue
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from media_worker.errors import FailureRecorded, NothingToDo, ReceivesUsedUp
 from media_worker.jobs import JobStatus, fail_job, read_job
-from media_worker.lease import Lease, attempts_made, run_under_lease
+from media_worker.lease import Hold, Lease, attempts_made, run_under_lease
 from media_worker.s3 import abort_incomplete_uploads
 
 if TYPE_CHECKING:
@@ -28,38 +29,64 @@ def last_attempt(max_receive_count: int) -> int:
     return max(1, max_receive_count - 1)
 
 
-def record_failure(
-    aws: "Aws", lease: Lease, context: "Context", statuses: frozenset[JobStatus], uploads: tuple[str, str]
-) -> None:
-    """Mark a job `failed` whose attempts have all died. `statuses` are those that belong to the stage; `uploads` is
-    the bucket and key prefix of what it writes.
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How far a message's receives have gone. Of `max_receive_count` receives, the final one is not an attempt."""
+
+    receive_count: int
+    max_receive_count: int
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether no attempt is left after this one."""
+        return self.receive_count >= last_attempt(self.max_receive_count)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether SQS moves the message to the dead-letter queue instead of delivering it again."""
+        return self.receive_count > last_attempt(self.max_receive_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a final delivery needs to know of its stage: the statuses that belong to it, and the bucket and key prefix
+    of what it writes.
+    """
+
+    statuses: frozenset[JobStatus]
+    uploads: tuple[str, str]
+
+
+def record_failure(aws: "Aws", lease: Lease, context: "Context", delivery: Delivery, stage: Stage) -> None:
+    """Mark a job `failed` whose attempts have all died.
 
     Raises:
-        NothingToDo: the job is gone or has moved on.
+        NothingToDo: the job is gone, was cancelled or has moved on.
         LeaseHeld: somebody is working on it.
         ReceivesUsedUp: there were too few attempts to give up.
         FailureRecorded: the job is `failed`.
     """
     if read_job(aws, lease.job_id) is None:
         raise NothingToDo(f"there is no job {lease.job_id}")
-    run_under_lease(aws, lease, context, partial(_record_failure, aws, lease, statuses, uploads))
+    run_under_lease(aws, lease, context, partial(_record_failure, aws, lease, delivery, stage))
 
 
-def _record_failure(aws: "Aws", lease: Lease, statuses: frozenset[JobStatus], uploads: tuple[str, str]) -> None:
+def _record_failure(aws: "Aws", lease: Lease, delivery: Delivery, stage: Stage, hold: Hold) -> None:
     """Always raises, so that the lease is released and not completed."""
     job = read_job(aws, lease.job_id)
-    if job is None or job.status in {JobStatus.COMPLETED, JobStatus.DELETED}:
+    if job is None or job.cancelled_at or job.status in {JobStatus.COMPLETED, JobStatus.DELETED}:
         raise NothingToDo(f"job {lease.job_id} is {job.status if job else 'gone'}: there is no failure to record")
-    if job.status in statuses:
+    if job.status in stage.statuses:
         attempts = attempts_made(aws, lease) - 1  # this delivery took the lease too
-        if attempts < last_attempt(aws.settings.max_receive_count):
+        if attempts < last_attempt(delivery.max_receive_count):
             raise ReceivesUsedUp(f"job {lease.job_id} had {attempts} attempts; its other receives were waits")
-        abort_incomplete_uploads(aws, *uploads)
+        abort_incomplete_uploads(aws, *stage.uploads, hold.until_s)
         fail_job(
             aws,
             lease.job_id,
             f"failed after {attempts} attempts: the last one ended without reporting an error. It ran out of time or "
             "memory, or its machine was lost; see its log",
-            statuses,
+            stage.statuses,
+            fence=hold.fence,
         )
     raise FailureRecorded(f"job {lease.job_id} is {job.status}: its message goes to the dead-letter queue")

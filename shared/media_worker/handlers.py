@@ -7,17 +7,17 @@ What becomes of a record and its job after an error is data: `DISPOSITIONS` says
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
-from botocore.exceptions import BotoCoreError, ClientError
 
 from media_worker.chunking import chunk
 from media_worker.deadline import MIN_FOR_A_RECORD_S, Context, Deadline
 from media_worker.errors import (
     FailureRecorded,
     LeaseHeld,
+    LeaseLost,
     MessageError,
     NotEnoughTime,
     NothingToDo,
@@ -25,16 +25,19 @@ from media_worker.errors import (
     ReceivesUsedUp,
     RetryableError,
 )
-from media_worker.final_delivery import last_attempt
+from media_worker.final_delivery import Delivery
+from media_worker.heartbeat import Heartbeat
 from media_worker.jobs import CHUNKING_STATUSES, REASSEMBLY_STATUSES, JobStatus, fail_job
+from media_worker.lease import HEARTBEAT_S
 from media_worker.messages import ChunkRequest, Ignored, ReassemblyRequest, parse_chunking_body, parse_reassembly_body
+from media_worker.queues import HiddenMessages, max_receive_count
 from media_worker.reassembly import reassemble
 from media_worker.telemetry import Handler, count, instrumented, log_keys, logger
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
 
-type Request = ChunkRequest | ReassemblyRequest | Ignored
+Request: TypeAlias = ChunkRequest | ReassemblyRequest | Ignored
 
 _FIRST_BACK_OFF_S = 5
 _MAX_BACK_OFF_S = 300
@@ -49,7 +52,8 @@ class Disposition:
     """What becomes of a record, and of its job, after an error."""
 
     record: Literal["acknowledged", "returned", "reenqueued"]
-    delay_s: int = 0
+    # None leaves the message's visibility timeout as it is.
+    delay_s: int | None = 0
     # Whether the handler marks the job `failed`. A PermanentError has done that under the lease already.
     fails_job: bool = False
     metric: str | None = None
@@ -64,31 +68,17 @@ DISPOSITIONS: Sequence[tuple[type[Exception], Disposition]] = (
     (NothingToDo, Disposition("acknowledged", metric="NothingToDo")),
     (PermanentError, Disposition("acknowledged", metric="JobsFailed")),
     (ReceivesUsedUp, _REENQUEUED),
+    (LeaseLost, _RETURNED),  # if it is still ours: another invocation may have received it
     (MessageError, _RETURNED),  # at once, until the redrive policy moves it to the dead-letter queue
     (FailureRecorded, _RETURNED),
     (Exception, _RETURNED),  # after a back-off; the last attempt makes the job `failed`
 )
 # Errors that do not use up an attempt: on the last receive the record is re-enqueued.
 _WAITS = (LeaseHeld, NotEnoughTime)
-_NEVER_FAIL_THE_JOB = (NothingToDo, PermanentError, MessageError, FailureRecorded, ReceivesUsedUp, LeaseHeld)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """How far a record's receives have gone. Of `max_receive_count` receives, the final one is not an attempt."""
-
-    receive_count: int
-    max_receive_count: int
-
-    @property
-    def is_last_attempt(self) -> bool:
-        """Whether no attempt is left after this one."""
-        return self.receive_count >= last_attempt(self.max_receive_count)
-
-    @property
-    def is_final(self) -> bool:
-        """Whether SQS moves the record to the dead-letter queue instead of delivering it again."""
-        return self.receive_count > last_attempt(self.max_receive_count)
+_NEVER_FAIL_THE_JOB = (
+    *(NothingToDo, PermanentError, MessageError, FailureRecorded, ReceivesUsedUp),
+    *(LeaseHeld, LeaseLost),
+)
 
 
 def disposition_of(error: Exception, delivery: Delivery) -> Disposition:
@@ -96,7 +86,8 @@ def disposition_of(error: Exception, delivery: Delivery) -> Disposition:
     usual = next(disposition for kind, disposition in DISPOSITIONS if isinstance(error, kind))
     if delivery.is_final and isinstance(error, _WAITS):
         usual = _REENQUEUED
-    delay_s = min(_delay_s(error, delivery.receive_count), _MAX_SQS_DELAY_S if usual is _REENQUEUED else _MAX_DELAY_S)
+    most_s = _MAX_SQS_DELAY_S if usual is _REENQUEUED else _MAX_DELAY_S
+    delay_s = None if isinstance(error, LeaseLost) else min(_delay_s(error, delivery.receive_count), most_s)
     fails_job = delivery.is_last_attempt and not isinstance(error, _NEVER_FAIL_THE_JOB)
     return replace(usual, delay_s=delay_s, fails_job=fails_job)
 
@@ -131,30 +122,35 @@ class Queue:
     statuses: frozenset[JobStatus]
 
     def handle(self, event: dict[str, Any], context: Context) -> Mapping[str, Any]:
-        """Handle a batch; the answer names the records that are returned to the queue."""
+        """Handle a batch; the answer names the records that are returned to the queue.
+
+        Lambda deletes the others when the handler has returned: until then they are kept hidden too.
+        """
         count("Records", len(event["Records"]))
         processor = BatchProcessor(EventType.SQS, raise_on_entire_batch_failure=False)
-        answer = process_partial_response(
-            event, partial(self._handle_record, context=context), processor, cast("Any", context)
-        )
+        hidden = HiddenMessages(self.aws, self.url)
+        handle_record = partial(self._handle_record, context=context, hidden=hidden)
+        with Heartbeat(HEARTBEAT_S, hidden.extend):
+            answer = process_partial_response(event, handle_record, processor, cast("Any", context))
         return cast("Mapping[str, Any]", answer)
 
-    def _handle_record(self, record: SQSRecord, context: Context) -> None:
+    def _handle_record(self, record: SQSRecord, context: Context, hidden: HiddenMessages) -> None:
         """Handle a record's requests, each on its own, then settle the record by the worst outcome.
 
         Raises:
             _Returned: the record is returned to the queue.
         """
-        delivery = Delivery(_receive_count(record), self.aws.settings.max_receive_count)
+        delivery = Delivery(_receive_count(record), max_receive_count(self.aws, self.url))
         with log_keys(message_id=record.message_id, receive_count=delivery.receive_count):
             try:
                 Deadline(context).require(MIN_FOR_A_RECORD_S, "begin a record")
                 requests = self.parse(record.body)
+                hidden.hide(record.receipt_handle)
             except Exception as error:  # noqa: BLE001  # DISPOSITIONS covers every class
                 outcomes = [_report(error, disposition_of(error, delivery))]
             else:
                 outcomes = [self._handle_request(request, delivery, context) for request in requests]
-            self._settle_record(record, outcomes)
+            self._settle_record(record, outcomes, hidden)
 
     def _handle_request(self, request: Request, delivery: Delivery, context: Context) -> Disposition:
         if isinstance(request, Ignored):
@@ -162,7 +158,7 @@ class Queue:
             return _ACKNOWLEDGED
         with log_keys(job_id=request.job_id):
             try:
-                self.work(self.aws, request, context, is_final_delivery=delivery.is_final)
+                self.work(self.aws, request, context, delivery)
             except Exception as error:  # noqa: BLE001  # DISPOSITIONS covers every class
                 disposition = _report(error, disposition_of(error, delivery))
                 if disposition.fails_job:
@@ -176,26 +172,21 @@ class Queue:
             count("JobsFailed")
             logger.error("Job failed", event="job_failed", failure=type(error).__name__, reason=text)
 
-    def _settle_record(self, record: SQSRecord, outcomes: Sequence[Disposition]) -> None:
+    def _settle_record(self, record: SQSRecord, outcomes: Sequence[Disposition], hidden: HiddenMessages) -> None:
         """Return the record if a request needs another delivery, else re-enqueue it if one needs a new message."""
         for outcome in outcomes:
             if outcome.record == "returned":
-                self._set_visibility(record, outcome.delay_s)
+                if outcome.delay_s is None:
+                    hidden.leave(record.receipt_handle)
+                else:
+                    hidden.return_after(record.receipt_handle, outcome.delay_s)
                 raise _Returned
         for outcome in outcomes:
             if outcome.record == "reenqueued":
                 # A crash between this and the acknowledgement leaves both messages, which does no harm.
-                self.aws.sqs.send_message(QueueUrl=self.url, MessageBody=record.body, DelaySeconds=outcome.delay_s)
+                delay_s = outcome.delay_s or 0
+                self.aws.sqs.send_message(QueueUrl=self.url, MessageBody=record.body, DelaySeconds=delay_s)
                 return
-
-    def _set_visibility(self, record: SQSRecord, delay_s: int) -> None:
-        """Best effort: the receipt may be stale. The record is delivered again all the same, only later."""
-        try:
-            self.aws.sqs.change_message_visibility(
-                QueueUrl=self.url, ReceiptHandle=record.receipt_handle, VisibilityTimeout=delay_s
-            )
-        except (BotoCoreError, ClientError) as error:
-            logger.warning("Visibility timeout not changed", event="visibility_not_changed", reason=_describe(error))
 
 
 def build_chunking_handler(aws: "Aws") -> Handler:

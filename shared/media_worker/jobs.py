@@ -1,18 +1,17 @@
 """The Jobs table: what a job is, and which transitions its status allows."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
+from enum import Enum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
-from botocore.exceptions import ClientError
 
-from media_worker.errors import JobMoved, PermanentError
+from media_worker.errors import JobMoved, LeaseLost, PermanentError
 from media_worker.keys import MODES, Mode
 from media_worker.settings import ENGINES, TRACKS, Engine, Tracks
 
@@ -30,7 +29,7 @@ SegmentTracks = Literal["all", "video"]
 SEGMENT_TRACKS: tuple[SegmentTracks, ...] = get_args(SegmentTracks)
 
 
-class JobStatus(StrEnum):
+class JobStatus(str, Enum):
     """Where a job stands."""
 
     CREATED = "created"
@@ -41,6 +40,9 @@ class JobStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     DELETED = "deleted"
+
+    def __str__(self) -> str:
+        return str(self.value)
 
 
 # From which statuses each status can be reached. Nothing leads out of `completed` and `deleted`. A status that follows
@@ -68,6 +70,25 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
     ),
 }
 
+# From which statuses a person can cancel and retry a job. Delete is possible from every status.
+CANCELLABLE = frozenset(JobStatus) - {JobStatus.COMPLETED, JobStatus.DELETED}
+RETRIABLE = frozenset({JobStatus.FAILED, JobStatus.COMPLETED})
+
+# Present in the row of a cancelled job, which is `failed`. While it is there, no step may change the status: a message
+# that was on its way does not revive the job. An explicit retry removes it.
+CANCELLED_AT = "cancelled_at"
+_NOT_CANCELLED = f"attribute_not_exists({CANCELLED_AT})"
+
+# The end of a job's row, in Unix seconds, for DynamoDB's time to live.
+EXPIRES_AT = "expires_at"
+_ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED})
+# The row of a deleted job refuses late messages. It is not needed longer than messages and their dead letters live.
+_DELETED_ROW_S = 30 * 24 * 3600
+_DAY_S = 24 * 3600
+
+# The mark of the sweep on a job that it found idle (sweep.py). Every step of the job removes it.
+SWEEP_IDLE = "sweep_idle"
+
 # The chunking lease lives in the job's row; this attribute is present while the lease is held.
 CHUNKING_STARTED_AT = "chunking_started_at"
 _CHUNKING_LEASE = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at", "lease_attempts")
@@ -79,8 +100,51 @@ REASSEMBLY_STATUSES = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMB
 # DynamoDB allows 400 KB a row; nobody reads an error longer than this.
 _MAX_ERROR = 2_000
 
+_T = TypeVar("_T")
+
 _deserialize = TypeDeserializer().deserialize
 _serialize = TypeSerializer().serialize
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Lets only the holder of a lease write the job's row.
+
+    A process that was paused does not know that its lease was taken over, so DynamoDB refuses its writes
+    (https://martin.kleppmann.com/2016/02/08/how-to-do-distributed-locking.html). The chunking lease is in the row, so
+    its holder must be the present one. The reassembly lease is in another table: there, each write leaves the time at
+    which its lease was taken, and later a write under an older lease is refused.
+    """
+
+    attribute: str
+    value: str | int
+
+    @property
+    def condition(self) -> str:
+        """The condition for `:fence`."""
+        name = self.attribute
+        if isinstance(self.value, str):
+            return f"{name} = :fence"
+        return f"(attribute_not_exists({name}) OR {name} <= :fence)"
+
+    @property
+    def changes(self) -> dict[str, int]:
+        """The attributes that a write leaves for later ones."""
+        return {} if isinstance(self.value, str) else {self.attribute: self.value}
+
+    def is_broken_in(self, item: Mapping[str, Any]) -> bool:
+        """Whether a row, in DynamoDB's typed form, belongs to another holder."""
+        return self.attribute in item and _deserialize(item[self.attribute]) != self.value
+
+
+def chunking_fence(holder: str) -> Fence:
+    """The fence of a chunking lease."""
+    return Fence("lease_holder", holder)
+
+
+def reassembly_fence(taken_at: int) -> Fence:
+    """The fence of a reassembly lease that was taken at this time, in Unix seconds."""
+    return Fence("reassembly_lease_taken_at", taken_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +169,16 @@ class Job:
     # Unix seconds at which the present run of the job began: a redriven job starts a new run.
     run_started_at: int | None = None
     error: str | None = None
+    # Something that the user should know, such as why there is a single segment.
+    notice: str | None = None
+    # Unix seconds at which a person cancelled the job. None: nobody did, or it was retried since.
+    cancelled_at: int | None = None
+    # Unix seconds at which segments were chosen to be processed again. While present, an earlier final does not count.
+    segments_retried_at: int | None = None
+
+    def can_become(self, status: JobStatus) -> bool:
+        """Whether a step may set this status."""
+        return self.cancelled_at is None and self.status in TRANSITIONS[status]
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any]) -> "Job":
@@ -113,7 +187,7 @@ class Job:
         Raises:
             PermanentError: an attribute that we need is missing or does not meet the contract.
         """
-        row = {name: _deserialize(value) for name, value in item.items()}
+        row = plain_row(item)
         try:
             return cls(
                 job_id=row["job_id"],
@@ -130,6 +204,9 @@ class Job:
                 segment_tracks=_one_of(SEGMENT_TRACKS, row.get("segment_tracks") or "all"),
                 run_started_at=_integer(row.get("run_started_at")),
                 error=row.get("error"),
+                notice=row.get("notice"),
+                cancelled_at=_integer(row.get(CANCELLED_AT)),
+                segments_retried_at=_integer(row.get("segments_retried_at")),
             )
         except (KeyError, ValueError, TypeError, ArithmeticError) as error:
             raise PermanentError(f"the job's row cannot be used: {type(error).__name__}: {error}") from error
@@ -143,18 +220,30 @@ def read_job(aws: "Aws", job_id: str) -> Job | None:
     return Job.from_item(response["Item"]) if "Item" in response else None
 
 
-def begin_chunking(aws: "Aws", job: Job) -> None:
-    """Set `chunking_in_progress`. A new run records its start; a resumed one keeps it.
+def read_row(aws: "Aws", job_id: str) -> dict[str, Any]:
+    """All attributes of a job's row as plain values; empty when there is no such row."""
+    key = {"job_id": {"S": job_id}}
+    response = aws.dynamodb.get_item(TableName=aws.settings.jobs_table_name, Key=key, ConsistentRead=True)
+    return plain_row(response.get("Item", {}))
 
-    Raises:
-        JobMoved: the job's status does not allow chunking.
-    """
+
+def plain_row(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A row in DynamoDB's typed form as plain values."""
+    return {name: _deserialize(value) for name, value in item.items()}
+
+
+# The functions that take a fence raise JobMoved if the job's status does not allow the step, and LeaseLost if somebody
+# else has taken over the lease.
+
+
+def begin_chunking(aws: "Aws", job: Job, fence: Fence | None = None) -> None:
+    """Set `chunking_in_progress`. A new run records its start; a resumed one keeps it."""
     new_run = job.status is not JobStatus.CHUNKING_IN_PROGRESS
-    started = {"run_started_at": now_s()} if new_run else {}
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, started, ("error",))
+    started = {"run_started_at": _next_run(job)} if new_run else {}
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, _Change(started, ("error",)), fence=fence)
 
 
-def record_plan(aws: "Aws", job: Job, plan: "Plan") -> None:
+def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) -> None:
     """Write what every segment's key depends on, and the plan's digest, before the first segment is written.
 
     If the job had another plan, record when it was replaced: completions from before that do not name their plan
@@ -170,23 +259,26 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan") -> None:
         attributes["replanned_at"] = now_s()
     if plan.notice:
         attributes["notice"] = plan.notice
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, attributes, () if plan.notice else ("notice",))
+    change = _Change(attributes, () if plan.notice else ("notice",))
+    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, change, fence=fence)
 
 
-def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any]) -> None:
+def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any], fence: Fence | None = None) -> None:
     """Set `chunking_complete`, with the seconds and bytes of each step. The same write ends the lease."""
-    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, {"chunking_steps": steps}, _CHUNKING_LEASE)
+    _move(aws, job_id, JobStatus.CHUNKING_COMPLETE, _Change({"chunking_steps": steps}, _CHUNKING_LEASE), fence=fence)
 
 
-def begin_reassembly(aws: "Aws", job_id: str) -> None:
+def begin_reassembly(aws: "Aws", job_id: str, fence: Fence | None = None) -> None:
     """Set `reassembling`."""
-    _move(aws, job_id, JobStatus.REASSEMBLING, {}, ("error",))
+    _move(aws, job_id, JobStatus.REASSEMBLING, _Change({}, ("error",)), fence=fence)
 
 
-def finish_reassembly(aws: "Aws", job_id: str, steps: Mapping[str, Any], tracks_used: str) -> None:
+def finish_reassembly(
+    aws: "Aws", job_id: str, steps: Mapping[str, Any], tracks_used: str, fence: Fence | None = None
+) -> None:
     """Set `completed`, with the time, the seconds and bytes of each step, and where the audio came from."""
-    attributes = {"completed_at": now_s(), "reassembly_steps": steps, "tracks_used": tracks_used}
-    _move(aws, job_id, JobStatus.COMPLETED, attributes, ("error",))
+    done = {"completed_at": now_s(), "reassembly_steps": steps, "tracks_used": tracks_used}
+    _move(aws, job_id, JobStatus.COMPLETED, _Change(done, ("error", "segments_retried_at")), fence=fence)
 
 
 def fail_job(
@@ -196,6 +288,7 @@ def fail_job(
     statuses: frozenset[JobStatus] | None = None,
     *,
     ends_chunking_lease: bool = False,
+    fence: Fence | None = None,
 ) -> bool:
     """Set `failed` and the reason, unless the job is absent, completed or deleted. Says whether it was set.
 
@@ -205,20 +298,27 @@ def fail_job(
     attributes = {"error": error[:_MAX_ERROR], "failed_at": now_s()}
     ended = _CHUNKING_LEASE if ends_chunking_lease else ()
     try:
-        _move(aws, job_id, JobStatus.FAILED, attributes, ended, only_from=statuses)
+        _move(aws, job_id, JobStatus.FAILED, _Change(attributes, ended), only_from=statuses, fence=fence)
     except JobMoved:
         return False
     return True
 
 
 @contextmanager
-def failing_job(aws: "Aws", job_id: str, *, ends_chunking_lease: bool = False) -> Iterator[None]:
+def failing_job(
+    aws: "Aws", job_id: str, *, ends_chunking_lease: bool = False, fence: Fence | None = None
+) -> Iterator[None]:
     """Set the job `failed` when the body raises a PermanentError, which is raised again."""
     try:
         yield
     except PermanentError as error:
-        fail_job(aws, job_id, str(error), ends_chunking_lease=ends_chunking_lease)
+        fail_job(aws, job_id, str(error), ends_chunking_lease=ends_chunking_lease, fence=fence)
         raise
+
+
+def _next_run(job: Job) -> int:
+    """The start of a new run. It identifies the run, so two runs must not have the same."""
+    return max(now_s(), (job.run_started_at or 0) + 1)
 
 
 def now_s() -> int:
@@ -226,51 +326,168 @@ def now_s() -> int:
     return int(time.time())
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What a transition does to the other attributes of the row."""
+
+    sets: Mapping[str, Any]
+    removes: tuple[str, ...] = ()
+
+
+# What a person does to a job ------------------------------------------------------------------------------------------
+
+
+def cancel(aws: "Aws", job: Job, by: str) -> None:
+    """Set `failed`, so that neither a step nor a message that is on its way changes the status again.
+
+    Raises:
+        JobMoved: the job is completed, deleted or cancelled already.
+    """
+    error = f"cancelled by {by}"
+    if job.status is JobStatus.FAILED and job.error:
+        error += f"; it had failed before: {job.error}"
+    attributes = {"error": error[:_MAX_ERROR], "failed_at": now_s(), CANCELLED_AT: now_s()}
+    _move(aws, job.job_id, JobStatus.FAILED, _Change(attributes), only_from=CANCELLABLE)
+
+
+def begin_retry(aws: "Aws", job: Job, to: JobStatus, attributes: Mapping[str, Any], remove: Sequence[str] = ()) -> None:
+    """Start a new run of a failed or completed job at `created` or `chunking_complete`.
+
+    Raises:
+        JobMoved: the job's status has changed since it was read.
+    """
+    changes = {"status": to.value, "run_started_at": _next_run(job), "retried_at": now_s(), **attributes}
+    ended = ("error", "failed_at", "completed_at", CANCELLED_AT, EXPIRES_AT, SWEEP_IDLE, "lease_attempts", *remove)
+    _write(aws, job.job_id, _Change(changes, ended), RETRIABLE & {job.status})
+
+
+def record_resend(aws: "Aws", job_id: str) -> None:
+    """Record that segments of a job that waits for them are announced again.
+
+    Raises:
+        JobMoved: the job does not wait for segments any more.
+    """
+    waits = JobStatus.CHUNKING_COMPLETE
+    change = _Change({"status": waits.value, "retried_at": now_s()}, (SWEEP_IDLE,))
+    _write(aws, job_id, change, frozenset({waits}), _NOT_CANCELLED)
+
+
+def mark_deleted(aws: "Aws", job_id: str) -> None:
+    """Set `deleted`. Without a plan in the row, a worker that is still busy cannot record its segment.
+
+    Raises:
+        JobMoved: there is no such job.
+    """
+    now = now_s()
+    changes = {"status": JobStatus.DELETED.value, "deleted_at": now, EXPIRES_AT: now + _DELETED_ROW_S}
+    _write(aws, job_id, _Change(changes, ("plan",)), frozenset(JobStatus))
+
+
+class StatusCheck:
+    """Reads a job's status again while a step goes on, at most once per interval.
+
+    A step that takes minutes notices in this way that the job was cancelled or deleted.
+    """
+
+    def __init__(self, aws: "Aws", job_id: str, status: JobStatus, interval_s: float = 2.0) -> None:
+        self._aws, self._job_id, self._status, self._interval_s = aws, job_id, status, interval_s
+        self._next_at = time.monotonic() + interval_s
+
+    def require(self) -> None:
+        """Check the status if that is due.
+
+        Raises:
+            JobMoved: the job has another status by now.
+        """
+        if time.monotonic() < self._next_at:
+            return
+        self._next_at = time.monotonic() + self._interval_s
+        job = read_job(self._aws, self._job_id)
+        if job is None or job.status is not self._status:
+            raise JobMoved(f"job {self._job_id} is {job.status if job else 'unknown'}: stopped before the next segment")
+
+
 def _move(
     aws: "Aws",
     job_id: str,
     to: JobStatus,
-    attributes: Mapping[str, Any],
-    remove: tuple[str, ...] = (),
+    change: _Change,
     *,
     only_from: frozenset[JobStatus] | None = None,
+    fence: Fence | None = None,
 ) -> None:
-    """The conditional write behind every transition.
+    """The conditional write behind every transition of a step. It also sets or removes the end of the row's life.
 
     Raises:
-        JobMoved: the row is absent or in a status from which `to` cannot be reached.
+        JobMoved: the row is absent, cancelled, or in a status from which `to` cannot be reached.
+        LeaseLost: somebody else has taken over the lease.
     """
-    allowed = sorted(TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to])
-    changes = {"status": to.value, **attributes}
-    names = {f"#{name}": name for name in (*changes, *remove)}
+    allowed = TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to]
+    sets, removes = {"status": to.value, **change.sets}, (*change.removes, SWEEP_IDLE)
+    if days := aws.settings.job_expiration_days:
+        if to in _ENDED:
+            sets[EXPIRES_AT] = now_s() + days * _DAY_S
+        else:
+            removes = (*removes, EXPIRES_AT)
+    _write(aws, job_id, _Change(sets, removes), allowed, _NOT_CANCELLED, fence)
+
+
+def _write(
+    aws: "Aws",
+    job_id: str,
+    change: _Change,
+    allowed: frozenset[JobStatus],
+    condition: str | None = None,
+    fence: Fence | None = None,
+) -> None:
+    """Set a status and other attributes, if the row has one of the allowed statuses and the condition holds.
+
+    Raises:
+        JobMoved: it has not.
+        LeaseLost: somebody else has taken over the lease.
+    """
+    changes = {**change.sets, **(fence.changes if fence else {})}
+    names = {f"#{name}": name for name in (*changes, *change.removes)}
     values = {f":{name}": _serialize(value) for name, value in changes.items()}
+    values |= {f":from_{status}": {"S": status.value} for status in allowed}
     update = "SET " + ", ".join(f"#{name} = :{name}" for name in changes)
-    if remove:
-        update += " REMOVE " + ", ".join(f"#{name}" for name in remove)
+    if change.removes:
+        update += " REMOVE " + ", ".join(f"#{name}" for name in change.removes)
+    conditions = [f"#status IN ({', '.join(f':from_{status}' for status in sorted(allowed))})"]
+    if condition:
+        conditions.append(condition)
+    if fence:
+        conditions.append(fence.condition)
+        values[":fence"] = _serialize(fence.value)
     try:
         aws.dynamodb.update_item(
             TableName=aws.settings.jobs_table_name,
             Key={"job_id": {"S": job_id}},
             UpdateExpression=update,
-            ConditionExpression=f"#status IN ({', '.join(f':from_{status}' for status in allowed)})",
+            ConditionExpression=" AND ".join(conditions),
             ExpressionAttributeNames=names,
-            ExpressionAttributeValues=values | {f":from_{status}": {"S": status.value} for status in allowed},
+            ExpressionAttributeValues=values,
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
         )
     except aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
-        found = _status_found(error)
-        if found == to.value:
+        item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+        found = _status_found(item)
+        wanted = changes["status"]
+        if found == wanted and not (fence and fence.is_broken_in(item)):
             return  # our own write: the SDK repeats a call whose answer was lost
-        raise JobMoved(f"job {job_id} is {found}: it cannot become {to.value}") from error
+        if fence and found in allowed:
+            raise LeaseLost(f"job {job_id} is being worked on elsewhere: it was not set {wanted}") from error
+        raise JobMoved(f"job {job_id} is {found}: it cannot become {wanted}") from error
 
 
-def _status_found(error: ClientError) -> str:
+def _status_found(item: Mapping[str, Any]) -> str:
     """The status in the row that a conditional write was refused for, in words."""
-    item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
+    if CANCELLED_AT in item:
+        return "cancelled"
     return str(item["status"]["S"]) if "status" in item else "unknown"
 
 
-def _one_of[T](choices: tuple[T, ...], value: Any) -> T:
+def _one_of(choices: tuple[_T, ...], value: Any) -> _T:
     for choice in choices:
         if choice == value:
             return choice

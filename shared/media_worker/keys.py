@@ -2,10 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
-type Mode = Literal["anaglyph", "sbs"]
-MODES: tuple[Mode, ...] = get_args(Mode.__value__)
+Mode: TypeAlias = Literal["anaglyph", "sbs"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 # Five digits in every segment key.
 MAX_SEGMENTS = 99_999

@@ -10,11 +10,14 @@ These parts of Powertools' contract are used:
     _update_record    the work is done: the row says so
     (process killed)  no call: the lease expires, and the next delivery takes it
 
-Powertools' cache, payload validation, response replay and record expiry are not used. Only the holder writes: a
-holder whose lease was taken over can neither release nor complete its successor's.
+Powertools' cache, payload validation, response replay and record expiry are not used, nor is the expiry that it
+derives from the invocation's remaining time: our lease is short, and a heartbeat renews it while the work goes on.
+
+Only the holder writes. A holder whose lease was taken over can neither release nor complete its successor's, nor write
+the job's row (`Hold.fence`), and stops before its next step (`Hold.require`).
 """
 
-import math
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,14 +32,24 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.idempotency.persistence.base import BasePersistenceLayer
 from aws_lambda_powertools.utilities.idempotency.persistence.datarecord import STATUS_CONSTANTS, DataRecord
 
+from media_worker.best_effort import best_effort
 from media_worker.completions import TRIGGER_TTL_S
-from media_worker.errors import LeaseHeld
-from media_worker.jobs import CHUNKING_STARTED_AT, now_s
+from media_worker.errors import LeaseHeld, LeaseLost
+from media_worker.heartbeat import Heartbeat
+from media_worker.jobs import CHUNKING_STARTED_AT, Fence, chunking_fence, now_s, reassembly_fence
 from media_worker.telemetry import logger
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
     from media_worker.deadline import Context
+
+
+# After a crash, the next delivery takes the lease when it has expired.
+LEASE_S = 120
+# Three renewals may fail before the lease expires.
+HEARTBEAT_S = 30.0
+# A lease that is about to expire does not count as held: the next step would outlive it.
+_MARGIN_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +88,86 @@ def reassembly_lease(aws: "Aws", job_id: str) -> Lease:
     )
 
 
-def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable[[], None]) -> None:
+class Hold:
+    """A lease that this process has taken: what the work needs to know of it."""
+
+    def __init__(self, aws: "Aws", lease: Lease) -> None:
+        self._aws = aws
+        self._lease = lease
+        self._is_lost = False
+        self.holder = str(uuid.uuid4())
+        # Unix seconds: when the lease was taken, and when it expires unless it is renewed.
+        self.taken_at = 0
+        self.until_s = 0
+
+    @property
+    def fence(self) -> Fence:
+        """The condition on which the work may write the job's row."""
+        if self._lease.table_name == self._aws.settings.jobs_table_name:
+            return chunking_fence(self.holder)
+        return reassembly_fence(self.taken_at)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the lease was taken over or has expired. After a pause, the clock knows before the heartbeat does."""
+        return self._is_lost or time.time() >= self.until_s - _MARGIN_S
+
+    def require(self) -> None:
+        """Stop before a step that somebody else may be doing.
+
+        Raises:
+            LeaseLost: the lease was taken over or has expired.
+        """
+        if self.is_lost:
+            raise LeaseLost(f"the lease on job {self._lease.job_id} was not renewed in time")
+
+    def take(self, now: int) -> None:
+        """The lease was taken by a request that was sent at this time."""
+        self.taken_at, self.until_s, self._is_lost = now, now + LEASE_S, False
+
+    def renew(self) -> bool:
+        """Extend the lease. Returns False when it is not ours any more."""
+        until_s = now_s() + LEASE_S
+        with best_effort("Lease not renewed: trying again", "lease_not_renewed") as outcome:
+            try:
+                self._aws.dynamodb.update_item(
+                    **self._lease.key,
+                    UpdateExpression="SET lease_expires_at = :until",
+                    ConditionExpression="lease_holder = :holder",
+                    ExpressionAttributeValues={":holder": {"S": self.holder}, ":until": {"N": str(until_s)}},
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            except self._aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
+                self._is_lost = True
+                log_loss(self.holder, error)
+                return False
+        if outcome.code is None:
+            self.until_s = until_s
+        return True
+
+
+def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable[[Hold], None]) -> None:
     """Do the work while holding the lease; do nothing when it is completed already.
 
     Raises:
         LeaseHeld: somebody else holds the lease; says when it expires.
+        LeaseLost: the lease was taken over during the work, or the work failed after the lease had expired.
     """
     store = LeaseStore(aws, lease)
     config = IdempotencyConfig(lambda_context=context)  # type: ignore[arg-type]  # our Protocol is the part it uses
 
     @idempotent_function(data_keyword_argument="job_id", persistence_store=store, config=config)  # type: ignore[untyped-decorator]
-    def leased(*, job_id: str) -> None:  # noqa: ARG001  # Powertools makes its key from it
-        work()
+    def leased(*, job_id: str) -> None:
+        try:
+            with Heartbeat(HEARTBEAT_S, store.hold.renew):
+                work(store.hold)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            # Whatever went wrong, the job is somebody else's now.
+            if store.hold.is_lost:
+                raise LeaseLost(f"the work on job {job_id} failed after its lease was lost: {error}") from error
+            raise
 
     try:
         leased(job_id=lease.job_id)
@@ -106,21 +187,18 @@ class LeaseStore(BasePersistenceLayer):
 
     aws: "Aws"
     lease: Lease
+    hold: Hold = field(init=False)
+    # Unix seconds at which the lease of somebody else expires.
     held_until_s: int = field(default=0, init=False)
-    _holder: str = field(default_factory=lambda: str(uuid.uuid4()), init=False)
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.hold = Hold(self.aws, self.lease)
 
-    def _put_record(self, data_record: DataRecord) -> None:
+    def _put_record(self, data_record: DataRecord) -> None:  # noqa: ARG002  # the row's key is the job's id
         """Take the lease if it is free or has expired."""
-        if data_record.in_progress_expiry_timestamp is None:
-            raise ValueError("a lease needs an end: the Lambda context is not registered")
-        lease = self.lease
-        sets = {
-            lease.started_attribute: now_s(),
-            "lease_expires_at": math.ceil(data_record.in_progress_expiry_timestamp / 1000),
-        }
+        lease, now = self.lease, now_s()
+        sets = {lease.started_attribute: now, "lease_expires_at": now + LEASE_S}
         created_with = lease.created_with or {}
         assignments = [f"{name} = :{name}" for name in sets]
         assignments += [f"#{name} = if_not_exists(#{name}, :{name})" for name in created_with]
@@ -135,7 +213,7 @@ class LeaseStore(BasePersistenceLayer):
         condition += ")"
         if lease.created_with is None:
             condition += " AND attribute_exists(job_id)"
-        numbers = {**sets, **created_with, "now": now_s(), "one": 1}
+        numbers = {**sets, **created_with, "now": now, "one": 1}
         names: dict[str, Any] = {"ExpressionAttributeNames": {f"#{name}": name for name in created_with}}
         try:
             answer = self.aws.dynamodb.update_item(
@@ -143,7 +221,7 @@ class LeaseStore(BasePersistenceLayer):
                 UpdateExpression="SET lease_holder = :holder, " + ", ".join(assignments) + " ADD lease_attempts :one",
                 ConditionExpression=condition,
                 ExpressionAttributeValues={
-                    ":holder": {"S": self._holder},
+                    ":holder": {"S": self.hold.holder},
                     **{f":{name}": {"N": str(number)} for name, number in numbers.items()},
                 },
                 ReturnValues="ALL_OLD",
@@ -153,10 +231,11 @@ class LeaseStore(BasePersistenceLayer):
         except self.aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             raise IdempotencyItemAlreadyExistsError(old_data_record=self._record(item) if item else None) from error
+        self.hold.take(now)
         self._log_takeover(answer.get("Attributes", {}))
 
     def _log_takeover(self, before: Mapping[str, Any]) -> None:
-        if self.lease.started_attribute not in before or before.get("lease_holder") == {"S": self._holder}:
+        if self.lease.started_attribute not in before or before.get("lease_holder") == {"S": self.hold.holder}:
             return
         reason = "it had expired" if "lease_expires_at" in before else f"{self.lease.started_attribute} had no lease"
         logger.warning("Lease taken over", event="lease_taken_over", reason=reason)
@@ -187,7 +266,7 @@ class LeaseStore(BasePersistenceLayer):
         self._write_as_holder(f"REMOVE lease_holder, lease_expires_at, {self.lease.started_attribute}")
 
     def _write_as_holder(self, update: str) -> None:
-        values = {":holder": {"S": self._holder}}
+        values = {":holder": {"S": self.hold.holder}}
         if ":now" in update:
             values[":now"] = {"N": str(now_s())}
         try:
@@ -199,9 +278,7 @@ class LeaseStore(BasePersistenceLayer):
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except self.aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
-            item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
-            if "lease_holder" in item:
-                logger.warning("Lease had expired and was taken over", event="lease_lost", lease_holder=self._holder)
+            log_loss(self.hold.holder, error)
 
     def _record(self, item: Mapping[str, Any]) -> DataRecord:
         """A row as Powertools sees it: in progress while it has an expiry, completed without one."""
@@ -213,3 +290,9 @@ class LeaseStore(BasePersistenceLayer):
             status=STATUS_CONSTANTS["INPROGRESS"],
             in_progress_expiry_timestamp=self.held_until_s * 1000,
         )
+
+
+def log_loss(holder: str, error: Any) -> None:
+    """Log why a holder's write was refused. A row without a holder is no loss: the work's last write ends the lease."""
+    if "lease_holder" in error.response.get("Item", {}):
+        logger.warning("Lease had expired and was taken over", event="lease_lost", lease_holder=holder)

@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote_plus
+from urllib.parse import quote_plus, unquote_plus
 
 from media_worker.errors import MessageError
-from media_worker.keys import is_job_id, parse_input_key
+from media_worker.keys import SegmentKey, is_job_id, parse_input_key, parse_segment_key
 
 _EXCERPT_CHARS = 200
 
@@ -37,19 +37,22 @@ class Ignored:
 def parse_chunking_body(body: str, input_bucket: str) -> list[ChunkRequest | Ignored]:
     """The requests of an S3 event notification, one for each record.
 
-    S3 URL-encodes keys in events, a space as `+`
-    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
+    Raises:
+        MessageError: the body is not an S3 event.
+    """
+    records = _s3_records(body)
+    return [_chunk_request(record, input_bucket) for record in records] if records else [Ignored("s3:TestEvent")]
+
+
+def parse_segment_body(body: str, input_bucket: str) -> list[SegmentKey]:
+    """The segments that an S3 event notification announces. Records about other objects are left out.
 
     Raises:
         MessageError: the body is not an S3 event.
     """
-    event = _json_object(body)
-    if event.get("Event") == "s3:TestEvent":
-        return [Ignored("s3:TestEvent")]
-    records = event.get("Records")
-    if not isinstance(records, list) or not records:
-        raise MessageError(f"the message is not an S3 event notification: it has no Records ({_excerpt(body)})")
-    return [_chunk_request(record, input_bucket) for record in records]
+    created = (_created_object(record) for record in _s3_records(body))
+    keys = (parse_segment_key(*each) for each in created if not isinstance(each, Ignored))
+    return [key for key in keys if key and key.bucket == input_bucket]
 
 
 def parse_reassembly_body(body: str) -> list[ReassemblyRequest]:
@@ -69,7 +72,39 @@ def build_reassembly_body(job_id: str) -> str:
     return json.dumps({"job_id": job_id})
 
 
+def build_object_created_body(bucket: str, key: str) -> str:
+    """The message that announces an object, with what we read of an S3 event notification."""
+    found = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key, safe="/")}}
+    return json.dumps({"Records": [{"eventSource": "media-worker", "eventName": "ObjectCreated:Put", "s3": found}]})
+
+
 def _chunk_request(record: Any, input_bucket: str) -> ChunkRequest | Ignored:
+    created = _created_object(record)
+    if isinstance(created, Ignored):
+        return created
+    bucket, key = created
+    if bucket != input_bucket:
+        return Ignored(f"bucket {bucket!r} is not the input bucket")
+    if (job_id := parse_input_key(key)) is None:
+        return Ignored(f"key {key!r} is not input/{{job_id}}/source.mp4")
+    return ChunkRequest(job_id, bucket, key)
+
+
+def _s3_records(body: str) -> list[Any]:
+    """The records of an S3 event notification; none of the test event that S3 sends when it is configured."""
+    event = _json_object(body)
+    if event.get("Event") == "s3:TestEvent":
+        return []
+    records = event.get("Records")
+    if not isinstance(records, list) or not records:
+        raise MessageError(f"the message is not an S3 event notification: it has no Records ({_excerpt(body)})")
+    return records
+
+
+def _created_object(record: Any) -> tuple[str, str] | Ignored:
+    """Bucket and key of the object that was created. S3 URL-encodes keys in events, a space as `+`
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
+    """
     try:
         event_name, bucket, encoded = record["eventName"], record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
         key = unquote_plus(encoded, errors="strict")
@@ -77,11 +112,7 @@ def _chunk_request(record: Any, input_bucket: str) -> ChunkRequest | Ignored:
         raise MessageError(f"the record is not an S3 event's ({_excerpt(json.dumps(record))})") from error
     if not str(event_name).startswith("ObjectCreated:"):
         return Ignored(f"event {event_name!r} creates no object")
-    if bucket != input_bucket:
-        return Ignored(f"bucket {bucket!r} is not the input bucket")
-    if (job_id := parse_input_key(key)) is None:
-        return Ignored(f"key {key!r} is not input/{{job_id}}/source.mp4")
-    return ChunkRequest(job_id, bucket, key)
+    return bucket, key
 
 
 def _json_object(body: str) -> dict[str, Any]:

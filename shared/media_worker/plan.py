@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from media_worker.errors import BadPlan
 from media_worker.keys import build_plan_key
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 VERSION = 1
 
 # How the source's bytes become an MP4 that can be split: as they are, or after a remux by ffmpeg.
-type PlanEngine = Literal["copy", "remux"]
+PlanEngine: TypeAlias = Literal["copy", "remux"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from media_worker import jobs
-from media_worker.byte_ranges import TooManyParts
+from media_worker.byte_ranges import Content, TooManyParts
 from media_worker.completions import Completion, current_completions, describe_gaps
 from media_worker.deadline import Context, Deadline
 from media_worker.engines import open_segments
 from media_worker.errors import BadFinal, BadSegment, JobMoved, NothingToDo, NotReady, TransferFailed
-from media_worker.final_delivery import record_failure
+from media_worker.final_delivery import Delivery, Stage, record_failure
 from media_worker.jobs import REASSEMBLY_STATUSES, Job, JobStatus
 from media_worker.keys import build_final_key
-from media_worker.lease import reassembly_lease, run_under_lease
+from media_worker.lease import Hold, reassembly_lease, run_under_lease
 from media_worker.messages import ReassemblyRequest
-from media_worker.mp4 import Layout, Movie, Mp4Error, plan_join, plan_source_join, presented_video, read_movie
+from media_worker.mp4 import (
+    Layout,
+    Movie,
+    Mp4Error,
+    Presented,
+    TracksDiffer,
+    plan_join,
+    plan_source_join,
+    presented_video,
+    read_movie,
+)
 from media_worker.plan import Plan, read_plan
 from media_worker.s3 import (
     PLAN,
@@ -35,7 +45,7 @@ from media_worker.s3 import (
 from media_worker.settings import Tracks
 from media_worker.source_audio import OpenedSource, open_source_tracks, wanted_tracks
 from media_worker.telemetry import Steps, count, logger
-from media_worker.verification import Expected, check_durations, check_final, check_segments
+from media_worker.verification import Expected, check_durations, check_final, check_segments, describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -52,7 +62,7 @@ _SEGMENTS = "segments"
 _TRACKS = "tracks"
 
 
-def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_final_delivery: bool = False) -> None:
+def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, delivery: Delivery) -> None:
     """Join a job's processed segments into its final and record that on the job. The final delivery only records the
     failure.
 
@@ -62,30 +72,31 @@ def reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, *, is_f
         RetryableError: nothing is lost; the message must be delivered again.
     """
     lease = reassembly_lease(aws, request.job_id)
-    if is_final_delivery:
+    if delivery.is_final:
         uploads = (aws.settings.output_bucket_name, build_final_key(request.job_id))
-        record_failure(aws, lease, context, REASSEMBLY_STATUSES, uploads)
+        record_failure(aws, lease, context, delivery, Stage(REASSEMBLY_STATUSES, uploads))
     run_under_lease(aws, lease, context, partial(_reassemble, aws, request, context))
 
 
-def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context) -> None:
+def _reassemble(aws: "Aws", request: ReassemblyRequest, context: Context, hold: Hold) -> None:
     """The part under the lease."""
-    with jobs.failing_job(aws, request.job_id):
+    with jobs.failing_job(aws, request.job_id, fence=hold.fence):
         job = jobs.read_job(aws, request.job_id)
         if job is None:
             raise NothingToDo(f"there is no job {request.job_id}")
-        if job.status not in jobs.TRANSITIONS[JobStatus.REASSEMBLING]:
+        if not job.can_become(JobStatus.REASSEMBLING):
             raise NothingToDo(f"job {job.job_id} is {job.status}: there is nothing to join")
         steps = Steps()
-        final = _verified_final(aws, job, Deadline(context), steps)
-        abort_incomplete_uploads(aws, final.bucket, final.key)
+        final = _verified_final(aws, job, Deadline(context, hold), hold, steps)
+        abort_incomplete_uploads(aws, final.bucket, final.key, hold.until_s)
         with _expiring_if_deleted(aws, job):
-            jobs.finish_reassembly(aws, job.job_id, steps.report, final.metadata.get(_TRACKS, "segments"))
+            tracks_used = final.metadata.get(_TRACKS, "segments")
+            jobs.finish_reassembly(aws, job.job_id, steps.report, tracks_used, hold.fence)
     count("JobsCompleted")
     logger.info("Job completed", event="job_completed", key=final.key, bytes=final.size_bytes)
 
 
-def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> StoredObject:
+def _verified_final(aws: "Aws", job: Job, deadline: Deadline, hold: Hold, steps: Steps) -> StoredObject:
     """The job's final, verified: the one that an earlier attempt wrote, if it is good, else a new one.
 
     Raises:
@@ -95,10 +106,10 @@ def _verified_final(aws: "Aws", job: Job, deadline: Deadline, steps: Steps) -> S
     try:
         segments = _find_segments(aws, job, _complete_set(aws, job))
     except (NotReady, BadSegment):
-        if existing is None:
+        if existing is None or job.segments_retried_at:
             raise
         segments = []  # expired since the final was written
-    jobs.begin_reassembly(aws, job.job_id)
+    jobs.begin_reassembly(aws, job.job_id, hold.fence)
     if existing and _is_good(aws, job, existing, segments, steps):
         logger.info("Final of an earlier attempt is good", event="final_present")
         return existing
@@ -155,11 +166,12 @@ def _write_final(
             _TRACKS: "source" if source else "segments",
         }
         key, replaces = build_final_key(job.job_id), replaced.etag if replaced else None
-        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces)
+        target = Target(aws.settings.output_bucket_name, key, _identity(job), described, replaces, deadline.hold)
         deadline.require(_SECONDS_FOR_A_FINAL, "write the final")
         with steps.step("join", layout.size_bytes), _as_bad_segment():
+            contents: list[Content] = [layout.header, *layout.ranges]
             sources = [*(media.source for media in opened), *(source.objects if source else ())]
-            write_once(aws, target, [layout.header, *layout.ranges], sources)
+            write_once(aws, target, contents, sources)
 
 
 def _plan_final(
@@ -169,22 +181,33 @@ def _plan_final(
 
     Audio from the source needs segments of the planned durations in any case.
     """
-    presented = [presented_video(movie) for movie in movies]
-    is_compared = job.frame_check != "any"
-    multiple = check_segments(plan, presented) if plan and is_compared else None
+    presented = [_presented(plan, index, movie) for index, movie in enumerate(movies)]
+    checked = plan if job.frame_check == "auto" else None
+    multiple = check_segments(checked, presented) if checked else None
     if plan is None or source is None:
-        compared = plan if is_compared else None
-        layout = plan_join(movies, compared.starts_s if compared else None)
-        return layout, Expected.of(compared, movies, multiple, None)
+        layout = plan_join(movies, plan.starts_s if plan else None)
+        return layout, Expected.of(checked, movies, presented, multiple)
     check_durations(plan, presented)
     layout = plan_source_join(movies, source.tracks, plan.starts_s)
-    return layout, Expected.of(plan, movies, multiple, source.tracks.movie)
+    return layout, Expected.of(plan, movies, presented, multiple, source=source.tracks.movie)
+
+
+def _presented(plan: Plan | None, index: int, movie: Movie) -> Presented:
+    """What a processed segment presents. A worker that only copies samples may present post-roll: it does not count."""
+    is_followed = plan is not None and index + 1 < len(plan.segments)
+    try:
+        return presented_video(movie, plan.segments[index].duration_s if plan and is_followed else None)
+    except Mp4Error as error:
+        tracks = ", ".join(describe_tracks(movie)) or "none"
+        raise BadSegment(f"segment {index} cannot be joined: {error} (its tracks: {tracks})") from error
 
 
 @contextmanager
 def _as_bad_segment() -> Iterator[None]:
     try:
         yield
+    except TracksDiffer as error:
+        raise BadSegment(str(error)) from error
     except (Mp4Error, TooManyParts) as error:
         raise BadSegment(f"the segments cannot be joined: {error}") from error
 

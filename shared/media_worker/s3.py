@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,8 +21,9 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S
 from s3transfer.manager import TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
+from media_worker.best_effort import best_effort
 from media_worker.byte_ranges import ByteRange, Content, Part, UploadedPart, coalesced, plan_parts
-from media_worker.deadline import Deadline
+from media_worker.deadline import Deadline, Hold
 from media_worker.errors import NotEnoughTime, SourceChanged, TransferFailed
 from media_worker.telemetry import logger, submit
 
@@ -44,6 +45,7 @@ _READS_OF_A_PART = 8
 # Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
 _FORWARD_BYTES = 8 * _MIB
 _FORWARD_READS = 8
+_READS_AT_ONCE = 32
 # CompleteMultipartUpload on a key that somebody else is writing answers 409: begin that upload again
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 _ATTEMPTS = 3
@@ -67,6 +69,8 @@ class StoredObject:
     size_bytes: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # Unix seconds.
+    modified_at: float = field(default=0, compare=False)
 
     @property
     def uri(self) -> str:
@@ -75,7 +79,7 @@ class StoredObject:
 
 
 # Where the byte ranges of a new object come from.
-type Source = StoredObject | Path
+Source: TypeAlias = StoredObject | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class Target:
     identity: tuple[str, str]
     metadata: Mapping[str, str] = field(default_factory=dict)
     replaces: str | None = None
+    # The lease under which the object is written.
+    hold: Hold | None = None
 
     @property
     def address(self) -> dict[str, Any]:
@@ -111,7 +117,8 @@ def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
         if _code(error) in _ABSENT:
             return None
         raise
-    return StoredObject(bucket, key, head["ContentLength"], head["ETag"].strip('"'), head["Metadata"])
+    etag, modified_at = head["ETag"].strip('"'), head["LastModified"].timestamp()
+    return StoredObject(bucket, key, head["ContentLength"], etag, head["Metadata"], modified_at)
 
 
 def has_identity(stored: StoredObject, identity: tuple[str, str]) -> bool:
@@ -146,6 +153,15 @@ def read_range(aws: "Aws", source: StoredObject, offset: int, length: int) -> by
     if len(content) != length:
         raise TransferFailed(f"{source.uri} returned {len(content)} of {length} bytes from offset {offset}")
     return content
+
+
+def read_ranges(aws: "Aws", source: StoredObject, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """Several byte ranges (offset, length) of an object, read at the same time; like `read_range` for each."""
+    if len(ranges) == 1:
+        return [read_range(aws, source, *ranges[0])]
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        reads = [submit(pool, read_range, aws, source, *each) for each in ranges]
+        return [read.result() for read in reads]
 
 
 def read_object(aws: "Aws", bucket: str, key: str) -> tuple[bytes, str] | None:
@@ -257,13 +273,14 @@ def write_once(
     Raises:
         SourceChanged: a source object was replaced or removed.
         TransferFailed: somebody else is writing the same object.
+        LeaseLost: the object may have been written by somebody who has taken over the lease.
         TooManyParts: S3 does not allow that many parts.
     """
     existing = describe(aws, target.bucket, target.key) if look_first else None
     if existing and has_identity(existing, target.identity):
         return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
+    condition: dict[str, Any] = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
     for _ in range(_ATTEMPTS):
         try:
             with nullcontext(pool) if pool else ThreadPoolExecutor(PARTS_AT_ONCE) as executor:
@@ -278,6 +295,8 @@ def write_once(
             if existing and has_identity(existing, target.identity):
                 return False
             condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
+            if target.hold:  # after the look: what a successor has written is never replaced
+                target.hold.require()
             logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
         else:
             return True
@@ -307,7 +326,7 @@ def _write(
     target: Target,
     parts: Sequence[Part],
     sources: Sequence[Source],
-    condition: Mapping[str, str],
+    condition: dict[str, Any],
     pool: Executor,
 ) -> None:
     """One conditional write: a single PUT when one uploaded part is all there is, else a multipart upload."""
@@ -326,7 +345,7 @@ def _write(
             submit(pool, _send_part, aws, part, sources, {**upload, "PartNumber": number})
             for number, part in enumerate(parts, start=1)
         ]
-        etags = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
+        etags: list[Any] = [{"PartNumber": number, "ETag": part.result()} for number, part in enumerate(sent, start=1)]
         aws.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": etags}, **condition)
     except BaseException:
         for part in sent:
@@ -394,31 +413,33 @@ def _read(aws: "Aws", source: Source, wanted: ByteRange) -> bytes:
 
 def _abort(aws: "Aws", bucket: str, key: str, upload_id: str) -> None:
     """Abort an upload, best effort: it may be gone already, and a lifecycle rule removes what stays."""
-    try:
+    with best_effort("Incomplete upload not aborted", "upload_not_aborted", key=key):
         aws.s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
-    except (BotoCoreError, ClientError) as error:
-        logger.warning("Incomplete upload not aborted", event="upload_not_aborted", key=key, reason=str(error))
 
 
-def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str) -> None:
-    """Abort the uploads below a prefix that nobody will complete.
+def abort_incomplete_uploads(aws: "Aws", bucket: str, prefix: str, until_s: float) -> None:
+    """Abort the uploads below a prefix that nobody will complete, best effort.
 
     A process that died leaves its own; so does a lost answer to CreateMultipartUpload, because the SDK asks again.
-    Only the holder of the job's lease may call this: then no upload below the prefix is alive.
+    Only the holder of the job's lease calls this, with the time at which the lease expires: uploads that were begun
+    later are those of its successor. A lifecycle rule removes what stays.
     """
-    pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-    for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
-        logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
-        _abort(aws, bucket, upload["Key"], upload["UploadId"])
+    with best_effort("Incomplete uploads not listed", "uploads_not_listed", prefix=prefix):
+        pages = aws.s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+            if upload["Initiated"].timestamp() < until_s:
+                logger.info("Aborting an incomplete upload", event="upload_aborted", key=upload["Key"])
+                _abort(aws, bucket, upload["Key"], upload["UploadId"])
 
 
 def let_expire(aws: "Aws", bucket: str, key: str) -> None:
     """Tag an object so that the output bucket's lifecycle rule removes it, as it removes processed segments.
 
-    The functions have no right to delete, so that no bug can delete a video.
+    Best effort, like all cleanup. The functions have no right to delete, so that no bug can delete a video.
     """
     tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
-    aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
+    with best_effort("Object not tagged to expire", "expiry_not_set", key=key):
+        aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
 
 
 def _is_changed(error: ClientError) -> bool:

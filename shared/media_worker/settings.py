@@ -6,16 +6,16 @@ from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from media_worker.errors import SettingsError
 
-type Engine = Literal["auto", "copy", "ffmpeg"]
-ENGINES: tuple[Engine, ...] = get_args(Engine.__value__)
+Engine: TypeAlias = Literal["auto", "copy", "ffmpeg"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 # Where the tracks of the final other than the video come from.
-type Tracks = Literal["auto", "source", "segments"]
-TRACKS: tuple[Tracks, ...] = get_args(Tracks.__value__)
+Tracks: TypeAlias = Literal["auto", "source", "segments"]
+TRACKS: tuple[Tracks, ...] = get_args(Tracks)
 
 
 def _text(value: str) -> str:
@@ -36,11 +36,21 @@ def _count(value: str) -> int:
     return number
 
 
-def _one_of[T: str](choices: tuple[T, ...], value: str) -> T:
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def _one_of(choices: tuple[_Choice, ...], value: str) -> _Choice:
     for choice in choices:
         if value == choice:
             return choice
     raise ValueError(f"must be one of {', '.join(choices)}")
+
+
+def _days(value: str) -> int | None:
+    number = int(value)
+    if number < 0:
+        raise ValueError("must not be negative")
+    return number or None
 
 
 def _program(value: str) -> str:
@@ -71,6 +81,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "tracks": partial(_one_of, TRACKS),
     "max_receive_count": _count,
     "ffmpeg_path": _program,
+    "job_expiration_days": _days,
 }
 
 
@@ -95,9 +106,14 @@ class Settings:
     ffmpeg_path: str = "/opt/bin/ffmpeg"
     # The queues' maxReceiveCount. The last receive is not an attempt: see final_delivery.py.
     max_receive_count: int = 6
+    # For segment workers, and for what reads their state. Workers do without the table.
+    segment_queue_url: str | None = None
+    segment_attempts_table_name: str | None = None
+    # Days until the row of a job that has ended expires, if the Jobs table's TTL is on. None: never.
+    job_expiration_days: int | None = None
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+    def from_environment(cls, environ: Mapping[str, str]) -> "Settings":
         """Read the settings; an empty variable counts as missing.
 
         Raises:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from media_worker.engines.copy import open_object
 from media_worker.errors import BadSource
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from media_worker.settings import Tracks
 
 # What was used in the end.
-type TracksUsed = Literal["source", "segments"]
+TracksUsed: TypeAlias = Literal["source", "segments"]
 
 _READS_AT_ONCE = 16
 

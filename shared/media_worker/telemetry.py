@@ -3,6 +3,9 @@
 Every log line carries `event`, a stable machine-readable name; the message is prose and may change. Log keys and
 metrics live in context variables: the long-running process has two queues in two threads, and uploads log from threads
 of their own.
+
+Segment workers run where Powertools is not installed: there, a plain logger writes the same lines, and metrics are not
+published.
 """
 
 import os
@@ -13,25 +16,34 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-from aws_lambda_powertools import Logger
-from aws_lambda_powertools.metrics import MetricUnit
-from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+if TYPE_CHECKING:
+    from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
+
+try:
+    from aws_lambda_powertools import Logger
+except ImportError:
+    from media_worker.json_logger import JsonLogger as Logger  # type: ignore[assignment]
 
 NAMESPACE = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "MediaWorker")
 SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "media-worker")
 
-type Handler = Callable[[dict[str, Any], Any], Mapping[str, Any]]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+Handler: TypeAlias = Callable[[dict[str, Any], Any], Mapping[str, Any]]
 
 logger = Logger(service=SERVICE)
-_metrics: ContextVar[AmazonCloudWatchEMFProvider | None] = ContextVar("metrics", default=None)
+_metrics: "ContextVar[AmazonCloudWatchEMFProvider | None]" = ContextVar("metrics", default=None)
 
 
 def instrumented(handler: Handler) -> Handler:
     """A handler whose log lines carry the request id, and whose metrics are printed at the end in CloudWatch's embedded
     metric format.
     """
+    from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import (  # noqa: PLC0415 - only in functions
+        AmazonCloudWatchEMFProvider,
+    )
 
     def run(event: dict[str, Any], context: Any) -> Mapping[str, Any]:
         metrics = AmazonCloudWatchEMFProvider(namespace=NAMESPACE, service=SERVICE)
@@ -58,7 +70,7 @@ def log_keys(**keys: object) -> Iterator[None]:
         logger.thread_safe_append_keys(**before)
 
 
-def submit[**P, R](pool: Executor, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+def submit(pool: Executor, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_R]":
     """`pool.submit` for a task that keeps the log keys of its caller."""
     context = copy_context()
     return pool.submit(lambda: context.run(function, *args, **kwargs))
@@ -66,10 +78,10 @@ def submit[**P, R](pool: Executor, function: Callable[P, R], *args: P.args, **kw
 
 def count(name: str, number: int = 1) -> None:
     """Add to a counting metric."""
-    _measure(name, MetricUnit.Count, number)
+    _measure(name, "Count", number)
 
 
-def _measure(name: str, unit: MetricUnit, value: float) -> None:
+def _measure(name: str, unit: str, value: float) -> None:
     if metrics := _metrics.get():
         metrics.add_metric(name, unit, value)
 
@@ -95,9 +107,9 @@ class Steps:
             seconds = time.monotonic() - begin
             logger.info("Step done", event="step_done", seconds=round(seconds, 3), bytes=size_bytes)
         self._done[name] = {"seconds": Decimal(f"{seconds:.3f}"), "bytes": size_bytes}
-        _measure(f"{name.capitalize()}Seconds", MetricUnit.Seconds, seconds)
+        _measure(f"{name.capitalize()}Seconds", "Seconds", seconds)
         if size_bytes:
-            _measure(f"{name.capitalize()}Bytes", MetricUnit.Bytes, size_bytes)
+            _measure(f"{name.capitalize()}Bytes", "Bytes", size_bytes)
 
     @property
     def report(self) -> Mapping[str, Mapping[str, Decimal | int]]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 from media_worker.errors import BadFinal, BadSegment
 from media_worker.mp4 import Movie, Presented, Unsupported, presented_video
@@ -65,7 +65,7 @@ def _difference(planned: PlannedSegment, found: Presented, multiple: int) -> str
 
 
 def _other_duration(planned: PlannedSegment, found: Presented) -> str | None:
-    if _off_by(found, planned.duration_s) > planned.longest_frame_s + _ROUNDING_S:
+    if abs(found.duration_s - planned.duration_s) > planned.longest_frame_s + _ROUNDING_S:
         return (
             f"segment {planned.index} lasts {float(found.duration_s):.3f} s, {float(planned.duration_s):.3f} s expected"
         )
@@ -83,20 +83,28 @@ class Expected:
     tracks: tuple[str, ...]
 
     @classmethod
-    def of(cls, plan: Plan | None, segments: Sequence[Movie], multiple: int | None, source: Movie | None) -> Self:
+    def of(
+        cls,
+        plan: Plan | None,
+        segments: Sequence[Movie],
+        presented: Sequence[Presented],
+        multiple: int | None,
+        *,
+        source: Movie | None = None,
+    ) -> "Expected":
         """What the final must present.
 
         Without a plan, that is what the segments present. `multiple` is None if their frames are not compared with the
         plan: then these count, too. `source` is the movie from which all tracks but the video come, if they do.
         """
-        presented = [presented_video(segment) for segment in segments]
         longest = max(segments, key=lambda segment: len(segment.tracks))
         tracks = describe_tracks(longest) if source is None else _describe_joined(source, segments[0])
         if plan is None:
+            duration_s = sum((each.duration_s for each in presented), Fraction(0))
             return cls(
                 frames=sum(each.frames for each in presented),
-                duration_s=sum((each.duration_s for each in presented), Fraction(0)),
-                tolerance_s=_tolerance(each.longest_frame_s for each in presented),
+                duration_s=duration_s,
+                tolerance_s=max(duration_s, _ROUNDING_S),  # segments of any duration may be placed where a plan says
                 tracks=tracks,
             )
         return cls(
@@ -119,7 +127,7 @@ class Expected:
         return text if len(text) <= _MAX_METADATA_BYTES else json.dumps({**document, "tracks": None})
 
     @classmethod
-    def parse(cls, text: str | None) -> Self:
+    def parse(cls, text: str | None) -> "Expected":
         """Read the stored form.
 
         Raises:
@@ -152,17 +160,12 @@ def check_final(expected: Expected, final: Movie) -> None:
     problems = []
     if presented.frames != expected.frames:
         problems.append(f"{presented.frames:,} frames, {expected.frames:,} expected")
-    if _off_by(presented, expected.duration_s) > expected.tolerance_s:
+    if abs(presented.duration_s - expected.duration_s) > expected.tolerance_s:
         problems.append(f"{float(presented.duration_s):.3f} s, {float(expected.duration_s):.3f} s expected")
     if expected.tracks and (tracks := describe_tracks(final)) != expected.tracks:
         problems.append(f"tracks {', '.join(tracks)}, {', '.join(expected.tracks)} expected")
     if problems:
         raise BadFinal(f"the final differs from the plan: {'; '.join(problems)}")
-
-
-def _off_by(found: Presented, duration_s: Fraction) -> Fraction:
-    """How far a duration is off. A planned duration includes the delay of a late first frame; a worker may drop it."""
-    return min(abs(found.duration_s - duration_s), abs(found.end_s - duration_s))
 
 
 def describe_tracks(movie: Movie) -> tuple[str, ...]:

@@ -17,13 +17,14 @@ _MARGIN_BYTES = 64 * 1024 * 1024
 
 
 @contextmanager
-def work_directory() -> Iterator[Path]:
-    """A new directory that only this process uses. Directories of killed invocations are removed first.
+def work_directory(root: Path | None = None) -> Iterator[Path]:
+    """A new directory that only this process uses, below `root` (default: one in /tmp). Directories of killed
+    processes are removed first.
 
     A process holds a lock on its directory. The kernel releases the lock when the process dies, so a directory
     without a lock has no owner.
     """
-    root = Path(tempfile.gettempdir()) / "media-worker"
+    root = root or Path(tempfile.gettempdir()) / "media-worker"
     root.mkdir(mode=0o700, exist_ok=True)
     with _locked(root):  # so that a new directory is never taken for a leftover before it is locked
         _remove_leftovers(root)

@@ -59,18 +59,18 @@ class Report:
         self.failures: list[int] = []
         self.calls: list[Call] = []
 
-    def tell(self, **what: Any) -> None:
+    def send(self, **what: Any) -> None:
         os.write(self._descriptor, json.dumps(what).encode() + b"\n")
 
     def fire(self) -> None:
-        self.tell(fired=True)
+        self.send(fired=True)
 
     def watch_visibility(self, aws: Aws) -> None:
         def changed(parsed: Any, http_response: Any, **_: Any) -> None:
             # moto does not know the receipts of messages that the harness made.
             is_ours = "ReceiptHandleIsInvalid" in str(parsed.get("Error", {}).get("Code", ""))
             if http_response.status_code == 200 or is_ours:
-                self.tell(hidden=[asked["ReceiptHandle"], asked["VisibilityTimeout"]])
+                self.send(hidden=[asked["ReceiptHandle"], asked["VisibilityTimeout"]])
 
         asked: dict[str, Any] = {}
         events = aws.sqs.meta.events
@@ -87,12 +87,20 @@ class Child:
     pid: int
     pipe: IO[str]
     clock: Clock
-    told: list[Any] = field(default_factory=list)
+    received: list[Any] = field(default_factory=list)
 
     def wait_until_held(self) -> None:
         """Wait until the fault "held" has stopped the process."""
-        while not any("fired" in line for line in self.told):
-            self.told.append(json.loads(self.pipe.readline()))
+        while not any("fired" in line for line in self.received):
+            self.received.append(json.loads(self.pipe.readline()))
+
+    def wait_until_stopped(self) -> None:
+        """Wait until the fault "stopped" has stopped the process."""
+        assert os.WIFSTOPPED(os.waitpid(self.pid, os.WUNTRACED)[1])
+
+    def resume(self) -> Delivery:
+        os.kill(self.pid, signal.SIGCONT)
+        return self.finish()
 
     def kill(self) -> Delivery:
         os.kill(self.pid, signal.SIGKILL)
@@ -100,25 +108,25 @@ class Child:
 
     def finish(self) -> Delivery:
         with self.pipe:
-            self.told += [json.loads(line) for line in self.pipe]
+            self.received += [json.loads(line) for line in self.pipe]
         _, status = os.waitpid(self.pid, 0)
-        told, last = self.told, next((line for line in reversed(self.told) if "calls" in line), None)
+        received, last = self.received, next((line for line in reversed(self.received) if "calls" in line), None)
         return Delivery(
             died=os.WIFSIGNALED(status),
             failures=tuple(last["failures"]) if last else (),
-            hidden_s=dict(line["hidden"] for line in told if "hidden" in line),
+            hidden_s=dict(line["hidden"] for line in received if "hidden" in line),
             calls=tuple(Call(*call) for call in last["calls"]) if last else (),
-            fired=any("fired" in line for line in told),
-            error=next((line["error"] for line in told if "error" in line), ""),
+            fired=any("fired" in line for line in received),
+            error=next((line["error"] for line in received if "error" in line), ""),
             ahead_s=last["ahead_s"] if last else self.clock.ahead_s,
-            worked=tuple(line["worked"] for line in told if "worked" in line),
+            worked=tuple(line["worked"] for line in received if "worked" in line),
         )
 
 
 def fork(body: Callable[[Report], None], clock: Clock) -> Child:
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        # The child only ever touches what it makes itself.
+        # The child process uses no locks or threads of its parent.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -139,10 +147,10 @@ def _run_child(body: Callable[[Report], None], clock: Clock, writing: int) -> No
         with clock.patches():
             body(report)
     except BaseException:  # noqa: BLE001  # a worker's own error; handlers raise none
-        report.tell(error=traceback.format_exc())
+        report.send(error=traceback.format_exc())
         report.failures = [0]
     calls = [[call.operation, call.number] for call in report.calls]
-    report.tell(failures=report.failures, calls=calls, ahead_s=clock.ahead_s)
+    report.send(failures=report.failures, calls=calls, ahead_s=clock.ahead_s)
     os._exit(0)
 
 

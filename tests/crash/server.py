@@ -33,7 +33,7 @@ def running() -> Iterator[str]:
 
 
 def serve() -> None:
-    # Objects stay in memory: moto's files would be as many as the objects.
+    # Objects stay in memory: moto would create a file for each.
     os.environ["MOTO_S3_DEFAULT_KEY_BUFFER_SIZE"] = str(64 * 1024 * 1024)
     from moto import settings
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import boto3
 import pytest
 from media_worker.aws import Aws
+from media_worker.interruption import Host
 from media_worker.jobs import Job, JobStatus, read_job
-from media_worker.keys import SegmentKey, build_final_key, build_source_key
-from media_worker.worker import process_next_message
+from media_worker.keys import build_final_key, build_source_key
+from media_worker.worker import Worker
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 from media_worker_cli.local.run import Workers
 from media_worker_cli.stack import Stack, find_stack
@@ -90,12 +91,13 @@ class Jobs:
 @contextmanager
 def segment_workers(stack: Stack) -> Iterator[Workers]:
     """Two workers that copy segments."""
+    worker, workers = Worker(stack.aws, Host()), Workers()
 
-    def copy(_: SegmentKey, source: Path, processed: Path) -> None:
-        shutil.copyfile(source, processed)
+    def work() -> None:
+        for segment in worker.segments():
+            with segment:
+                shutil.copyfile(segment.input, segment.output)
 
-    workers = Workers()
-    work: Callable[[], bool] = lambda: process_next_message(stack.aws, stack.segment_queue_url, copy, 1)  # noqa: E731
     threads = [threading.Thread(target=workers.loop, args=(work,)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -103,6 +105,7 @@ def segment_workers(stack: Stack) -> Iterator[Workers]:
         yield workers
     finally:
         workers.stop.set()
+        worker.stop("the test has ended")
         for thread in threads:
             thread.join()
 

@@ -1,1 +1,1 @@
-"""How exact is a split and join? Runs an engine over media files and compares what comes out with what went in."""
+"""How exact are split and join? Runs an engine over media files and compares the final with the source."""

@@ -1,6 +1,6 @@
 """Judge engines: python -m tests.fidelity CORPUS_DIR [--engine copy] [--make].
 
-Prints a verdict for every media file in the folder, and the totals. `--make` first fills the folder with clips.
+Prints a verdict for every media file in the folder, and the totals. `--make` first makes the clips that are missing.
 """
 
 # ruff: noqa: T201 -- a command that prints its findings
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--engine", action="append", choices=sorted(ENGINES | TRIALS), help="may be repeated; default: all"
     )
-    parser.add_argument("--make", action="store_true", help="make the clips in CORPUS first (those not there yet)")
+    parser.add_argument("--make", action="store_true", help="make the clips in CORPUS first (those that are missing)")
     parser.add_argument("--only", default="", help="only files whose name contains this")
     options = parser.parse_args()
     if options.make:

@@ -1,7 +1,6 @@
-"""Clips to judge engines by, made with ffmpeg from test pictures and tones: each breaks something.
+"""Clips to judge engines by, made by ffmpeg from test patterns and tones. Each has a feature that breaks something.
 
-A recipe is the argument list behind the inputs `VIDEO` and `AUDIO` unless it brings its own; some are changed
-afterwards by `rewritten.py`, for what ffmpeg does not write.
+A recipe is an ffmpeg argument list. `rewritten.py` changes some of the clips in ways that ffmpeg cannot.
 """
 
 from __future__ import annotations
@@ -54,14 +53,14 @@ def video(rate: str = "24", seconds: float = SECONDS, size: str = "128x96") -> l
 
 
 def audio(rate: int = 48000, seconds: float = SECONDS, layout: str = "stereo") -> list[str]:
-    """A tone that rises, so that no two packets are alike."""
+    """A rising tone, so that no two packets are alike."""
     channels = {"mono": 1, "stereo": 2}[layout]
     tone = "|".join(["sin(2*PI*t*(300+60*t))*0.5"] * channels)
     return ["-f", "lavfi", "-i", f"aevalsrc=exprs={tone}:s={rate}:d={seconds}:c={layout}"]
 
 
-def _av(*arguments: str, rate: str = "24", sound: int = 48000) -> list[str]:
-    return [*video(rate), *audio(sound), *arguments]
+def _av(*arguments: str, rate: str = "24", sample_rate: int = 48000) -> list[str]:
+    return [*video(rate), *audio(sample_rate), *arguments]
 
 
 def _codecs() -> dict[str, list[str]]:
@@ -97,7 +96,7 @@ def _rates() -> dict[str, list[str]]:
     vfr = ["-fps_mode", "vfr", "-enc_time_base", "1:90000"]
     return {
         "rate_23976.mp4": _av(*H264, *AAC, rate="24000/1001"),
-        "rate_2997.mov": _av(*H264, *AAC, rate="30000/1001", sound=44100),
+        "rate_2997.mov": _av(*H264, *AAC, rate="30000/1001", sample_rate=44100),
         "rate_5994.mp4": _av(*H264, *AAC, rate="60000/1001"),
         "rate_12_5.mp4": _av(*X264, "-g", "12", *AAC, rate="25/2"),
         "vfr.mp4": _av("-vf", jitter, *vfr, *X264, "-g", "24", "-bf", "0", *AAC),
@@ -106,19 +105,19 @@ def _rates() -> dict[str, list[str]]:
         "timescale_huge.mp4": _av(*H264, "-video_track_timescale", "10000019", *AAC),
         "timescale_90000.mp4": _av(*H264, "-video_track_timescale", "90000", "-movie_timescale", "90000", *AAC),
         "timescale_600.mov": _av(*H264, "-video_track_timescale", "600", "-movie_timescale", "600", *AAC),
-        "one_picture.mp4": [*video(seconds=0.04), *audio(), *H264, *AAC],
+        "one_frame.mp4": [*video(seconds=0.04), *audio(), *H264, *AAC],
         "short.mp4": [*video(seconds=0.4), *audio(seconds=0.4), *X264, "-g", "3", "-bf", "0", *AAC],
     }
 
 
-def _sounds() -> dict[str, list[str]]:
-    def av(*arguments: str, sound: int = 48000) -> list[str]:
-        return _av(*H264, *arguments, sound=sound)
+def _audio_tracks() -> dict[str, list[str]]:
+    def av(*arguments: str, sample_rate: int = 48000) -> list[str]:
+        return _av(*H264, *arguments, sample_rate=sample_rate)
 
     two = [*video(), *audio(), *audio(44100), "-map", "0", "-map", "1", "-map", "2", *H264]
     return {
         "aac_22050_mono.mp4": [*video(), *audio(22050, layout="mono"), *H264, *AAC],
-        "aac_44100.mp4": av(*AAC, sound=44100),
+        "aac_44100.mp4": av(*AAC, sample_rate=44100),
         "ac3.mp4": av("-c:a", "ac3"),
         "eac3.mp4": av("-c:a", "eac3"),
         "opus.mp4": av("-c:a", "libopus"),
@@ -127,10 +126,10 @@ def _sounds() -> dict[str, list[str]]:
         "mp3.mp4": av("-c:a", "libmp3lame"),
         "pcm_s16le.mov": av("-c:a", "pcm_s16le"),
         "pcm_s16be.mov": av("-c:a", "pcm_s16be"),
-        "pcm_s24le.mov": av("-c:a", "pcm_s24le", sound=44100),
+        "pcm_s24le.mov": av("-c:a", "pcm_s24le", sample_rate=44100),
         "pcm_ipcm.mp4": av("-c:a", "pcm_s16le"),
-        "two_sounds.mp4": [*two, "-c:a:0", "aac", "-c:a:1", "ac3"],
-        "four_sounds.mov": [
+        "two_audio_tracks.mp4": [*two, "-c:a:0", "aac", "-c:a:1", "ac3"],
+        "four_audio_tracks.mov": [
             *two,
             "-map",
             "1",
@@ -224,7 +223,7 @@ def _edits_and_layouts() -> dict[str, list[str]]:
         "metadata.mp4": [
             *source,
             "-metadata",
-            "title=Film",
+            "title=Title",
             "-metadata",
             "comment=x",
             "-metadata:s:a",
@@ -263,11 +262,11 @@ def _edits_and_layouts() -> dict[str, list[str]]:
     }
 
 
-RECIPES = _codecs() | _rates() | _sounds() | _edits_and_layouts()
+RECIPES = _codecs() | _rates() | _audio_tracks() | _edits_and_layouts()
 
 
 def make_clips(folder: Path, wanted: Collection[str] = ()) -> None:
-    """Every clip (or those wanted) that is not in the folder yet."""
+    """Make all clips, or the wanted ones, that are not in the folder yet."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "chapters.txt").write_text(CHAPTERS)
     (folder / "subtitles.srt").write_text(SUBTITLES)
@@ -281,7 +280,7 @@ def make_clips(folder: Path, wanted: Collection[str] = ()) -> None:
 
 
 def _with_sources(names: Collection[str]) -> set[str]:
-    """The clips and those that they are made from."""
+    """The wanted clips and those that they are made from."""
     chosen = set(names)
     while True:
         inputs = {argument.removeprefix("{folder}/") for name in chosen for argument in RECIPES.get(name, ())}

@@ -1,4 +1,4 @@
-"""The verdict on one file: whether what came out is what went in."""
+"""The verdict on one file: whether the final equals the source."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TOLERANCE_S = Fraction(1, 1000)
 
 
 class Verdict(IntEnum):
-    """From best to worst; a file is as good as its worst stream."""
+    """From best to worst. A file's verdict is that of its worst stream."""
 
     EXACT = 0
-    SHIFTED = 1  # everything there, all of it by one amount too early or too late
-    DRIFT = 2  # everything there, at other times
-    LOSSY = 3  # pictures or packets missing, added or changed
+    SHIFTED = 1  # everything is there, all of it early or late by the same amount
+    DRIFT = 2  # everything is there, at other times
+    LOSSY = 3  # frames or packets are missing, added or changed
     REFUSED = 4
 
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 def compare(source: Sequence[Stream], result: Sequence[Stream]) -> Finding:
-    """The worst of all streams."""
+    """The worst finding of all streams."""
     if [stream.kind for stream in source] != [stream.kind for stream in result]:
         kinds = (", ".join(stream.kind for stream in streams) for streams in (source, result))
         return Finding(Verdict.LOSSY, "streams {} became {}".format(*kinds))
@@ -44,11 +44,11 @@ def compare(source: Sequence[Stream], result: Sequence[Stream]) -> Finding:
 
 
 def _compare_stream(name: str, before: Stream, after: Stream) -> Finding:
-    """Pictures as shown for video, packets for all else (and for video that cannot be decoded here)."""
+    """Compare decoded frames of video; packets of everything else, and of video that this build cannot decode."""
     if before.codec != after.codec:
         return Finding(Verdict.LOSSY, f"{name}: became {after.codec}")
-    if before.kind == "video" and before.pictures:
-        return compare_units(f"{name} pictures", before.pictures, after.pictures)
+    if before.kind == "video" and before.frames:
+        return compare_units(f"{name} frames", before.frames, after.frames)
     return compare_units(f"{name} packets", before.packets, after.packets)
 
 
@@ -74,13 +74,13 @@ def _difference(before: Sequence[Unit], after: Sequence[Unit]) -> str:
 
 
 def compare_segments(source: Sequence[Stream], segments: Sequence[Sequence[Stream]]) -> Finding:
-    """Whether the segments, each played alone, show all pictures of the source, in order."""
+    """Whether the segments, each decoded alone, present all frames of the source in order."""
     for number, stream in enumerate(source):
-        if stream.kind != "video" or not stream.pictures:
+        if stream.kind != "video" or not stream.frames:
             continue
-        # A track without samples may be no stream at all in a segment.
-        parts = [streams[number].pictures for streams in segments if len(streams) > number]
-        shown = [unit.content for part in parts for unit in part]
-        if shown != [unit.content for unit in stream.pictures]:
-            return Finding(Verdict.LOSSY, f"segments alone show {len(shown)} of {len(stream.pictures)} pictures")
+        # In a segment, a track without samples may not be a stream at all.
+        parts = [streams[number].frames for streams in segments if len(streams) > number]
+        presented = [unit.content for part in parts for unit in part]
+        if presented != [unit.content for unit in stream.frames]:
+            return Finding(Verdict.LOSSY, f"segments alone present {len(presented)} of {len(stream.frames)} frames")
     return Finding(Verdict.EXACT)

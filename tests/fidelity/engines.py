@@ -1,4 +1,4 @@
-"""Engines to be judged: each is a function from a source to its segments and the film joined from them."""
+"""The engines to judge: each is a function from a source to its segments and the final."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_file(path: Path) -> Movie:
 
 
 def split_file(source: Path, folder: Path, segment_duration_s: Fraction) -> tuple[Path, ...]:
-    """Segments of a local file by the copy engine."""
+    """Split a local file with the copy engine."""
     movie = read_file(source)
     plan = plan_split(movie, segment_duration_s)
     read = reader(source)
@@ -49,7 +49,7 @@ def split_file(source: Path, folder: Path, segment_duration_s: Fraction) -> tupl
 
 
 def join_files(segments: tuple[Path, ...], final: Path) -> Path:
-    """Local segments as one film by the copy engine."""
+    """Join local segments with the copy engine."""
     layout = plan_join([read_file(path) for path in segments])
     reads = [reader(path) for path in segments]
     with final.open("wb") as file:
@@ -66,8 +66,8 @@ def copy_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Out
         raise Refused(str(error)) from error
 
 
-def splice_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
-    """The copy engine without the notes that segments carry about their source: joined by their own times alone."""
+def concat_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
+    """The copy engine without the provenance in its segments: they are joined by their own times alone."""
     try:
         segments = split_file(source, folder, segment_duration_s)
         for path in segments:
@@ -79,7 +79,9 @@ def splice_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> O
 
 
 def remux_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
-    """Each segment through `ffmpeg -c copy` before the join, as a worker that leaves some tracks alone would."""
+    """Each segment goes through `ffmpeg -c copy` before the join, as a worker does with tracks that it does not
+    change.
+    """
     try:
         segments = split_file(source, folder, segment_duration_s)
         remuxed = []
@@ -93,7 +95,7 @@ def remux_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Ou
 
 
 def plain_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
-    """Cut by ffmpeg itself (`-f segment`), joined by the copy engine: so end sources that only ffmpeg can cut."""
+    """Segments made by ffmpeg (`-f segment`), joined by the copy engine."""
     argv = [tool("ffmpeg"), "-v", "error", "-i", str(source), "-map", "0", "-ignore_unknown", "-c", "copy"]
     cut = ["-f", "segment", "-segment_time", f"{float(segment_duration_s):.6f}", "-reset_timestamps", "1"]
     try:
@@ -105,5 +107,5 @@ def plain_engine(source: Path, folder: Path, segment_duration_s: Fraction) -> Ou
 
 
 ENGINES: dict[str, Engine] = {"auto": auto_engine, "copy": copy_engine, "ffmpeg": ffmpeg_engine}
-# What the joins of reworked segments are tried with; no engines of the product.
-TRIALS: dict[str, Engine] = {"splice": splice_engine, "remux": remux_engine, "plain": plain_engine}
+# Joins of remuxed or other segments. These are not engines of the product.
+TRIALS: dict[str, Engine] = {"concat": concat_engine, "remux": remux_engine, "plain": plain_engine}

@@ -1,4 +1,4 @@
-"""The product's own engines, as they are deployed: a source through both handlers, on a stack in moto."""
+"""The product's own engines: a source goes through both handlers on a stack in moto."""
 
 import io
 import logging
@@ -17,7 +17,7 @@ from tests.functional.stack import OUTPUT, Stack
 
 
 def through_handlers(engine: str, source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
-    """Upload, chunk, hand the segments back untouched, reassemble."""
+    """Upload, chunk, process without a change, reassemble."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     logging.disable(logging.CRITICAL)
     try:
@@ -29,7 +29,7 @@ def through_handlers(engine: str, source: Path, folder: Path, segment_duration_s
 
 
 def _run(stack: Stack, engine: str, source: Path, folder: Path, segment_duration_s: Fraction) -> Outcome:
-    # Rounded down, as a person would type it: a cut that is due at a keyframe is not missed by a rounding.
+    # Rounded down, as a person would type it: rounding up could miss a sync sample exactly at the boundary.
     stack.add_job(engine={"S": engine}, segment_duration_sec={"N": f"{int(segment_duration_s * 10**6) / 10**6:.6f}"})
     stack.upload(source)
     stack.chunk()

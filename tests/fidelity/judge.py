@@ -1,4 +1,4 @@
-"""One file, one engine: split into thirds, join, compare."""
+"""One file and one engine: split into thirds, join, compare."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Judgement:
     finding: Finding
     segments: int
-    alone: Finding  # do the segments play on their own?
+    alone: Finding  # whether each segment can be decoded alone
 
 
 def judge(source: Path, engine: Engine, streams: tuple[Stream, ...] | None = None, parts: int = 3) -> Judgement:
-    """The verdict for one file. `streams`: what `read_streams` said about it, if that is known already."""
+    """The verdict for one file. `streams` is the result of `read_streams`, if that is known already."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             outcome = engine(source, Path(folder), duration_s(source) / parts)
@@ -37,7 +37,7 @@ def judge(source: Path, engine: Engine, streams: tuple[Stream, ...] | None = Non
 
 
 def _guarded(question: Callable[[], Finding]) -> Finding:
-    """A result that cannot even be read has lost everything."""
+    """A result that cannot be read is lossy."""
     try:
         return question()
     except ProbeFailed as error:

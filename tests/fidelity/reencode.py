@@ -1,4 +1,4 @@
-"""Each segment through an encoder of its own, as a segment worker does it, and the join of what comes out."""
+"""Each segment is re-encoded on its own, as a segment worker does it, and the results are joined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ X264_AAC = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-c:a", "aac"
 
 
 def reencoded(source: Path, folder: Path, segment_duration_s: Fraction, encoder: Sequence[str] = X264_AAC) -> Outcome:
-    """Cut, encode each segment anew, join."""
+    """Split, re-encode each segment, join."""
     made = []
     for path in split_file(source, folder, segment_duration_s):
         made.append(path.with_name(f"processed_{path.name}"))

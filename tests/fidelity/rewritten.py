@@ -1,4 +1,4 @@
-"""Clips that ffmpeg does not write: its output with a changed index."""
+"""Clips that ffmpeg cannot write: its output with a changed index."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def _file(movie: Movie, tracks: Iterable[Track], media: bytes) -> bytes:
 
 
 def _with_whole_file_as_media(path: Path, tracks: Callable[[Movie], Iterable[Track]]) -> bytes:
-    """The old file becomes the media of the new one, so that all chunk offsets stay right."""
+    """Make the old file the media of the new one, so that all chunk offsets stay correct."""
     return _file(movie := read_file(path), tracks(movie), path.read_bytes())
 
 
 def _samples(path: Path, track: Track) -> list[bytes]:
     data = path.read_bytes()
     found = []
-    for number, place in enumerate(track.table.chunks.offsets):
-        offset = place
+    for number, chunk_offset in enumerate(track.table.chunks.offsets):
+        offset = chunk_offset
         for sample in range(track.table.chunks.starts[number], track.table.chunks.starts[number + 1]):
             length = track.table.sizes.between(sample, sample + 1)
             found.append(data[offset : offset + length])
@@ -53,7 +53,7 @@ def _samples(path: Path, track: Track) -> list[bytes]:
 
 
 def one_sample_per_chunk(path: Path) -> bytes:
-    """Every sample a chunk of its own, with junk between them."""
+    """Every sample is a chunk of its own, with other bytes between them."""
     movie = read_file(path)
     media = b""
     tracks = []
@@ -68,7 +68,7 @@ def one_sample_per_chunk(path: Path) -> bytes:
 
 
 def one_chunk_per_track(path: Path) -> bytes:
-    """Each track in one piece, one behind the other."""
+    """Each track is one chunk."""
     movie = read_file(path)
     media = b""
     tracks = []
@@ -80,14 +80,16 @@ def one_chunk_per_track(path: Path) -> bytes:
 
 
 def backwards(path: Path) -> bytes:
-    """The samples of each track from last to first in the file."""
+    """The samples of each track are stored from last to first."""
     movie = read_file(path)
     media = b""
     tracks = []
     for track in movie.tracks:
         samples = _samples(path, track)
-        places = list(accumulate(map(len, reversed(samples)), initial=len(media)))[:-1]
-        chunks = Chunks.of(array("Q", reversed(places)), array("I", [1]) * len(samples), Runs.constant(len(samples), 1))
+        offsets = list(accumulate(map(len, reversed(samples)), initial=len(media)))[:-1]
+        chunks = Chunks.of(
+            array("Q", reversed(offsets)), array("I", [1]) * len(samples), Runs.constant(len(samples), 1)
+        )
         media += b"".join(reversed(samples))
         tracks.append(_new(track, replace(track.table, chunks=chunks)))
     return _file(movie, tracks, media)
@@ -100,7 +102,7 @@ def missing_stss(path: Path) -> bytes:
 
 
 def zero_length_samples(path: Path) -> bytes:
-    """Some samples of the last track have no bytes (legal: "nothing new here")."""
+    """Some samples of the last track have no bytes, which is legal."""
 
     def emptied(table: SampleTable) -> SampleTable:
         samples = array("I", (table.sizes.between(n, n + 1) for n in range(table.count)))
@@ -115,7 +117,7 @@ def zero_length_samples(path: Path) -> bytes:
 
 
 def _edited(*edits_s: tuple[float, float, int]) -> Rewrite:
-    """The same media behind another edit list: (length in s, media time in s or -1, rate) for each entry."""
+    """The same media with another edit list: (length in s, media time in s or -1, rate) for each entry."""
 
     def edits(movie: Movie, track: Track) -> Iterable[Edit]:
         start = next((edit.media_time for edit in track.edits if not edit.is_empty), 0)
@@ -129,7 +131,7 @@ def _edited(*edits_s: tuple[float, float, int]) -> Rewrite:
 
 
 def with_bounds(path: Path) -> bytes:
-    """A `cslg` beside negative composition offsets, as QuickTime writes them."""
+    """Add a `cslg` to negative composition offsets, as QuickTime does."""
     return _with_whole_file_as_media(
         path, lambda movie: [_new(track, replace(track.table, has_bounds=True)) for track in movie.tracks]
     )
@@ -140,7 +142,7 @@ def without_edits(path: Path) -> bytes:
 
 
 def _media_first(path: Path, *, front: bytes | None, wide: bool) -> bytes:
-    """The media (again the whole old file), and the index behind it."""
+    """The media, which is the whole old file, followed by the index."""
     movie, media = read_file(path), path.read_bytes()
     head = Box(b"ftyp", movie.ftyp or b"").to_bytes() + front if front is not None else b""
     head += struct.pack(">I4sQ", 1, b"mdat", 16 + len(media)) if wide else mdat_header(len(media))
@@ -153,12 +155,12 @@ def large_offsets(path: Path) -> bytes:
 
 
 def without_ftyp(path: Path) -> bytes:
-    """As QuickTime wrote them before there was an `ftyp`."""
+    """As QuickTime wrote files before `ftyp` existed."""
     return _media_first(path, front=None, wide=False)
 
 
 def with_empty_track(path: Path) -> bytes:
-    """A track without samples beside the others."""
+    """Add a track without samples."""
 
     def tracks(movie: Movie) -> Iterable[Track]:
         yield from map(_new, movie.tracks)
@@ -174,7 +176,7 @@ def with_empty_track(path: Path) -> bytes:
 
 
 def cut_short(path: Path) -> bytes:
-    """The last tenth of the media is not there."""
+    """The last tenth of the media is missing."""
     data = path.read_bytes()
     return data[: len(data) * 9 // 10]
 

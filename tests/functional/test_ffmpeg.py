@@ -1,15 +1,14 @@
 """How ffmpeg is run and how it is ended. Shell scripts replace ffmpeg where the test looks from inside the process."""
 
 import os
-import signal
-import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from media_worker.deadline import RESERVE_S, Deadline
-from media_worker.engines.ffmpeg import Ffmpeg
-from media_worker.errors import FfmpegFailed, FfmpegStopped
+from media_worker.engines.ffmpeg import Fed, Ffmpeg
+from media_worker.errors import FfmpegFailed, FfmpegStopped, TransferFailed
 from media_worker.jobs import JobStatus
 
 from tests.functional.conftest import ClipMaker
@@ -58,7 +57,7 @@ def test_ffmpeg_gets_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A hostile file that takes over ffmpeg finds no credentials."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     printed = ffmpeg(tmp_path).run([script(tmp_path, "exec /usr/bin/env")])
-    # What a shell sets by itself.
+    # The variables that a shell sets.
     assert {line.partition("=")[0] for line in printed.splitlines()} <= {"PWD", "OLDPWD", "SHLVL", "_"}
     assert "secret" not in printed
 
@@ -95,7 +94,7 @@ def test_a_hung_ffmpeg_is_killed_at_the_deadline(tmp_path: Path) -> None:
     """The error has its last output."""
     path = script(tmp_path, "echo half a frame >&2", "exec /bin/sleep 60")
     with pytest.raises(FfmpegStopped, match="ffmpeg did not end within 1 s and was killed: half a frame"):
-        ffmpeg(tmp_path, remaining_s=1, path=path).probe("source")
+        ffmpeg(tmp_path, remaining_s=1).run([path])
 
 
 def test_a_hung_ffmpeg_returns_the_message(
@@ -166,7 +165,7 @@ def test_only_the_last_lines_of_stderr_are_kept(tmp_path: Path) -> None:
 def test_an_error_in_the_reader_kills_ffmpeg(tmp_path: Path) -> None:
     """The process does not continue when the code that reads its output fails."""
     path = script(tmp_path, "echo $$", "exec /bin/sleep 60")
-    with (  # noqa: PT012  # what is raised is raised at the end
+    with (  # noqa: PT012  # the last statement raises
         pytest.raises(OSError, match="upload failed"),
         ffmpeg(tmp_path).running([path]) as process,
     ):
@@ -175,52 +174,31 @@ def test_an_error_in_the_reader_kills_ffmpeg(tmp_path: Path) -> None:
     assert not is_running(pid)
 
 
-def test_ffmpeg_can_be_paused(tmp_path: Path) -> None:
-    """While it is paused it writes nothing; then it continues."""
-    path = script(tmp_path, "echo $$", "while :; do echo tick; done")
-    with (  # noqa: PT012  # what is raised is raised at the end
-        pytest.raises(FfmpegStopped, match="SIGTERM"),
-        ffmpeg(tmp_path).running([path]) as process,
-    ):
-        lines = process.lines()
-        pid = int(next(lines))
-        with process.paused():
-            end = time.monotonic() + 10
-            while state_of(pid) != "T" and time.monotonic() < end:
-                time.sleep(0.01)
-            assert state_of(pid) == "T"
-        assert next(lines) == "tick"
-        assert state_of(pid) != "T"
-        os.kill(pid, signal.SIGTERM)
-        assert set(lines) <= {"tick"}
+def test_media_is_fed_to_ffmpegs_standard_input(tmp_path: Path) -> None:
+    """Ffmpeg reads it while it is being read from S3."""
+    fed = Fed(lambda: (block for block in (b"one ", b"two ", b"three")), 13)
+    assert ffmpeg(tmp_path).run([script(tmp_path, "exec /bin/cat")], fed) == "one two three"
 
 
-def test_a_paused_ffmpeg_is_killed_at_the_deadline_too(tmp_path: Path) -> None:
-    """A hung upload does not keep a paused ffmpeg for ever."""
-    path = script(tmp_path, "echo $$", "while :; do echo tick; done")
-    with (  # noqa: PT012  # what is raised is raised at the end
-        pytest.raises(FfmpegStopped, match="did not end within 1 s"),
-        ffmpeg(tmp_path, remaining_s=1).running([path]) as process,
-    ):
-        lines = process.lines()
-        pid = int(next(lines))
-        with process.paused():
-            threading.Event().wait(1.5)
-        assert set(lines) <= {"tick", "tic", "ti", "t", ""}
-    assert not is_running(pid)
+def test_ffmpeg_need_not_read_everything(tmp_path: Path) -> None:
+    """It may end early, for example when it only looks at the header. The rest is not read."""
+    read: list[int] = []
+
+    def blocks() -> Generator[bytes]:
+        for number in range(1000):
+            read.append(number)
+            yield bytes(100_000)
+
+    assert ffmpeg(tmp_path).run([script(tmp_path, "exec /usr/bin/head -c 4")], Fed(blocks, 10**8))
+    assert len(read) < 1000
 
 
-def test_pausing_an_ended_ffmpeg_does_nothing(tmp_path: Path) -> None:
-    """The process may end just before it is paused."""
-    with ffmpeg(tmp_path).running([script(tmp_path, "echo done")]) as process:
-        assert list(process.lines()) == ["done"]
-        process.finish()
-        with process.paused():
-            pass
+def test_an_error_in_reading_the_media_ends_ffmpeg(tmp_path: Path) -> None:
+    """The error is raised, not what ffmpeg says about truncated media."""
 
+    def blocks() -> Generator[bytes]:
+        yield b"one"
+        raise TransferFailed("S3 broke off the transfer")
 
-def test_a_probe_leaves_no_file(tmp_path: Path, clip: ClipMaker) -> None:
-    """The files that a probe writes are removed."""
-    media = ffmpeg(tmp_path).probe(str(clip("cover")))
-    assert [track.kind for track in media.kept] == ["video", "audio"]
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TransferFailed, match="broke off"):
+        ffmpeg(tmp_path).run([script(tmp_path, "exec /bin/cat")], Fed(blocks, 10))

@@ -54,12 +54,12 @@ def test_each_step_is_logged_with_its_seconds_and_bytes(stack: Stack, clip: Clip
     """In the order of the work; the job's row has them too."""
     run_through(stack, clip)
     assert [line["step"] for line in logs.all("step_done")] == [
-        *("plan", "split"),
+        *("read", "plan", "split"),
         *("check", "join", "verify"),
     ]
-    assert logs.all("step_done")[1]["bytes"] == clip("plain").stat().st_size
+    assert logs.all("step_done")[2]["bytes"] == clip("plain").stat().st_size
     row = stack.row("Jobs")
-    assert set(row["chunking_steps"]["M"]) == {"plan", "split"}
+    assert set(row["chunking_steps"]["M"]) == {"read", "plan", "split"}
     assert set(row["reassembly_steps"]["M"]) == {"check", "join", "verify"}
     assert row["chunking_steps"]["M"]["split"]["M"]["bytes"] == {"N": str(clip("plain").stat().st_size)}
 
@@ -74,7 +74,7 @@ def test_a_failed_job_is_logged_with_its_reason(stack: Stack, logs: Logs) -> Non
     assert line["failure"] == "BadSource"
     assert line["reason"] == stack.job().error
     assert "FfmpegFailed" in line["exception"]
-    assert {line["step"] for line in logs.all("step_failed")} == {"plan"}
+    assert {line["step"] for line in logs.all("step_failed")} == {"read", "remux"}
 
 
 def test_credentials_are_not_logged(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
@@ -148,7 +148,7 @@ def test_failures_are_counted_by_kind(stack: Stack, capsys: pytest.CaptureFixtur
 def test_log_keys_are_restored(logs: Logs) -> None:
     """Inner keys replace outer ones and end with their block, also after an error."""
     with log_keys(job_id="outer", a=1):
-        with pytest.raises(ValueError, match="x"), log_keys(job_id="inner"):  # noqa: PT012  # it is raised at the end
+        with pytest.raises(ValueError, match="x"), log_keys(job_id="inner"):  # noqa: PT012  # the last statement raises
             logger.info("Inside", event="inside")
             raise ValueError("x")
         logger.info("Outside", event="outside")

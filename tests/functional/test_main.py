@@ -15,8 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from media_worker import main
-from media_worker.engines import copy
+from media_worker import chunking, main
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_source_key
 from media_worker.main import LocalContext, build_event, serve
@@ -112,7 +111,7 @@ def test_the_current_message_is_finished(stack: Stack, clip: ClipMaker, monkeypa
         assert go_on.wait(20)
         return write_once(*args, **options)
 
-    monkeypatch.setattr(copy, "write_once", wait_for_stop)
+    monkeypatch.setattr(chunking, "write_once", wait_for_stop)
     stack.add_job()
     stack.upload(clip("no_audio"))
     with serving(stack) as stop:

@@ -18,6 +18,7 @@ from media_worker.deadline import Deadline
 from media_worker.errors import SourceChanged, TransferFailed
 from media_worker.jobs import JobStatus
 from media_worker.s3 import (
+    PLAN,
     StoredObject,
     Target,
     describe,
@@ -44,8 +45,8 @@ def make_file(path: Path, size_bytes: int) -> Path:
     return path
 
 
-def put(stack: Stack, path: Path, etag: str = "source") -> bool:
-    return write_once(stack.aws, Target(OUTPUT, KEY, etag), [ByteRange(0, 0, path.stat().st_size)], [path])
+def put(stack: Stack, path: Path, plan: str = "plan-1") -> bool:
+    return write_once(stack.aws, Target(OUTPUT, KEY, (PLAN, plan)), [ByteRange(0, 0, path.stat().st_size)], [path])
 
 
 def download_to(stack: Stack, stored: StoredObject, path: Path) -> None:
@@ -81,7 +82,7 @@ def test_a_file_is_uploaded_and_downloaded_whole(stack: Stack, tmp_path: Path, s
     assert put(stack, path)
     stored = described(stack)
     assert stored.size_bytes == size_bytes
-    assert stored.metadata == {"source-etag": "source"}
+    assert stored.metadata == {"plan": "plan-1"}
     assert stored.etag.partition("-")[2] == (str(parts) if parts else "")
     assert stack.aws.s3.head_object(Bucket=OUTPUT, Key=KEY)["ContentType"] == "video/mp4"
     assert open_uploads(stack) == 0
@@ -138,7 +139,7 @@ def test_an_object_of_another_source_is_replaced(stack: Stack, tmp_path: Path, s
     put(stack, make_file(tmp_path / "first", size_bytes), "other")
     assert put(stack, make_file(tmp_path / "second", size_bytes + 1))
     assert described(stack).size_bytes == size_bytes + 1
-    assert described(stack).metadata == {"source-etag": "source"}
+    assert described(stack).metadata == {"plan": "plan-1"}
 
 
 class Answers:

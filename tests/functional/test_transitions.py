@@ -1,5 +1,6 @@
 """Status transitions are conditional writes: a job that has moved on stays where it is."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -8,6 +9,7 @@ from media_worker.errors import JobMoved
 from media_worker.jobs import JobStatus
 
 from tests.functional.stack import Stack
+from tests.unit.test_durable_plan import plan_of
 
 
 @pytest.mark.parametrize("status", ["completed", "deleted"])
@@ -21,7 +23,7 @@ def test_a_failure_does_not_overwrite_a_final_status(stack: Stack, status: str) 
 
 def test_a_failure_creates_no_job(stack: Stack) -> None:
     """A job that was removed stays removed."""
-    assert not jobs.fail_job(stack.aws, "job-1", "nobody asked")
+    assert not jobs.fail_job(stack.aws, "job-1", "too late")
     assert stack.row("Jobs") == {}
 
 
@@ -44,18 +46,20 @@ def test_a_refused_transition_names_the_status(stack: Stack) -> None:
 def test_a_plan_is_read_back_as_it_was_written(stack: Stack) -> None:
     """The duration is exact: two thirds of a second have no decimal form."""
     stack.add_job(status={"S": "chunking_in_progress"})
-    jobs.record_plan(stack.aws, stack.job(), 7, Fraction(2, 3), "etag")
+    plan = replace(plan_of(*[10] * 7), segment_duration_s=Fraction(2, 3))
+    jobs.record_plan(stack.aws, stack.job(), plan)
     job = stack.job()
-    assert (job.total_segments, job.segment_duration_s, job.source_etag) == (7, Fraction(2, 3), "etag")
+    assert (job.total_segments, job.segment_duration_s) == (7, Fraction(2, 3))
+    assert (job.source_etag, job.plan) == (plan.source.etag, plan.digest)
 
 
 def test_a_new_run_records_its_start(stack: Stack) -> None:
     """It removes the error of the last run. A run that is resumed keeps its start."""
     stack.add_job(status={"S": "failed"}, error={"S": "bad luck"}, run_started_at={"N": "17"})
     jobs.begin_chunking(stack.aws, stack.job())
-    begun = stack.job()
-    assert begun.status is JobStatus.CHUNKING_IN_PROGRESS
-    assert begun.error is None
-    assert (begun.run_started_at or 0) > 17
-    jobs.begin_chunking(stack.aws, begun)
-    assert stack.job() == begun
+    started = stack.job()
+    assert started.status is JobStatus.CHUNKING_IN_PROGRESS
+    assert started.error is None
+    assert (started.run_started_at or 0) > 17
+    jobs.begin_chunking(stack.aws, started)
+    assert stack.job() == started

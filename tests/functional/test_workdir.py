@@ -1,4 +1,4 @@
-"""Work directories are private and always removed, and nobody else's files are touched."""
+"""Work directories are private and always removed, and other files are not touched."""
 
 import os
 import shutil
@@ -178,7 +178,7 @@ def test_a_source_without_room_fails_before_its_download(stack: Stack, clip: Cli
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.FAILED
     assert stack.job().error == (
-        "a source of 0 MB needs 68 MB of temporary space and 10 MB are free: give the function a larger "
+        "remuxing 0 MB needs 68 MB of temporary space and 10 MB are free: give the function a larger "
         "EphemeralStorage (10,240 MB at most) or upload a smaller file"
     )
     assert fetched == []

@@ -1,1 +1,1 @@
-"""Input that somebody made to do harm, or that was broken on its way."""
+"""Input that is hostile or damaged."""

@@ -1,8 +1,8 @@
-"""Broken and hostile media files: `python -m tests.hostile.mutants` tries 2,000 of them, the tests a sample.
+"""Broken and hostile media files: `python -m tests.hostile.mutants` runs 2,000 of them, the tests a sample.
 
-Each is the source of a job and goes through the chunking handler, and its segments, if it has any, through the
-reassembly's. The job must end as `failed` with an error, or as `completed` with a final that holds what was planned
-(the reassembly reads it back), within 20 s and 300 MB, and leave no process behind.
+Each file is the source of a job. The job must end `failed` with an error, or `completed` with a final that holds what
+was planned, use at most 300 MB of memory, and leave no process behind. `make hostile` also reports jobs that take
+longer than 20 s.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from tests.crash.process import processes_in
 from tests.functional.stack import Stack
 from tests.media import clips
 
-MOST_S = 20
-MOST_BYTES = 300 * 1000 * 1000
-# The interpreter, our modules and the clients, before the first message.
+MAX_S = 20
+MAX_BYTES = 300 * 1000 * 1000
+# Memory of the interpreter, our modules and the clients before the first message.
 _IDLE_BYTES = 100 * 1000 * 1000
 SIZES = (0, 1, 7, 8, 2**31 - 1, 2**31, 2**32 - 1)
 BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsc", b"stsz", b"stco", b"ctts", b"stss")
@@ -41,70 +41,70 @@ BASES = ("plain", "two_audio", "hevc", "subtitles", "timecode", "matroska")
 type Mutation = Callable[[bytearray, random.Random], None]
 
 
-def _places(content: bytearray, names: tuple[bytes, ...] = (*BOXES, b"mdat", b"ftyp", b"elst")) -> list[int]:
+def _box_types(content: bytearray, names: tuple[bytes, ...] = (*BOXES, b"mdat", b"ftyp", b"elst")) -> list[int]:
     """Offsets of box types."""
-    return [place for name in names if (place := content.find(name)) >= 4]
+    return [offset for name in names if (offset := content.find(name)) >= 4]
 
 
-def flip_bits(content: bytearray, lot: random.Random) -> None:
-    for _ in range(lot.randint(1, 64)):
-        content[lot.randrange(len(content))] ^= 1 << lot.randrange(8)
+def flip_bits(content: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.randint(1, 64)):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
 
 
-def flip_bits_in_the_index(content: bytearray, lot: random.Random) -> None:
+def flip_bits_in_the_index(content: bytearray, rng: random.Random) -> None:
     begin = max(0, content.find(b"moov"))
-    for _ in range(lot.randint(1, 16)):
-        content[lot.randrange(begin, min(len(content), begin + 8000))] ^= 1 << lot.randrange(8)
+    for _ in range(rng.randint(1, 16)):
+        content[rng.randrange(begin, min(len(content), begin + 8000))] ^= 1 << rng.randrange(8)
 
 
-def truncate(content: bytearray, lot: random.Random) -> None:
-    del content[lot.randrange(len(content)) :]
+def truncate(content: bytearray, rng: random.Random) -> None:
+    del content[rng.randrange(len(content)) :]
 
 
-def resize_a_box(content: bytearray, lot: random.Random) -> None:
-    if places := _places(content):
-        place = lot.choice(places)
-        content[place - 4 : place] = struct.pack(">I", lot.choice(SIZES))
+def resize_a_box(content: bytearray, rng: random.Random) -> None:
+    if offsets := _box_types(content):
+        offset = rng.choice(offsets)
+        content[offset - 4 : offset] = struct.pack(">I", rng.choice(SIZES))
 
 
-def resize_a_box_to_64_bits(content: bytearray, lot: random.Random) -> None:
-    if places := _places(content):
-        place = lot.choice(places)
-        content[place - 4 : place] = struct.pack(">I", 1)
-        content[place + 4 : place + 12] = struct.pack(">Q", lot.choice((0, 15, 16, 2**63 - 1, 2**63, 2**64 - 1)))
+def resize_a_box_to_64_bits(content: bytearray, rng: random.Random) -> None:
+    if offsets := _box_types(content):
+        offset = rng.choice(offsets)
+        content[offset - 4 : offset] = struct.pack(">I", 1)
+        content[offset + 4 : offset + 12] = struct.pack(">Q", rng.choice((0, 15, 16, 2**63 - 1, 2**63, 2**64 - 1)))
 
 
-def lengthen_a_table(content: bytearray, lot: random.Random) -> None:
-    if places := _places(content, (b"stts", b"stsc", b"stco", b"ctts", b"stss", b"elst")):
-        place = lot.choice(places)
-        content[place + 8 : place + 12] = struct.pack(">I", lot.choice((10**6, 2**24, 2**31 - 1, 2**32 - 1)))
+def lengthen_a_table(content: bytearray, rng: random.Random) -> None:
+    if offsets := _box_types(content, (b"stts", b"stsc", b"stco", b"ctts", b"stss", b"elst")):
+        offset = rng.choice(offsets)
+        content[offset + 8 : offset + 12] = struct.pack(">I", rng.choice((10**6, 2**24, 2**31 - 1, 2**32 - 1)))
 
 
-def repeat_one_sample(content: bytearray, lot: random.Random) -> None:
-    """A million samples of a constant size in a tiny file."""
+def repeat_one_sample(content: bytearray, rng: random.Random) -> None:
+    """A million samples of a constant size in a small file."""
     for name, at in ((b"stsz", 8), (b"stts", 12)):
-        if (place := content.find(name)) >= 0:
-            content[place + at : place + at + 8] = struct.pack(">II", lot.choice((1, 1000, 10**6)), 10**6)
+        if (offset := content.find(name)) >= 0:
+            content[offset + at : offset + at + 8] = struct.pack(">II", rng.choice((1, 1000, 10**6)), 10**6)
 
 
-def nest_deeply(content: bytearray, lot: random.Random) -> None:
+def nest_deeply(content: bytearray, rng: random.Random) -> None:
     nested = b""
-    for _ in range(lot.choice((100, 5000))):
-        nested = struct.pack(">I4s", min(2**32 - 1, len(nested) + 8), lot.choice((b"moov", b"trak", b"udta"))) + nested
+    for _ in range(rng.choice((100, 5000))):
+        nested = struct.pack(">I4s", min(2**32 - 1, len(nested) + 8), rng.choice((b"moov", b"trak", b"udta"))) + nested
         if len(nested) > 100_000:
             break
-    place = max(4, content.find(b"moov")) - 4
-    content[place:place] = nested
+    offset = max(4, content.find(b"moov")) - 4
+    content[offset:offset] = nested
 
 
-def swap_boxes(content: bytearray, lot: random.Random) -> None:
-    if places := _places(content):
-        content[(place := lot.choice(places)) : place + 4] = lot.choice(BOXES)
+def swap_boxes(content: bytearray, rng: random.Random) -> None:
+    if offsets := _box_types(content):
+        content[(offset := rng.choice(offsets)) : offset + 4] = rng.choice(BOXES)
 
 
-def cut_out(content: bytearray, lot: random.Random) -> None:
-    begin = lot.randrange(len(content))
-    del content[begin : begin + lot.randint(1, 5000)]
+def cut_out(content: bytearray, rng: random.Random) -> None:
+    begin = rng.randrange(len(content))
+    del content[begin : begin + rng.randint(1, 5000)]
 
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -114,11 +114,11 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 
 def mutant(number: int, bases: list[bytes]) -> tuple[str, bytes]:
-    """The file of this number, always the same, and what was done to it."""
-    lot = random.Random(number)
+    """The file of this number and the name of its mutation. The same number gives the same file."""
+    rng = random.Random(number)
     mutation = MUTATIONS[number % len(MUTATIONS)]
     content = bytearray(bases[number // len(MUTATIONS) % len(bases)])
-    mutation(content, lot)
+    mutation(content, rng)
     return mutation.__name__, bytes(content)
 
 
@@ -133,7 +133,7 @@ class Result:
 
 
 def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Result:
-    """One mutant through the handlers, in a process of its own, so that its memory can be told."""
+    """Run one job in a process of its own, so that its memory can be measured."""
     mutation, content = mutant(number, bases)
     reading, writing = os.pipe()
     began = time.monotonic()
@@ -143,7 +143,7 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             text = _run_job(content, temporary, engine)
-        except BaseException as error:  # noqa: BLE001  # to be told
+        except BaseException as error:  # noqa: BLE001  # reported to the parent
             text = f"!{type(error).__name__}: {error}"
         os.write(writing, f"{_peak_bytes(begin_bytes)}\n{text[:2000]}".encode())
         os._exit(0)
@@ -158,7 +158,7 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
         text.partition(":")[0],
         seconds,
         int(peak or 0),
-        "; ".join(_complaints(text, seconds, int(peak or 0), temporary)),
+        "; ".join(_complaints(text, int(peak or 0), temporary)),
     )
 
 
@@ -167,10 +167,10 @@ def _own_peak_bytes() -> int:
 
 
 def _peak_bytes(begin_bytes: int) -> int:
-    """The most memory that a function would have had, or its ffmpeg.
+    """The peak memory that a function, or its ffmpeg, would have had.
 
-    This process began with all that the tests had, a function begins with `_IDLE_BYTES`. A program's figure begins
-    with that of whoever started it, so it says something when it is above.
+    This process starts with all the memory of the tests, a function with `_IDLE_BYTES`. The figure of a child process
+    starts with that of its parent, so it counts only when it is higher.
     """
     own = _own_peak_bytes()
     programs = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
@@ -183,30 +183,28 @@ def _run_job(content: bytes, temporary: Path, engine: str) -> str:
         stack = Stack.create(temporary)
         stack.add_job(engine={"S": engine})
         stack.upload(content)
-        given_back = stack.chunk(receive_count=5)
+        returned = stack.chunk(receive_count=5)
         job = stack.job()
         if job.status is JobStatus.CHUNKING_COMPLETE:
             if len(stack.segment_keys()) != job.total_segments:
                 return f"!{len(stack.segment_keys())} segments of {job.total_segments}"
             stack.process_segments()
-            given_back = stack.reassemble(receive_count=5)
+            returned = stack.reassemble(receive_count=5)
             job = stack.job()
-        if given_back or job.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
-            return f"!{job.status}, given back {len(given_back)}: {job.error}"
+        if returned or job.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
+            return f"!{job.status}, {len(returned)} returned: {job.error}"
         return f"{job.status}: {job.error}"
 
 
-def _complaints(text: str, seconds: float, peak_bytes: int, temporary: Path) -> Iterator[str]:
+def _complaints(text: str, peak_bytes: int, temporary: Path) -> Iterator[str]:
     if not text or text.startswith("!"):
         yield text or "the process died"
     if text.startswith("failed") and len(text) < len("failed: reason"):
         yield "failed without a reason"
-    if seconds > MOST_S:
-        yield f"took {seconds:.0f} s"
-    if peak_bytes > MOST_BYTES:
-        yield f"took {peak_bytes / 1e6:.0f} MB"
+    if peak_bytes > MAX_BYTES:
+        yield f"used {peak_bytes / 1e6:.0f} MB of memory"
     for pid, command in processes_in(temporary):
-        yield f"process {pid} is left: {command}"
+        yield f"process {pid} is still running: {command}"
 
 
 def make_bases(folder: Path) -> list[bytes]:
@@ -214,7 +212,7 @@ def make_bases(folder: Path) -> list[bytes]:
 
 
 def _share(numbers: range, engine: str) -> list[Result]:
-    """One process's share of the files."""
+    """The results of one process's share of the files."""
     results = []
     with tempfile.TemporaryDirectory() as folder:
         bases = make_bases(Path(folder))
@@ -226,11 +224,11 @@ def _share(numbers: range, engine: str) -> list[Result]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """What `make hostile` prints."""
+    """The table that `make hostile` prints."""
     counts = Counter((result.mutation, result.outcome) for result in results)
     outcomes = sorted({result.outcome for result in results})
     lines = [
-        f"| {' | '.join(('what was done', 'files', *outcomes))} |",
+        f"| {' | '.join(('mutation', 'files', *outcomes))} |",
         f"|---|{'--:|' * (1 + len(outcomes))}",
     ]
     for mutation in sorted({result.mutation for result in results}):
@@ -240,7 +238,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Try broken and hostile media files.")
+    parser = argparse.ArgumentParser(description="Run jobs with broken and hostile media files.")
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--processes", type=int, default=2)
@@ -254,9 +252,12 @@ def main() -> int:
         results = [result for share in shares for result in share.result()]
     print(table(results))
     complaints = sum(bool(result.complaint) for result in results)
+    slow = [result for result in results if result.seconds > MAX_S]
+    for result in slow:
+        print(f"{result.number} {result.mutation}: took {result.seconds:.0f} s", file=sys.stderr)
     slowest, largest = max(result.seconds for result in results), max(result.peak_bytes for result in results)
     print(f"\n{arguments.count} files, {complaints} complaints; slowest {slowest:.1f} s, peak {largest / 1e6:.0f} MB")
-    return 1 if complaints else 0
+    return 1 if complaints or slow else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Media made to do harm: nothing outside the work directory is read, nothing is fetched, everything ends."""
+"""Hostile media: nothing outside the work directory is read, nothing is fetched, and every job ends."""
 
 import socket
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 @pytest.mark.parametrize("number", range(SAMPLE))
-def test_a_broken_file_fails_in_words_or_gives_a_right_result(bases: list[bytes], tmp_path: Path, number: int) -> None:
-    """Within 20 s and 300 MB, and no process is left. `make hostile` tries 2,000."""
+def test_a_broken_file_fails_or_completes_correctly(bases: list[bytes], tmp_path: Path, number: int) -> None:
+    """With limited memory, and without a process left. `make hostile` runs 2,000 files."""
     assert attempt(number * 7, bases, tmp_path, "auto").complaint == ""
 
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A port on loopback where nobody may knock."""
+    """A port on loopback to which nobody may connect."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
@@ -50,10 +50,10 @@ def scripts(canary: Path, port: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["hls", "concat", "sdp", "dash", "subtitles", "image list"])
 @pytest.mark.parametrize("engine", ["auto", "ffmpeg"])
-def test_a_script_is_no_video(
+def test_a_playlist_is_not_a_video(
     stack: Stack, clip: ClipMaker, tmp_path: Path, listener: socket.socket, kind: str, engine: str
 ) -> None:
-    """The file that it names is not opened, its address is not asked."""
+    """The file that it names is not opened, and its URL is not requested."""
     canary = tmp_path / f"{CANARY}.mp4"
     canary.write_bytes(clip("plain").read_bytes())
     accessed = canary.stat().st_atime_ns
@@ -72,7 +72,7 @@ def test_a_script_is_no_video(
 def test_a_reference_to_other_media_is_not_followed(
     stack: Stack, clip: ClipMaker, listener: socket.socket, reference: str
 ) -> None:
-    """An MP4 may say that its samples lie in another file."""
+    """A data reference of an MP4 may name another file as the location of its samples."""
     target = reference.format(port=listener.getsockname()[1]).encode() + b"\0"
     content = clip("plain").read_bytes()
     # Data reference entries: flag 1 says "in this file"; without it, a location follows.

@@ -1,4 +1,4 @@
-"""Messages that nobody would send: no exception leaves the handler, and no other record is disturbed."""
+"""Hostile messages: no exception leaves the handler, and no other record is affected."""
 
 import json
 from typing import Any
@@ -42,27 +42,27 @@ bodies = (
 @WILD
 @given(st.lists(bodies, max_size=9), st.integers(0, 9))
 @example(["[" * 100_000, "1" * 5000, '{"Records": [{"s3": 1}]}', '"\ud800"'], 2)
-def test_the_chunking_handler_survives_any_message(stack: Stack, wild: list[str], place: int) -> None:
-    """A test event among them is acknowledged whatever is beside it."""
-    batch: list[Any] = [*wild[:place], {"Event": "s3:TestEvent"}, *wild[place:]]
+def test_the_chunking_handler_survives_any_message(stack: Stack, wild: list[str], position: int) -> None:
+    """A test event among them is acknowledged."""
+    batch: list[Any] = [*wild[:position], {"Event": "s3:TestEvent"}, *wild[position:]]
     failures = stack.deliver(stack.chunking, *batch)
-    assert f"message-{min(place, len(wild))}" not in failures
+    assert f"message-{min(position, len(wild))}" not in failures
 
 
 @WILD
 @given(st.lists(bodies, max_size=9), st.integers(0, 9))
 @example([json.dumps({"job_id": "x" * 5000})], 0)
-def test_the_reassembly_handler_survives_any_message(stack: Stack, wild: list[str], place: int) -> None:
-    """A job that is not known is acknowledged whatever is beside it."""
-    batch: list[Any] = [*wild[:place], {"job_id": "unknown"}, *wild[place:]]
+def test_the_reassembly_handler_survives_any_message(stack: Stack, wild: list[str], position: int) -> None:
+    """A message for an unknown job among them is acknowledged."""
+    batch: list[Any] = [*wild[:position], {"job_id": "unknown"}, *wild[position:]]
     failures = stack.deliver(stack.reassembly, *batch)
-    assert f"message-{min(place, len(wild))}" not in failures
+    assert f"message-{min(position, len(wild))}" not in failures
 
 
 @WILD
 @given(st.dictionaries(st.sampled_from(["ApproximateReceiveCount", "SentTimestamp", "x"]), st.text(max_size=5)))
 def test_attributes_may_be_anything(stack: Stack, attributes: dict[str, str]) -> None:
-    """A receive count that is no number is a first receive."""
+    """A receive count that is not a number counts as the first receive."""
     event = {
         "Records": [
             {
@@ -77,6 +77,6 @@ def test_attributes_may_be_anything(stack: Stack, attributes: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a/b", "a\nb", "a\0b", "\ud800", "x" * 1000])
-def test_what_is_no_job_id(text: str) -> None:
-    """Nothing that could be a path, a line, or longer than S3's keys allow."""
+def test_texts_that_are_not_job_ids(text: str) -> None:
+    """No path, no control character, and nothing longer than S3's keys allow."""
     assert not is_job_id(text)

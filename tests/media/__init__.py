@@ -1,1 +1,1 @@
-"""Clips for the tests, and a way to look at media again that shares nothing with the code under test."""
+"""Clips for the tests, and an inspection of media that shares no code with the product."""

@@ -1,4 +1,4 @@
-"""Clips, made by the ffmpeg of the layer from its own test sources; each is made once per session."""
+"""Clips, made by the layer's ffmpeg from its own test sources."""
 
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\none\n\n2\n00:00:06,000 --> 00:00:
 
 
 def ffmpeg(*arguments: str, cwd: Path | None = None) -> str:
-    """Run ffmpeg quietly; what it printed."""
+    """Run ffmpeg; its output."""
     done = subprocess.run(
         [str(ffmpeg_path()), "-hide_banner", "-nostdin", "-v", "error", "-y", *arguments],
         capture_output=True,
@@ -48,7 +48,7 @@ def _h264(gop: int = 25) -> list[str]:
 
 
 def make(name: str, path: Path) -> Path:
-    """Make the named clip: ten seconds with a keyframe every second unless its name says otherwise."""
+    """Make the named clip: ten seconds with a sync sample every second, unless its name says otherwise."""
     _MAKERS[name](path)
     return path
 
@@ -70,9 +70,9 @@ def _audio_only(path: Path) -> None:
 
 
 def _audio_with_cover(path: Path) -> None:
-    picture = _fill(_SOURCE, rate="1", seconds=1)
+    cover = _fill(_SOURCE, rate="1", seconds=1)
     ffmpeg(
-        *_tone(), *picture, *_AAC, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-disposition:v", "attached_pic", str(path)
+        *_tone(), *cover, *_AAC, "-c:v", "mjpeg", "-pix_fmt", "yuvj420p", "-disposition:v", "attached_pic", str(path)
     )
 
 
@@ -129,7 +129,7 @@ def _late_video(path: Path) -> None:
 
 
 def _timecode(path: Path) -> None:
-    """A QuickTime file with a timecode track, under the name of an MP4."""
+    """A QuickTime file with a timecode track, named .mp4."""
     ffmpeg(*_video(), *_tone(), *_h264(), *_AAC, "-timecode", "01:00:00:00", "-f", "mov", str(path))
 
 
@@ -157,7 +157,7 @@ def _matroska(path: Path) -> None:
 
 
 def _wma_audio(path: Path) -> None:
-    """Sound that an MP4 cannot hold."""
+    """Audio that an MP4 cannot hold."""
     ffmpeg(*_video(), *_tone(), *_h264(), "-c:a", "wmav2", "-f", "asf", str(path))
 
 
@@ -176,7 +176,7 @@ def _crash_five(path: Path) -> None:
 
 
 def _crash_other(path: Path) -> None:
-    """As long as the five segments, and nothing like them."""
+    """As long as the clip of five segments, with different frames and audio."""
     ffmpeg(*_video("5", 20), *_tone(880, 20), "-vf", "negate", *_h264(5), *_AAC, str(path))
 
 

@@ -1,4 +1,4 @@
-"""Looking at a media file again: decoded pictures and packets, by ffmpeg and ffprobe."""
+"""Decoded frames and packets of a media file, by ffmpeg and ffprobe."""
 
 import json
 import subprocess
@@ -14,14 +14,14 @@ from tests.media.clips import ffmpeg
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A decoded picture or a packet: when it is presented, and a hash of what it holds."""
+    """A decoded frame or a packet: its presentation time and a hash of its content."""
 
     presented_at_s: Fraction
     content: str
 
 
 def decoded_frames(path: Path) -> list[Sample]:
-    """Every picture of the first video track, decoded."""
+    """Every decoded frame of the first video track."""
     return _samples(ffmpeg("-i", str(path), "-map", "0:V:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"))
 
 
@@ -44,7 +44,7 @@ def packets(path: Path, track: str) -> list[Sample]:
 
 
 def streams(path: Path) -> list[dict[str, Any]]:
-    """What ffprobe says of each track."""
+    """The tracks as ffprobe describes them."""
     printed = subprocess.run(
         [str(ffprobe_path()), "-v", "error", "-of", "json", "-show_streams", str(path)],
         capture_output=True,
@@ -61,7 +61,7 @@ def largest_shift_ms(before: list[Sample], after: list[Sample]) -> float:
 
 
 def is_fast_start(path: Path) -> bool:
-    """Whether the movie header stands before the media."""
+    """Whether the movie header is in front of the media."""
     content = path.read_bytes()
     return 0 <= content.find(b"moov") < content.find(b"mdat")
 

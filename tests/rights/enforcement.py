@@ -68,6 +68,10 @@ def required_rights(service: str, operation: str, params: Parameters) -> list[Ri
         case "sqs":
             queue = params.get("QueueUrl", "").rpartition("/")[2]
             return [(f"sqs:{operation.removesuffix('Batch')}", queue_arn(queue) if queue else "*")]
+        case "dynamodb" if operation == "TransactWriteItems":
+            items = [item for each in params["TransactItems"] for item in each.items()]
+            names = {"ConditionCheck": "ConditionCheckItem", "Put": "PutItem", "Update": "UpdateItem"}
+            return [(f"dynamodb:{names[action]}", table_arn(item["TableName"])) for action, item in items]
         case "dynamodb":
             table = table_arn(params["TableName"]) if "TableName" in params else "*"
             index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
@@ -97,7 +101,7 @@ _ON_BUCKET = {
     "ListObjectsV2": "s3:ListBucket",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
 }
-# What a parameter needs beside the operation itself. A write with If-Match tells about what is there.
+# The rights that a parameter needs beside the operation. A write with If-Match reveals whether an object exists.
 _ON_OBJECT_BY_PARAMETER = {"IfMatch": "s3:GetObject", "Tagging": "s3:PutObjectTagging", "ACL": "s3:PutObjectAcl"}
 
 

@@ -123,8 +123,14 @@ def test_a_local_file_is_uploaded_in_parts() -> None:
 
 
 def test_a_video_of_100_gb_has_few_parts() -> None:
-    """200 segments of 500 MB take one copied part each."""
-    assert len(plan_parts([b"moov", *(ByteRange(number, 0, 500 * 10**6) for number in range(200))])) == 201
+    """200 segments of 500 MB take eight copied parts each."""
+    assert len(plan_parts([b"moov", *(ByteRange(number, 0, 500 * 10**6) for number in range(200))])) == 1601
+
+
+def test_a_very_large_object_fits_into_the_parts_that_s3_allows() -> None:
+    """2 TB in one range, copied or uploaded: the parts are larger."""
+    for local in (frozenset({0}), frozenset[int]()):
+        assert len(plan_parts([ByteRange(0, 0, 2 * 10**12)], local)) <= 5_001
 
 
 def test_too_many_parts_are_an_error_before_the_first_is_sent() -> None:

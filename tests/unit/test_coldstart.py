@@ -14,7 +14,7 @@ def test_a_slow_import_is_reported() -> None:
     """The complaint has the ratio; exactly the limit is accepted."""
     handlers = [measured("chunking", 1.4), measured("reassembly", 1.3)]
     assert complaints(measured("boto3", 1.0), handlers, 1.3) == [
-        "importing chunking costs 1.40 times boto3: at most 1.3 is fine"
+        "importing chunking takes 1.40 times as long as boto3: the limit is 1.3"
     ]
 
 

@@ -8,6 +8,7 @@ from media_worker.errors import (
     FailureRecorded,
     FfmpegFailed,
     LeaseHeld,
+    LeaseLost,
     MediaWorkerError,
     MessageError,
     NotEnoughTime,
@@ -16,7 +17,8 @@ from media_worker.errors import (
     ReceivesUsedUp,
     SettingsError,
 )
-from media_worker.handlers import DISPOSITIONS, Delivery, Disposition, disposition_of
+from media_worker.final_delivery import Delivery
+from media_worker.handlers import DISPOSITIONS, Disposition, disposition_of
 
 MAX_RECEIVE_COUNT = 6
 LAST_ATTEMPT, FINAL = 5, 6
@@ -66,8 +68,8 @@ def test_a_record_is_reenqueued_if_its_receives_were_used_up_by_waiting(
 @every_class
 @every_receive
 def test_the_last_attempt_fails_the_job(kind: type[Exception], receive_count: int) -> None:
-    """Not after errors that say nothing about the job, that somebody else answers for, or that failed it already."""
-    never = (NothingToDo, PermanentError, MessageError, FailureRecorded, ReceivesUsedUp, LeaseHeld)
+    """Not after errors that say nothing about the job, that another delivery handles, or that failed it already."""
+    never = (NothingToDo, PermanentError, MessageError, FailureRecorded, ReceivesUsedUp, LeaseHeld, LeaseLost)
     expected = receive_count >= LAST_ATTEMPT and not issubclass(kind, never)
     assert after(kind, receive_count).fails_job == expected
 
@@ -88,13 +90,16 @@ def test_no_error_fails_a_job_before_its_last_attempt(kind: type[Exception]) -> 
         (FailureRecorded, [0] * 8),
         (ReceivesUsedUp, [0] * 8),
         (LeaseHeld, [100] * 8),
+        (LeaseLost, [None] * 8),
         (MessageError, [0] * 8),
         (NothingToDo, [0] * 8),
         (PermanentError, [0] * 8),
     ],
 )
-def test_the_delay(kind: type[Exception], delays_s: list[int]) -> None:
-    """The back-off doubles from 5 s to 300 s. An error that knows better sets its own delay."""
+def test_the_delay(kind: type[Exception], delays_s: list[int | None]) -> None:
+    """The back-off doubles from 5 s to 300 s. An error that knows better sets its own delay; a message that somebody
+    else may have received is left alone.
+    """
     assert [after(kind, receive_count).delay_s for receive_count in range(1, 9)] == delays_s
 
 

@@ -1,101 +1,56 @@
-"""Command lines for ffmpeg, whole; and what it prints, read."""
+"""What ffmpeg may open, and how its output is parsed. The behaviour of the commands is tested with a real ffmpeg."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_worker.engines.commands import (
-    Media,
+    CONTAINERS,
+    PacketTimes,
     Track,
-    concat_list,
-    frames_command,
-    join_command,
-    parse_frames,
+    parse_packets,
     parse_tracks,
     probe_command,
-    split_command,
+    remux_command,
     trial_command,
 )
-from media_worker.engines.cuts import Frame, Plan
-from media_worker.errors import BadSource
 
-BEGIN = ["ffmpeg", "-hide_banner", "-nostdin", "-nostats", "-v", "error", "-y"]
-WHITELIST = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
-FILES_ONLY = ["-protocol_whitelist", "file", "-format_whitelist", WHITELIST]
-NO_COVERS = ["-map", "-0:disp:attached_pic"]
-
-VIDEO, SOUND, DATA = Track(0, "video", "h264", "192x108"), Track(1, "audio", "aac", "48000 Hz mono"), Track(2, "data")
-MEDIA = Media((VIDEO, SOUND))
-WITH_DATA = Media((VIDEO, SOUND, DATA), (DATA,))
+VIDEO, AUDIO = Track(0, "video", "h264", "192x108"), Track(1, "audio", "aac", "48000 Hz mono")
+_NO_TIME = -(1 << 63)
 
 
-def test_the_probe_reads_no_media() -> None:
-    """It maps every track and stops before the first packet."""
-    assert probe_command("ffmpeg", "source") == [
-        *(*BEGIN, *FILES_ONLY, "-i", "source"),
-        *("-copy_unknown", "-map", "0", "-c", "copy", "-t", "0", "-f", "framecrc", "-"),
+def commands(name: str) -> list[list[str]]:
+    return [
+        probe_command("ffmpeg", name),
+        trial_command("ffmpeg", name, "trial.mp4"),
+        remux_command("ffmpeg", name, [VIDEO, AUDIO], "out.mp4"),
     ]
 
 
-def test_the_trial_writes_a_header_only() -> None:
-    """Whether an MP4 holds some tracks is asked of ffmpeg's muxer."""
-    assert trial_command("ffmpeg", "source", ("-map", "0:2"), "out.mp4") == [
-        *(*BEGIN, *FILES_ONLY, "-i", "source", "-map", "0:2"),
-        *("-c", "copy", "-t", "0", "-f", "mp4", "out.mp4"),
-    ]
+def option(command: Sequence[str], name: str) -> str:
+    """The value of an option of the input."""
+    before_input = command[: command.index("-i")]
+    return before_input[before_input.index(name) + 1]
 
 
-def test_the_list_of_frames_reads_every_track() -> None:
-    """It prints the first real video track and fails at the first damage in any track."""
-    assert frames_command("ffmpeg", "source") == [
-        *(*BEGIN, "-xerror", *FILES_ONLY, "-i", "source"),
-        *("-map", "0:V:0", "-c", "copy", "-f", "framecrc", "-"),
-        *("-map", "0", "-copy_unknown", "-c", "copy", "-f", "null", "-"),
-    ]
+@pytest.mark.parametrize("demuxer", ["hls", "concat", "dash", "image2", "sdp", "rtsp", "tee", "lavfi", "applehttp"])
+def test_an_input_is_never_a_list_of_other_files(demuxer: str) -> None:
+    """No demuxer that opens the files that a file names is allowed."""
+    assert demuxer not in CONTAINERS.split(",")
+    assert {option(command, "-format_whitelist") for command in commands("source")} == {CONTAINERS}
 
 
-def test_the_split_cuts_at_the_plans_frames() -> None:
-    """Frame numbers, no times: nothing is rounded. Left-out tracks and covers are not mapped."""
-    plan = Plan((0, 100, 225), 300, Fraction(4))
-    assert split_command("ffmpeg", "source", WITH_DATA, plan) == [
-        *(*BEGIN, "-xerror", *FILES_ONLY, "-i", "source"),
-        *("-map", "0", *NO_COVERS, "-map", "-0:2"),
-        *("-ignore_unknown", "-c", "copy", "-avoid_negative_ts", "disabled"),
-        *("-f", "segment", "-segment_frames", "100,225", "-reset_timestamps", "1"),
-        *("-segment_format", "mp4", "-segment_list", "pipe:1", "-segment_list_type", "flat", "%05d.mp4"),
-    ]
+@pytest.mark.parametrize(("name", "protocol"), [("source", "file"), ("pipe:0", "pipe")])
+def test_an_input_has_one_protocol(name: str, protocol: str) -> None:
+    """A file cannot make ffmpeg fetch a URL, and fed media cannot make it open a file."""
+    assert {option(command, "-protocol_whitelist") for command in commands(name)} == {protocol}
 
 
-def test_a_split_without_a_cut_is_told_one_that_never_comes() -> None:
-    """The muxer would cut every two seconds otherwise."""
-    command = split_command("ffmpeg", "source", MEDIA, Plan((0,), 300, Fraction(4)))
-    assert command[command.index("-segment_frames") + 1] == "301"
-
-
-def test_the_join_takes_only_files_that_we_named() -> None:
-    """The concat script is ours and safe; what it names must be a real container."""
-    assert join_command("ffmpeg", "list.txt", MEDIA, "final.mp4") == [
-        *(*BEGIN, "-copyts", "-protocol_whitelist", "file", "-format_whitelist", f"concat,{WHITELIST}"),
-        *("-f", "concat", "-safe", "1", "-i", "list.txt", "-map", "0", *NO_COVERS),
-        *("-ignore_unknown", "-c", "copy", "-avoid_negative_ts", "disabled"),
-        *("-movflags", "+faststart", "-f", "mp4", "final.mp4"),
-    ]
-
-
-@pytest.mark.parametrize("forbidden", ["hls", "concat", "dash", "image2", "sdp", "rtsp", "tee", "lavfi", "applehttp"])
-def test_a_source_is_never_a_list_of_other_files(forbidden: str) -> None:
-    """No demuxer that opens what a file names is on the list for sources."""
-    assert forbidden not in WHITELIST.split(",")
-    for command in (probe_command("ffmpeg", "s"), frames_command("ffmpeg", "s")):
-        assert command[command.index("-format_whitelist") + 1] == WHITELIST
-
-
-def test_the_concat_list_says_how_long_each_file_but_the_last_is() -> None:
-    """To the microsecond, as the demuxer reads it."""
-    assert concat_list(["a.mp4", "b.mp4", "c.mp4"], [Fraction(4), Fraction(10, 3)]) == (
-        "ffconcat version 1.0\nfile 'a.mp4'\nduration 4.000000\nfile 'b.mp4'\nduration 3.333333\nfile 'c.mp4'\n"
-    )
+def test_a_damaged_file_fails_the_remux() -> None:
+    """Otherwise ffmpeg would leave out what it cannot read."""
+    assert "-xerror" in remux_command("ffmpeg", "source", [VIDEO], "out.mp4")
 
 
 PROBED = """\
@@ -117,12 +72,12 @@ PROBED = """\
 """
 
 
-def test_tracks_are_read_from_what_ffmpeg_prints() -> None:
-    """Kind, codec, and what else has to be the same for a join; what is not said is unknown."""
-    assert parse_tracks(PROBED) == (VIDEO, SOUND, Track(2, "data", "bin_data"), Track(3))
+def test_tracks_are_parsed() -> None:
+    """Kind, codec and shape; what ffmpeg does not print is unknown."""
+    assert parse_tracks(PROBED) == (VIDEO, AUDIO, Track(2, "data", "bin_data"), Track(3))
 
 
-def test_a_track_reads_well() -> None:
+def test_a_track_in_words() -> None:
     """Logs and errors show it like this."""
     assert [str(track) for track in parse_tracks(PROBED)] == [
         "track 0 (video, h264, 192x108)",
@@ -132,62 +87,46 @@ def test_a_track_reads_well() -> None:
     ]
 
 
-def test_sound_without_a_layout_shows_its_rate() -> None:
-    """Nothing hangs over."""
+def test_audio_without_a_channel_layout_shows_its_rate() -> None:
+    """Ffmpeg prints no layout for some PCM tracks."""
     lines = "#tb 0: 1/8000\n#media_type 0: audio\n#codec_id 0: pcm_s16le\n#sample_rate 0: 8000\n"
     assert str(parse_tracks(lines)[0]) == "track 0 (audio, pcm_s16le, 8000 Hz)"
 
 
-def test_no_tracks_in_nothing() -> None:
-    """Noise is no track."""
-    assert parse_tracks("") == ()
-    assert parse_tracks("hello\n#extradata 0: 40, 0xb1\n") == ()
+@pytest.mark.parametrize("text", ["", "hello\n#extradata 0: 40, 0xb1\n"])
+def test_other_output_has_no_tracks(text: str) -> None:
+    """Only a line with a time base describes a track."""
+    assert parse_tracks(text) == ()
 
 
-def test_kept_tracks_are_those_not_left_out() -> None:
-    """In their order."""
-    assert WITH_DATA.kept == (VIDEO, SOUND)
-
-
-def test_frames_are_read_exactly() -> None:
-    """Times are fractions in the track's own time base; a flags column tells when a frame is no keyframe."""
-    lines = [
-        "#software: Lavf62",
-        "#tb 0: 1001/30000",
-        "#media_type 0: video",
-        "0,         -2,          0,        1,     4935, 0xf446732e",
-        "0,         -1,          3,        1,     1553, 0x8f95c3c8, F=0x0",
-        "0,          0,          1,        1,      750, 0x910d6cef, F=0x5, S=1, MPEGTS Stream ID,        1, 0x00e000e0",
-        "0,          1,          2,        1,      750, 0x910d6cef, S=1, F=0x0",
-    ]
-    tick = Fraction(1001, 30000)
-    assert list(parse_frames(iter(lines))) == [
-        Frame(-2 * tick, 0 * tick, tick, is_keyframe=True),
-        Frame(-1 * tick, 3 * tick, tick, is_keyframe=False),
-        Frame(0 * tick, 1 * tick, tick, is_keyframe=True),
-        Frame(1 * tick, 2 * tick, tick, is_keyframe=False),
-    ]
-
-
-@given(
-    st.fractions(min_value=Fraction(1, 100_000), max_value=1, max_denominator=100_000),
-    st.lists(
-        st.tuples(st.integers(-(2**40), 2**40), st.integers(-(2**40), 2**40), st.integers(0, 2**31), st.booleans())
-    ),
+packets = st.lists(
+    st.tuples(st.integers(-(2**40), 2**40), st.integers(0, 2**31), st.sampled_from([0x0, 0x1, 0x4, 0x5])), min_size=1
 )
-def test_every_frame_that_is_printed_is_read(time_base: Fraction, frames: list[tuple[int, int, int, bool]]) -> None:
-    """parse(print(frames)) == frames, in any time base."""
-    printed = [f"#tb 0: {time_base.numerator}/{time_base.denominator}"] + [
-        f"0, {dts:10}, {pts:10}, {duration:8}, {100:8}, 0x00000000" + ("" if key else ", F=0x0")
-        for dts, pts, duration, key in frames
-    ]
-    assert list(parse_frames(iter(printed))) == [
-        Frame(dts * time_base, pts * time_base, duration * time_base, key) for dts, pts, duration, key in frames
-    ]
 
 
-def test_a_frame_without_a_time_cannot_be_cut() -> None:
-    """An AVI or MPEG with B-frames does not say when they are presented; a guess would show them at wrong times."""
-    line = "0,          1, -9223372036854775808,        1,     1553, 0x8f95c3c8, F=0x0"
-    with pytest.raises(BadSource, match="does not say when each picture is presented; convert it"):
-        list(parse_frames(iter([line])))
+@given(packets)
+def test_the_presented_times_of_packets(found: list[tuple[int, int, int]]) -> None:
+    """Packets that are decoded but not presented (flag 4) count, but have no part in what is presented."""
+    lines = ["#tb 0: 1001/30000"]
+    lines += [f"0, {pts:10}, {pts:10}, {duration:8}, 100, 0x0, F={flags:#x}" for pts, duration, flags in found]
+    (times,) = parse_packets(lines)
+    presented = [(pts, pts + duration) for pts, duration, flags in found if not flags & 4]
+    assert (times.time_base, times.count, times.are_known) == (Fraction(1001, 30000), len(found), True)
+    assert times.first == min(pts for pts, _, _ in found)
+    assert times.discarded == len(found) - len(presented)
+    assert times.presented_start == min((start for start, _ in presented), default=None)
+    assert times.presented_end == max((end for _, end in presented), default=None)
+
+
+def test_packets_of_several_tracks() -> None:
+    """Each has its own time base; a packet without flags is a sync sample."""
+    first, second = parse_packets(["#tb 0: 1/25", "#tb 1: 1/48000", "0, 0, 0, 1, 9, 0x0", "1, 0, -1024, 1024, 9, 0x0"])
+    assert (first.time_base, first.count) == (Fraction(1, 25), 1)
+    assert (second.time_base, second.first) == (Fraction(1, 48000), -1024)
+
+
+def test_a_packet_without_a_presentation_time_is_noticed() -> None:
+    """An AVI with B-frames has none, and a guess would present frames at wrong times."""
+    (times,) = parse_packets(["#tb 0: 1/25", f"0, 1, {_NO_TIME}, 1, 1553, 0x8f95c3c8, F=0x0"])
+    assert not times.are_known
+    assert times == PacketTimes(Fraction(1, 25), count=1, are_known=False)

@@ -9,7 +9,7 @@ from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 from media_worker.errors import PermanentError
-from media_worker.jobs import TRANSITIONS, Job, JobStatus, _exact
+from media_worker.jobs import CANCELLABLE, RETRIABLE, TRANSITIONS, Job, JobStatus, _exact
 
 S = JobStatus
 ROW = {"job_id": "j", "status": "created", "mode": "sbs"}
@@ -48,6 +48,19 @@ def test_the_statuses_that_others_set() -> None:
 def test_final_statuses_are_final(end: JobStatus) -> None:
     """A deleted or completed job is never brought back."""
     assert all(end not in reached_from for reached_from in TRANSITIONS.values())
+
+
+@pytest.mark.parametrize("to", TRANSITIONS)
+def test_a_cancelled_job_can_become_nothing(to: JobStatus) -> None:
+    """Until an explicit retry removes `cancelled_at`. Without it, a failed job can be redriven."""
+    assert not job(status="failed", cancelled_at=1).can_become(to)
+    assert job(status="failed").can_become(to) == (S.FAILED in TRANSITIONS[to])
+
+
+def test_a_person_can_do_more_than_a_message() -> None:
+    """Retry ended jobs; cancel all that have not completed."""
+    assert {S.FAILED, S.COMPLETED} == RETRIABLE
+    assert set(S) - {S.COMPLETED, S.DELETED} == CANCELLABLE
 
 
 def test_a_row_needs_three_attributes() -> None:

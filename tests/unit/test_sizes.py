@@ -18,20 +18,20 @@ def build(folder: Path, **bytes_of: int) -> Path:
 
 def test_weight(tmp_path: Path) -> None:
     """The size of a folder is that of its files; zipped, it is smaller."""
-    weight = sizes.weigh(build(tmp_path, FfmpegLayer=100_000) / "FfmpegLayer")
-    assert (weight.name, weight.unzipped_bytes) == ("FfmpegLayer", 100_000)
-    assert 0 < weight.zipped_bytes < 1_000
+    size = sizes.measure(build(tmp_path, FfmpegLayer=100_000) / "FfmpegLayer")
+    assert (size.name, size.unzipped_bytes) == ("FfmpegLayer", 100_000)
+    assert 0 < size.zipped_bytes < 1_000
 
 
-def test_sum(tmp_path: Path) -> None:
+def test_the_sum(tmp_path: Path) -> None:
     """Lambda unpacks all layers and one function: the larger one counts."""
     build(tmp_path, SharedLayer=10, FfmpegLayer=200, ChunkingFunction=3_000, ReassemblyFunction=4_000)
-    weights = [sizes.weigh(folder) for folder in tmp_path.iterdir() if folder.is_dir()]
-    assert sizes.unpacked_together_bytes(weights) == 4_210
+    measured = [sizes.measure(folder) for folder in tmp_path.iterdir() if folder.is_dir()]
+    assert sizes.unpacked_together_bytes(measured) == 4_210
 
 
 @pytest.mark.parametrize(("limit_bytes", "code", "verdict"), [(210, 0, "within"), (209, 1, "OVER")])
-def test_limit(
+def test_the_limit(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

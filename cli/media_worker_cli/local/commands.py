@@ -12,7 +12,7 @@ from pathlib import Path
 from botocore.exceptions import BotoCoreError
 
 from media_worker_cli import fetching, progress
-from media_worker_cli.errors import CloudError, JobFailed, UsageError
+from media_worker_cli.errors import CloudError, FramesMissing, JobFailed, UsageError
 from media_worker_cli.local import cloud as clouds
 from media_worker_cli.local.cloud import Cloud, state_directory
 from media_worker_cli.local.deployment import ROOT, STACK_NAME, client_environment, current_fingerprint, isolated
@@ -22,6 +22,7 @@ from media_worker_cli.local.run import run as run_pipeline
 from media_worker_cli.segment_command import parse_command
 from media_worker_cli.stack import Stack, find_stack
 from media_worker_cli.submission import Submission, require_source
+from media_worker_cli.summary import describe_frames
 
 
 def up(_: Namespace) -> int:
@@ -72,6 +73,8 @@ def run(arguments: Namespace) -> int:
             raise CloudError(f"the local cloud has stopped; its output is in {state / 'cloud.log'}") from error
         raise
     print(json.dumps(summary.as_json(), indent=2) if arguments.json else "\n".join(summary.as_lines()))
+    if arguments.frame_check != "any" and summary.frames_are_missing:
+        raise FramesMissing(describe_frames(summary.frames_in, summary.frames_out))
     return 0
 
 

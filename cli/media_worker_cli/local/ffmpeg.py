@@ -34,12 +34,15 @@ def with_ffmpeg_on_path(environ: dict[str, str], directory: Path) -> dict[str, s
 
 
 def count_frames(path: Path) -> int | None:
-    """The number of video packets in the first video track that is not a cover image; None if there is none."""
-    entries = ["-select_streams", "V:0", "-count_packets", "-show_entries", "stream=nb_read_packets"]
+    """The frames that the first video track presents, without decoding them; None if there is no video.
+
+    Cover images are not video. Packets outside the edit list carry the flag D: they are decoded, but not presented.
+    """
+    entries = ["-select_streams", "V:0", "-show_entries", "packet=flags"]
     argv = [str(ffprobe_path()), "-v", "error", *entries, "-of", "csv=p=0", f"file:{path}"]
-    counted = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    first = counted.stdout.strip().partition("\n")[0].strip(",")
-    return int(first) if first.isdigit() else None
+    listed = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    flags = listed.stdout.split()
+    return sum("D" not in each for each in flags) if flags else None
 
 
 def _static(path: str) -> Path:

@@ -13,26 +13,30 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from media_worker.aws import Aws
+from media_worker.errors import MessageError
+from media_worker.interruption import Host
 from media_worker.jobs import JobStatus, read_job
-from media_worker.keys import SegmentKey
-from media_worker.worker import parse_segments, process_next_message
+from media_worker.messages import parse_segment_body
+from media_worker.segment_command import run_command
+from media_worker.worker import SegmentOptions, Worker, WorkerOptions
 
 from media_worker_cli.fetching import fetch, final_size_bytes
 from media_worker_cli.local.ffmpeg import count_frames
-from media_worker_cli.progress import Bytes, Display, show_job
-from media_worker_cli.segment_command import SegmentCommand
+from media_worker_cli.progress import Bytes, Display, JobDisplay
 from media_worker_cli.stack import Stack
 from media_worker_cli.submission import Submission, remove_job, submit
 from media_worker_cli.summary import StepCost, Summary, read_outcome
 from media_worker_cli.watching import LOCAL_INTERVAL_S, JobProgress, watch
 
 _POLL_S = 1
+_RETRY_DELAY_S = 2
 # After a crash between receiving a message and forwarding it, the next run receives it this much later.
 _FORWARD_VISIBILITY_S = 30
 # A message that belongs to no run is for a worker that the user has started, which gets this long to receive it.
@@ -72,9 +76,11 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
         submit(stack.aws, request.submission, upload.add)
         upload_s = time.monotonic() - started
 
+        job_display = JobDisplay(display)
+
         def report(progress: JobProgress) -> None:
             workers.raise_failure()
-            show_job(display, progress)
+            job_display.show(progress)
 
         job = watch(stack.aws, job_id, report, LOCAL_INTERVAL_S)
         size_bytes = final_size_bytes(stack.aws, job_id)
@@ -83,8 +89,18 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
         steps = (StepCost("upload", upload_s, source.stat().st_size), *recorded)
         seconds = time.monotonic() - started
     frames_in, frames_out = count_frames(source), count_frames(request.out)
+    total = job.total_segments or 0
     return Summary(
-        job_id, request.out, size_bytes, job.total_segments or 0, frames_in, frames_out, steps, seconds, tracks_used
+        job_id,
+        request.out,
+        size_bytes,
+        total,
+        frames_in,
+        frames_out,
+        steps,
+        seconds,
+        notice=job.notice,
+        tracks_used=tracks_used,
     )
 
 
@@ -125,31 +141,40 @@ class Workers:
 
 @contextmanager
 def processing_segments(stack: Stack, job_id: str, processing: Processing) -> Iterator[Workers]:
-    """Process a job's segments while the block runs. At its end, running segment commands are killed."""
-    command = SegmentCommand(processing.words, processing.environ) if processing.words else None
-    workers = Workers()
+    """Process a job's segments while the block runs. At its end, running segment commands are killed.
 
-    def process(segment: SegmentKey, source: Path, target: Path) -> None:
-        if command:
-            command.run(segment.segment_index, source, target)
-        else:
-            shutil.copyfile(source, target)
-        if processing.keep:
-            _keep(processing.keep, segment.segment_index, source, target)
-
+    A segment that fails is processed again; when that has failed three times, the job is `failed`.
+    """
     with ExitStack() as cleanup:
         queue_url = cleanup.enter_context(run_queue(stack.aws, job_id))
+        directory = Path(cleanup.enter_context(TemporaryDirectory(prefix="media-worker-run-")))
+        settings = replace(stack.aws.settings, segment_queue_url=queue_url)
+        options = WorkerOptions(directory=directory, segment=SegmentOptions(retry_delay_s=_RETRY_DELAY_S))
+        worker = Worker(replace(stack.aws, settings=settings), Host(), options)
+        workers = Workers()
         loops: list[Callable[[], Any]] = [lambda: forward(stack.aws, stack.segment_queue_url, workers.stop)]
-        loops += [lambda: process_next_message(stack.aws, queue_url, process, _POLL_S)] * processing.workers
+        loops += [lambda: _process_segments(worker, processing)] * processing.workers
         threads = [threading.Thread(target=workers.loop, args=(work,), daemon=True) for work in loops]
         for thread in threads:
             thread.start()
             cleanup.callback(thread.join)
-        # Cleanup runs in reverse order: stop the loops, kill the commands, wait for the threads, delete the queue.
-        if command:
-            cleanup.callback(command.kill)
+        # Cleanup runs in reverse order: stop the loops and the commands, wait for the threads, delete the queue.
+        cleanup.callback(worker.stop, "the run has ended")
         cleanup.callback(workers.stop.set)
         yield workers
+
+
+def _process_segments(worker: Worker, processing: Processing) -> None:
+    for segment in worker.segments():
+        with segment:
+            if processing.words:
+                run_command(processing.words, segment, processing.environ)
+            else:
+                shutil.copyfile(segment.input, segment.output)
+            if processing.keep and segment.output.is_file():
+                _keep(processing.keep, segment.index, segment.input, segment.output)
+    if worker.error:
+        raise worker.error
 
 
 def _keep(directory: Path, index: int, source: Path, target: Path) -> None:
@@ -185,11 +210,11 @@ def forward(aws: Aws, shared_queue_url: str, stop: threading.Event) -> None:
         for message in received:
             try:
                 # S3 sends one message for each object, so the first segment's job is the message's job.
-                job_id = next((segment.job_id for segment in parse_segments(message["Body"])), None)
-            except (ValueError, LookupError, TypeError, AttributeError):
+                segments = parse_segment_body(message["Body"], aws.settings.input_bucket_name)
+            except MessageError:
                 continue  # not readable: after its last receive SQS moves it to the dead-letter queue
-            if job_id:
-                _forward_message(aws, shared_queue_url, job_id, message["Body"])
+            if segments:
+                _forward_message(aws, shared_queue_url, segments[0].job_id, message["Body"])
             aws.sqs.delete_message(QueueUrl=shared_queue_url, ReceiptHandle=message["ReceiptHandle"])
 
 

@@ -13,7 +13,7 @@ from media_worker.deadline import Deadline
 from media_worker.engines import remux
 from media_worker.engines.copy import Media, open_object
 from media_worker.errors import BadSegment, BadSource
-from media_worker.mp4 import Mp4Error
+from media_worker.mp4 import Encrypted, Mp4Error
 from media_worker.s3 import StoredObject
 from media_worker.telemetry import Steps, count, logger, submit
 
@@ -38,8 +38,10 @@ def open_source(
         media = None
         if engine != "ffmpeg":
             try:
-                with steps.step("plan"):
+                with steps.step("read"):
                     media = open_object(aws, source)
+            except Encrypted as error:
+                raise BadSource(f"{error}: decrypt it before the upload") from error
             except Mp4Error as error:
                 if engine == "copy":
                     raise BadSource(f"the copy engine cannot split the source: {error}") from error
@@ -71,6 +73,8 @@ def _open_objects(aws: "Aws", segments: Sequence[StoredObject], engine: "Engine"
     def open_one(index: int) -> Media | None:
         try:
             return open_object(aws, segments[index])
+        except Encrypted as error:
+            raise BadSegment(f"segment {index} cannot be joined: {error}") from error
         except Mp4Error as error:
             if engine == "copy":
                 raise BadSegment(f"the copy engine cannot join segment {index}: {error}") from error

@@ -3,14 +3,13 @@
 It needs no /tmp, has no size limit, and is exact to the sample.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from media_worker.mp4 import Movie, read_movie
+from media_worker.mp4 import Movie, Read, ReadMany, read_movie
 from media_worker.plan import PlanEngine
-from media_worker.s3 import Source, StoredObject, read_range
+from media_worker.s3 import Source, StoredObject, read_range, read_ranges
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -24,9 +23,11 @@ class Media:
     source: Source
     engine: PlanEngine
     # Bytes of the file, by offset and length.
-    read: Callable[[int, int], bytes]
+    read: "Read"
     # What the user should know: tracks that were left out, for example.
     notices: tuple[str, ...] = ()
+    # Several parts of the file at the same time. None: one after the other.
+    read_many: "ReadMany | None" = None
 
 
 def open_object(aws: "Aws", stored: StoredObject) -> Media:
@@ -37,4 +38,5 @@ def open_object(aws: "Aws", stored: StoredObject) -> Media:
         BrokenFile: the file contradicts itself.
     """
     read = partial(read_range, aws, stored)
-    return Media(read_movie(read, stored.size_bytes), stored, "copy", read)
+    read_many = partial(read_ranges, aws, stored)
+    return Media(read_movie(read, stored.size_bytes, read_many), stored, "copy", read, read_many=read_many)

@@ -3,18 +3,20 @@
 Matroska and FLV round every time to a millisecond, so that frames of 30 fps last 33 or 34 ms. And ffmpeg's MP4 muxer
 rounds edit lists to milliseconds, and may end one before the last frame. So:
 
-- Times that fit a constant frame rate, or packets of a constant duration, are put back on that grid. None moves by
+- Times that fit a constant frame rate, or packets of a constant duration, are moved onto that grid. None moves by
   more than one tick of the source.
 - The edit lists are written again, so that they present every packet that went in, at its time.
 """
 
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil, floor
+from typing import Self
 
 from media_worker.engines.commands import PacketTimes
 from media_worker.mp4.edit_list import Edit, PresentedRange, edits_of, exact_movie_timescale
@@ -63,15 +65,14 @@ def _edits(track: Track, times: PacketTimes, start: Fraction, movie_timescale: i
         to_ticks = times.time_base * track.timescale
         first_presented = start + (times.presented_start - (times.first or 0)) * to_ticks
         media_end = min(media_end, zero + times.presented_end * to_ticks)
-    begin = round(max(Fraction(0), first_presented))
-    media_start = max(0, round(zero + begin))
-    length = max(1, round(media_end) - media_start)
-    presented = PresentedRange(Fraction(begin), Fraction(media_start), Fraction(media_start + length))
+    begin = max(Fraction(0), Fraction(round(first_presented)))
+    media_start = max(Fraction(0), Fraction(round(zero + begin)))
+    presented = PresentedRange(begin, media_start, max(media_start + 1, Fraction(round(media_end))))
     return edits_of(
         [presented],
         movie_start=Fraction(0),
         media_zero=0,
-        media_end=0,
+        media_end=track.table.composition_end(),
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
     )
@@ -91,11 +92,12 @@ def _on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
         return track, start
     if not track.is_video:
         return _audio_on_grid(track, times) if track.handler == b"soun" else (track, start)
-    for rate in _rates_near(track, times.time_base):
-        if frames := _frame_numbers(track, rate, times.time_base):
-            on_grid = _video_on_grid(track, rate, frames)
-            return on_grid, _phase(times, 1 / rate) * on_grid.timescale
-    return track, start
+    fits = [fit for rate in _rates_near(track, times.time_base) if (fit := _Fit.of(track, rate, times.time_base))]
+    if not fits:
+        return track, start
+    best = min(fits, key=lambda fit: fit.deviation_s)
+    on_grid = _video_on_grid(track, best)
+    return on_grid, _phase(times, 1 / best.rate) * on_grid.timescale
 
 
 def _phase(times: PacketTimes, step_s: Fraction) -> Fraction:
@@ -112,48 +114,58 @@ def _phase(times: PacketTimes, step_s: Fraction) -> Fraction:
 # Video: a constant frame rate, in which frames may be missing.
 
 
-def _rates_near(track: Track, tick_s: Fraction) -> Iterator[Fraction]:
-    """Usual frame rates whose frames last as long as most of the track's, nearest first; none if they do already."""
+def _rates_near(track: Track, tick_s: Fraction) -> list[Fraction]:
+    """Usual frame rates whose frames last as long as most of the track's. None if all of them last equally long."""
     durations = track.table.durations
     if len(set(durations.values)) == 1:
-        return
-    count = track.table.count
-    usual_s = Fraction(sorted(durations)[count // 2], track.timescale)
-    mean_s = Fraction(durations.total() - durations[count - 1], (count - 1) * track.timescale)
-    near = [rate for rate in _RATES if abs(1 / rate - usual_s) <= tick_s and 4 * tick_s <= 1 / rate]
-    yield from sorted(near, key=lambda rate: abs(1 / rate - mean_s))
+        return []
+    usual_s = Fraction(sorted(durations)[len(durations) // 2], track.timescale)
+    return [rate for rate in _RATES if abs(1 / rate - usual_s) <= tick_s and 4 * tick_s <= 1 / rate]
 
 
-def _frame_numbers(track: Track, rate: Fraction, tick_s: Fraction) -> array[int] | None:
-    """The number of each sample's frame on the grid of a frame rate, or None if a sample is off by more than a tick."""
-    composed = track.table.all_composition_times()
-    first = min(composed)
-    frame = track.timescale * rate.denominator  # in units of 1 / (timescale * rate.numerator) seconds
-    limit = floor(tick_s * track.timescale * rate.numerator)
-    numbers = array("q")
-    for time in composed:
-        units = (time - first) * rate.numerator
-        number = (2 * units + frame) // (2 * frame)
-        if abs(units - number * frame) > limit:
-            return None
-        numbers.append(number)
-    return numbers if len(set(numbers)) == len(numbers) else None
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A frame rate that a track's times fit, the number of each sample's frame, and the largest deviation."""
+
+    rate: Fraction
+    frames: array[int]
+    ordered: array[int]  # the same numbers in order
+    deviation_s: Fraction
+
+    @classmethod
+    def of(cls, track: Track, rate: Fraction, tick_s: Fraction) -> Self | None:
+        """None if a sample is off by more than a tick."""
+        composed = track.table.all_composition_times()
+        first = min(composed)
+        unit_s = Fraction(1, track.timescale * rate.numerator)
+        frame = track.timescale * rate.denominator  # in these units
+        limit, largest = floor(tick_s / unit_s), 0
+        numbers = array("q")
+        for time in composed:
+            units = (time - first) * rate.numerator
+            number = (2 * units + frame) // (2 * frame)
+            largest = max(largest, abs(units - number * frame))
+            if largest > limit:
+                return None
+            numbers.append(number)
+        ordered = array("q", sorted(numbers))
+        are_unique = all(before < after for before, after in pairwise(ordered))
+        return cls(rate, numbers, ordered, largest * unit_s) if are_unique else None
 
 
-def _video_on_grid(track: Track, rate: Fraction, frames: array[int]) -> Track:
-    """The track with its samples presented at these frames. Decode times are the presentation times in order, earlier
-    by the delay that the reordering needs.
+def _video_on_grid(track: Track, fit: _Fit) -> Track:
+    """The track with its samples presented at the frames that they fit. Decode times are the presentation times in
+    order, earlier by the delay that the reordering needs.
     """
-    factor = 1
+    rate, frames, ordered, factor = fit.rate, fit.frames, fit.ordered, 1
     while rate.numerator * factor < _MIN_TIMESCALE:
         factor *= 2
     ticks = rate.denominator * factor  # of a frame
-    ordered = sorted(frames)
-    rank = {frame: number for number, frame in enumerate(ordered)}
-    delay = max(number - rank[frame] for number, frame in enumerate(frames))
-    decoded = [*range(ordered[0] - delay, ordered[0]), *ordered[: len(ordered) - delay]]
+    delay = max(number - bisect_left(ordered, frame) for number, frame in enumerate(frames))
+    decoded = array("q", chain(range(ordered[0] - delay, ordered[0]), ordered[: len(ordered) - delay]))
     last = max(1, round(track.table.durations[track.table.count - 1] * rate / track.timescale))
-    durations = Runs.from_values([*(ticks * (after - before) for before, after in pairwise(decoded)), ticks * last])
+    steps = (ticks * (after - before) for before, after in pairwise(decoded))
+    durations = Runs.from_values(chain(steps, [ticks * last]))
     offsets = Runs.from_values(ticks * (frame - time) for frame, time in zip(frames, decoded, strict=True))
     table = replace(track.table, durations=durations, offsets=offsets if any(offsets.values) else None)
     return replace(track, timescale=rate.numerator * factor, table=table)

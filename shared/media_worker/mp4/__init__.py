@@ -18,7 +18,7 @@ The modules, from the bottom up:
     fragment_reader, fragments   the fragments of a file
     reader                       reading a file
     writer, summary              writing a file: header and byte ranges
-    provenance                   what a segment says about its source
+    provenance, chapters         what a segment says about its source; chapters
     split, join, concat          which samples go where
     source_tracks                joining video with the source's other tracks
 

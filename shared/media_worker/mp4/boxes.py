@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .errors import BrokenFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-type Buffer = bytes | memoryview
+Buffer: TypeAlias = bytes | memoryview
 
 # The boxes whose children are parsed. `udta` and `meta` stay closed: their content is vendor-specific.
 CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"moof", b"traf", b"mvex"})
@@ -201,12 +201,17 @@ def track_id_of(tkhd: Box) -> int:
     return unpack(_U32, tkhd, 20 if version else 12)[0]
 
 
-def with_track_id(tkhd: Box, other: Box) -> Box:
-    """A `tkhd` with the track id of another one."""
-    at = 20 if version_and_flags(tkhd)[0] else 12
-    track_id_of(tkhd)  # raises an error if the box is too short
-    payload = bytes(tkhd.payload)
-    return replace(tkhd, payload=payload[:at] + _U32.pack(track_id_of(other)) + payload[at + 4 :])
+def with_track_id(trak: Box, track_id: int) -> Box:
+    """A `trak` box with another number."""
+
+    def renumbered(box: Box) -> Box:
+        if box.kind != b"tkhd":
+            return box
+        at = 20 if version_and_flags(box)[0] else 12
+        payload = bytes(box.payload)
+        return Box(box.kind, payload[:at] + _U32.pack(track_id) + payload[at + 4 :])
+
+    return trak.with_children(tuple(map(renumbered, trak.children or ())))
 
 
 def is_enabled(tkhd: Box) -> bool:

@@ -22,22 +22,24 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from operator import sub
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale
 from .errors import TracksDiffer, Unsupported
 from .movie import Movie, Track
-from .presented import PresentedFrames
-from .samples import Runs, SampleTable, Timeline, concat_tables
+from .presented import ROUNDING_S, PresentedFrames, has_copy_at_end
+from .samples import MAX_REORDER, Runs, SampleTable, Timeline, concat_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from .boxes import Box
 
 # Larger timescales would leave too few seconds in a composition offset of 32 bits.
 MAX_TIMESCALE = 1 << 24
 MAX_PCM_GAP_SAMPLES = 9600  # a fifth of a second at 48 kHz
 
-type Row = tuple[Track | None, ...]  # one track of the final: its part in each segment
+Row: TypeAlias = tuple[Track | None, ...]  # one track of the final: its part in each segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,13 @@ class JoinedTrack:
 
 @dataclass(frozen=True, slots=True)
 class JoinedMovie:
-    """The tracks of the final, and its movie timescale."""
+    """The final: its `moov` box, movie timescale and tracks, and when each segment starts in it."""
 
+    box: Box
     timescale: int
     tracks: tuple[JoinedTrack, ...]
+    starts_s: tuple[Fraction, ...] = ()
+    main: int = 0  # the number of the main track
 
 
 def concatenate(
@@ -68,13 +73,14 @@ def concatenate(
         Unsupported: an edit list of a segment cannot be joined.
     """
     tracks = [_presented_parts(row, movies) for row in rows]
-    main_number = _main_row(movies, rows)
+    main_row = _main_row(movies, rows)
     if starts_s is not None:
-        tracks[main_number] = _within_plan(tracks[main_number], starts_s)
-    main = tracks[main_number]
+        tracks[main_row] = _within_plan(tracks[main_row], starts_s)
+    main = tracks[main_row]
     actual_s = _segment_starts_s(main, starts_s)
     timescale = exact_movie_timescale([main.timescale, *(track.timescale for track in tracks)])
-    return JoinedMovie(timescale, tuple(_concatenate_track(track, actual_s, timescale) for track in tracks))
+    joined = tuple(_concatenate_track(track, actual_s, timescale) for track in tracks)
+    return JoinedMovie(movies[0].box, timescale, joined, tuple(actual_s), main_row)
 
 
 def _main_row(movies: Sequence[Movie], rows: Sequence[Row]) -> int:
@@ -96,10 +102,12 @@ class PresentedPart:
 
     table: SampleTable
     timescale: int
-    media_start: int  # composition time of the first frame presented
+    media_start: int  # the first media presented
     start: Fraction  # its presentation time in the segment
     length: int
-    last_frame: int  # composition time of the last frame presented
+    first_frame: int  # composition times of the first and the last frame presented
+    last_frame: int
+    rounding: Fraction = Fraction(0)  # what rounding took from `length`
 
     def scaled_to(self, timescale: int) -> PresentedPart:
         """The same in another timescale. Times are rounded, not durations, so that rounding errors do not add up."""
@@ -107,13 +115,16 @@ class PresentedPart:
             return self
         ratio = Fraction(timescale, self.timescale)
         media_start = _rounded(self.media_start * ratio)
+        length = max(1, _rounded((self.media_start + self.length) * ratio) - media_start)
         return PresentedPart(
             _scaled(self.table, ratio),
             timescale,
             media_start,
             self.start * ratio,
-            max(1, _rounded((self.media_start + self.length) * ratio) - media_start),
+            length,
+            _rounded(self.first_frame * ratio),
             _rounded(self.last_frame * ratio),
+            self.length * ratio - length,
         )
 
 
@@ -145,12 +156,9 @@ def _rounded(value: Fraction) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _TrackParts:
-    """A track of the final: its row, and what each segment presents of it (None: nothing), as it is (`exact`) and in
-    a common timescale (`parts`).
-    """
+    """A track of the final: its row, and what each segment presents of it in a common timescale (None: nothing)."""
 
     row: Row
-    exact: tuple[PresentedPart | None, ...]
     parts: tuple[PresentedPart | None, ...]
     timescale: int
 
@@ -165,7 +173,7 @@ def _presented_parts(row: Row, movies: Sequence[Movie]) -> _TrackParts:
     timescale = common_timescale([part.timescale for part in parts if part])
     if not any(parts):
         timescale = next(track.timescale for track in row if track is not None)
-    return _TrackParts(row, tuple(parts), tuple(part and part.scaled_to(timescale) for part in parts), timescale)
+    return _TrackParts(row, tuple(part and part.scaled_to(timescale) for part in parts), timescale)
 
 
 def common_timescale(timescales: Sequence[int]) -> int:
@@ -193,7 +201,7 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
     if len(ranges) > 1:
         raise Unsupported(f"the edit list of {track.name} in segment {segment_index} has several parts")
     if track.is_video:
-        return _presented_video(track, movie_timescale, segment_index)
+        return _presented_video(track, ranges[0], movie_timescale, segment_index)
     first = ranges[0]
     media_start, start = math.floor(first.media_start), first.start
     composition_start = track.table.composition_start()
@@ -201,17 +209,25 @@ def presented_part(track: Track, movie_timescale: int, segment_index: int, *, is
         media_start, start = composition_start, start + composition_start - media_start
     length = _presented_length(track, first, media_start, movie_timescale, is_last=is_last)
     presented = (time for time in track.table.last_composition_times() if time < media_start + length)
-    return PresentedPart(track.table, track.timescale, media_start, start, length, max(presented, default=media_start))
+    last = max(presented, default=media_start)
+    return PresentedPart(track.table, track.timescale, media_start, start, length, media_start, last)
 
 
-def _presented_video(track: Track, movie_timescale: int, segment_index: int) -> PresentedPart:
+def _presented_video(
+    track: Track, presented: PresentedRange, movie_timescale: int, segment_index: int
+) -> PresentedPart:
     frames = PresentedFrames(track, movie_timescale)
     if not frames.count:
         raise TracksDiffer(segment_index, f"{track.name} presents no frame")
-    start = frames.time_of(0)
-    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
     first, last = frames.media_time_of(0), frames.media_time_of(frames.count - 1)
-    return PresentedPart(track.table, track.timescale, first, start, length, last)
+    media_start = first
+    if segment_index == 0 and track.table.composition_start() < presented.media_start < first:
+        # The edit list starts in the middle of a frame that readers discard. They present the next one at once, so the
+        # final must start there, too.
+        media_start = math.floor(presented.media_start)
+    start = frames.time_of(0) - (first - media_start)
+    length = max(1, math.floor(frames.time_of(frames.count) - start + Fraction(1, 2)))
+    return PresentedPart(track.table, track.timescale, media_start, start, length, first, last)
 
 
 def _presented_length(
@@ -241,17 +257,14 @@ def _within_plan(main: _TrackParts, planned_s: Sequence[Fraction]) -> _TrackPart
     That is the copy of the next segment's first frame, of a worker that ignores edit lists.
     """
     parts = list(main.parts)
-    rounding = Fraction(main.timescale, 1000)
+    rounding = main.timescale * ROUNDING_S
     for index, (part, (start_s, next_s)) in enumerate(zip(parts, itertools.pairwise(planned_s), strict=False)):
         if part is None:
             continue
-        start = part.start if index == 0 else start_s * main.timescale
-        latest = part.media_start + next_s * main.timescale - start
-        times = part.table.last_composition_times()
-        late = [time for time in times if latest - rounding < time <= part.last_frame]
-        before = max((time for time in times if time <= latest - rounding), default=part.media_start)
-        if len(late) == 1 and late[0] - before > rounding:
-            parts[index] = replace(part, length=max(1, late[0] - part.media_start), last_frame=before)
+        until = (next_s - start_s) * main.timescale
+        if has_copy_at_end(part.table, part.first_frame, part.last_frame, until, rounding):
+            before = max(time for time in part.table.last_composition_times() if time < part.last_frame)
+            parts[index] = replace(part, length=part.last_frame - part.media_start, last_frame=before)
     return replace(main, parts=tuple(parts))
 
 
@@ -259,22 +272,23 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
     """The time of the final that is 0 in each segment, in seconds.
 
     The first frame of a segment is presented at its planned start. Without a plan, it is presented when the last frame
-    of the segment before it ends.
+    of the segment before it ends, or, in the first segment, as its edit list says.
     """
     starts_s: list[Fraction] = []
-    end_s = Fraction(0)
-    last_s = Fraction(-1)  # when the last frame so far starts
-    for index, part in enumerate(main.exact):
+    end = Fraction(0)
+    last = Fraction(-1)  # when the last frame so far starts
+    for index, part in enumerate(main.parts):
         if part is None:
             raise TracksDiffer(index, "its video track has no samples")
-        planned = end_s if planned_s is None else planned_s[index]
-        first_s = part.start / part.timescale
-        start_s = first_s if index == 0 else planned
-        if start_s <= last_s:
+        following = end if index else part.start
+        start = following
+        if planned_s is not None:
+            start = planned_s[index] * main.timescale - (part.first_frame - part.media_start)
+        if start <= last:
             raise TracksDiffer(index - 1, "its video extends beyond the planned start of the next segment")
-        starts_s.append(start_s - first_s)
-        end_s = start_s + Fraction(part.length, part.timescale)
-        last_s = start_s + Fraction(part.last_frame - part.media_start, part.timescale)
+        starts_s.append((start - part.start) / main.timescale)
+        end = start + part.length + part.rounding
+        last = start + part.last_frame - part.media_start
     return starts_s
 
 
@@ -282,9 +296,9 @@ def _segment_starts_s(main: _TrackParts, planned_s: Sequence[Fraction] | None) -
 class SegmentTrack:
     """One segment's part of a track on the timeline of the final, in ticks of the track.
 
-    `length` ticks of media from `media_start` are presented at `start`. The first sample of `table` is decoded
-    `skipped` ticks after the start of the segment, because samples before it were left out. Media that the segment
-    hides follows the presented media (`hidden_after`) or precedes it (`hidden_before`).
+    `length` ticks of media from `media_start` are presented at `start`. The segment had `skipped` ticks of media before
+    the first sample of `table`. Media that the segment hides follows the presented media (`hidden_after`) or precedes
+    it (`hidden_before`).
     """
 
     table: SampleTable
@@ -381,7 +395,7 @@ def _without_hidden_end(
         return replace(part, table=table.slice(0, first)), after
     if len(hidden) == 1 and _is_copy(table, first, after):
         duration = after.table.durations[0]
-        return part, replace(
+        return replace(part, table=_with_sync_sample(table, first, after.table)), replace(
             after,
             table=after.table.slice(1, after.table.count),
             media_start=after.media_start - duration,
@@ -393,20 +407,25 @@ def _without_hidden_end(
 def _is_copy(table: SampleTable, number: int, after: SegmentTrack) -> bool:
     """Whether sample `number` is a copy of the first sample of the segment after it, which presents that sample first.
 
-    Both are sync samples of the same size and description. In an encoder's output, such a sample is never hidden while
-    samples that depend on it are presented.
+    Both have the same size and description. In an encoder's own output, no frame is hidden while frames that depend on
+    it are presented.
     """
     following = after.table
     one, other = table.slice(number, number + 1), following.slice(0, 1)
-    is_presented_first = (
-        following.composition_start() == after.media_start == following.slice_times(0, 1).composition_start()
-    )
+    first_time = following.slice_times(0, 1).composition_start()
     return (
-        is_presented_first
+        following.composition_start() == after.media_start == first_time
         and one.sizes.between(0, 1) == other.sizes.between(0, 1)
-        and (one.sync is None or len(one.sync) > 0 or bool(one.partial_sync))
         and one.chunks.descriptions[0] == other.chunks.descriptions[0]
     )
+
+
+def _with_sync_sample(table: SampleTable, number: int, following: SampleTable) -> SampleTable:
+    """The table with sample `number` as a sync sample, if the first sample of `following` is one."""
+    is_sync = following.sync is None or list(following.sync[:1]) == [0]
+    if table.sync is None or not is_sync or number in table.sync[-MAX_REORDER:]:
+        return table
+    return replace(table, sync=array("Q", sorted([*table.sync, number])))
 
 
 # Video, and every track of which no sample may be dropped
@@ -457,12 +476,14 @@ def _media_times(parts: Sequence[SegmentTrack]) -> list[int]:
 def _decode_starts(parts: Sequence[SegmentTrack], times: Sequence[int], shift: int) -> list[int]:
     """When the first sample of each part is decoded: when its media starts, plus `shift`, but after earlier samples."""
     starts: list[int] = []
-    earliest = 0
+    earliest = end = 0
     for part, time in zip(parts, times, strict=True):
-        wanted = time - part.hidden_before + part.skipped + shift
+        # Samples that follow a copy of the first sample are decoded right after the leading samples of the copy.
+        wanted = end if part.skipped else time - part.hidden_before + shift
         starts.append(max(wanted, earliest) if starts else 0)
         durations = part.table.durations
-        earliest = starts[-1] + durations.total() - durations[len(durations) - 1] + 1
+        end = starts[-1] + durations.total()
+        earliest = end - durations[len(durations) - 1] + 1
     return starts
 
 
@@ -497,26 +518,28 @@ def _for_all_segments(parts: Sequence[SegmentTrack | None], tables: Sequence[Sam
 
 
 def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack:
-    """Packets that encoders added at the inner edges (delay, padding) are dropped. The others keep their times.
+    """Packets that encoders added at the inner edges (delay, padding) are dropped. The others follow each other.
 
-    The last duration of a segment absorbs the rest, less than half a packet. Some players count packets instead of
-    reading times. The error that they accumulate (`surplus`) stays below half a packet too.
+    Whole packets seldom fit the time between two joins. So that there is no hole at a join, and so that players which
+    count packets instead of reading times agree with the others, packets may be early or late (`excess`), by less than
+    half a packet. That does not add up. At a longer gap in the audio, the packets keep their times.
     """
     filled = [part for part in parts if part is not None]
     if not filled:
         return ConcatenatedTrack((SampleTable.empty(),) * len(parts))
     ranges = _packet_ranges(filled)
     is_pcm = all(part.table.is_pcm for part in filled)
-    surplus = 0
+    excess = late = 0
     lengths: list[int] = []
     for before, after in itertools.pairwise(ranges):
-        surplus = _fit(before, after, 0 if is_pcm else surplus)
-        lengths.append(after.start - before.start)
+        excess = _fit(before, after, 0 if is_pcm else excess)
+        was_late, late = late, excess if abs(excess) <= before.last_duration // 2 and not is_pcm else 0
+        lengths.append(after.start + late - before.start - was_late)
     lengths.append(ranges[-1].end - ranges[-1].start)
     with_length = _pcm_with_length if is_pcm else _with_length
     tables = [with_length(packets.table(), length) for packets, length in zip(ranges, lengths, strict=True)]
     first, last = filled[0], filled[-1]
-    length = last.start + last.length - first.start
+    length = last.start + last.length + late - first.start
     return ConcatenatedTrack.of(_for_all_segments(parts, tables), first.media_start, first.start, length)
 
 
@@ -565,7 +588,8 @@ def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
     """The packets that each segment's own edit list presents. Nothing is dropped at the start and end of the final."""
     first = parts[0]
     ranges = []
-    for number, part in enumerate(parts):
+    for number, each in enumerate(parts):
+        part = _with_whole_packets(each) if number + 1 < len(parts) else each
         timeline = Timeline.of(part.table.durations)
         zero = first.media_start + part.start - first.start - part.media_start
         first_packet = 0 if number == 0 else max(0, timeline.first_at(part.media_start + 1) - 1)
@@ -576,27 +600,39 @@ def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
     return ranges
 
 
-def _fit(before: _PacketRange, after: _PacketRange, surplus: int) -> int:
-    """Choose the packets on both sides of a join so that their number fits the time. Returns the new surplus."""
+def _with_whole_packets(part: SegmentTrack) -> SegmentTrack:
+    """The part with a last packet as long as the others.
+
+    Muxers shorten its duration by the padding that encoders add, but decoders that count samples get all of it.
+    """
+    durations = part.table.durations
+    if part.table.is_pcm or len(durations) == 1:
+        return part
+    last = max(durations[len(durations) - 1], durations[len(durations) - 2])
+    return replace(part, table=replace(part.table, durations=durations.with_last(last)))
+
+
+def _fit(before: _PacketRange, after: _PacketRange, excess: int) -> int:
+    """Choose the packets on both sides of a join so that their number fits the time. Returns the new excess."""
     packet = before.last_duration
-    surplus += before.end - after.start
-    if surplus > packet // 2 and after.starts_hidden:
-        # Hidden packets are encoder delay. ffmpeg shortens the hidden part of the first packet by the surplus.
+    excess += before.end - after.start
+    if excess > packet // 2 and after.starts_hidden:
+        # Hidden packets are encoder delay. ffmpeg shortens the hidden part of the first packet by the excess.
         old_start = after.start
         after.first_packet += 1
-        surplus -= after.start - old_start
-    if surplus > packet // 2:
+        excess -= after.start - old_start
+    if excess > packet // 2:
         old_end = before.end
-        before.drop_from(old_end - (surplus - packet // 2))
-        surplus -= old_end - before.end
-    if surplus < -(packet // 2):
+        before.drop_from(old_end - (excess + packet // 2) // packet * packet)
+        excess -= old_end - before.end
+    if excess < -(packet // 2):
         old_start = after.start
-        after.include_from(old_start + surplus + packet // 2)
-        surplus += old_start - after.start
-    # Decode times must increase, whatever the surplus is: the last packet starts before the next segment's first one.
+        after.include_from(old_start + excess + packet // 2)
+        excess += old_start - after.start
+    # Decode times must increase, whatever the excess is: the last packet starts before the next segment's first one.
     old_end = before.end
     before.drop_from(after.start)
-    return surplus - (old_end - before.end)
+    return excess - (old_end - before.end)
 
 
 def _pcm_with_length(table: SampleTable, length: int) -> SampleTable:

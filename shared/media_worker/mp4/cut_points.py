@@ -17,7 +17,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .presented import refuse_too_many
 from .samples import MAX_REORDER, SampleTable, Timeline
@@ -114,7 +114,7 @@ def _sync_samples(table: SampleTable, *, with_open_gops: bool) -> array[int] | N
     return array("Q", sorted(set(table.sync).union(*others))) if any(others) else table.sync
 
 
-type _GopStarts = tuple[array[int], array[int], array[int]]
+_GopStarts: TypeAlias = "tuple[array[int], array[int], array[int]]"  # Python 3.11 knows no array[int]
 
 
 def _gop_starts(table: SampleTable, sync: array[int] | None, max_leading: int) -> _GopStarts:

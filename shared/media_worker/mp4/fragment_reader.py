@@ -17,21 +17,22 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from .boxes import Box, parse_boxes, read_box_header, version_and_flags
 from .errors import BrokenFile, Mp4Error, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
     from .boxes import Buffer
 
-type Request = tuple[int, int]  # offset and length
+Request: TypeAlias = tuple[int, int]  # offset and length
 # read_many(requests): the bytes of each request, in order. The requests may be carried out at the same time.
-type ReadMany = Callable[[Sequence[Request]], Sequence[bytes]]
+ReadMany: TypeAlias = Callable[[Sequence[Request]], Sequence[bytes]]
 
 MAX_FRAGMENTS = 100_000
 MAX_READS = 2 * MAX_FRAGMENTS
@@ -117,7 +118,8 @@ class _Walked:
         return bool(self.found) and isinstance(self.found[-1], CutOff)
 
 
-type _Walk = Generator[Request, bytes, _Walked]
+_T = TypeVar("_T")
+_Walk: TypeAlias = "Generator[Request, bytes, _Walked]"
 
 
 @dataclass(slots=True)
@@ -133,13 +135,13 @@ class _Buffer:
         return self.data[begin : begin + length] if 0 <= begin <= len(self.data) - length else None
 
 
-class _Task[T]:
+class _Task(Generic[_T]):
     """A walk under way: `request` is what it reads next, or None if it is finished and `results` has its result."""
 
-    def __init__(self, walk: Generator[Request, bytes, T]) -> None:
+    def __init__(self, walk: Generator[Request, bytes, _T]) -> None:
         self._walk = walk
         self.request: Request | None = None
-        self.results: list[T] = []
+        self.results: list[_T] = []
         self._advance(lambda: next(walk))
 
     def send(self, answer: bytes) -> None:
@@ -162,10 +164,10 @@ class _File:
         self._moof_bytes = MAX_PEEK_BYTES  # of the last moof read
         self.fragment_bytes = SMALL_FRAGMENT_BYTES + 1  # on average
 
-    def run[T](self, walks: Iterable[Generator[Request, bytes, T]]) -> Iterator[T]:
+    def run(self, walks: Iterable[Generator[Request, bytes, _T]]) -> Iterator[_T]:
         """The results of all walks, in order. Up to `READS_AT_ONCE` of them read at the same time."""
         waiting = iter(walks)
-        tasks: deque[_Task[T]] = deque()
+        tasks: deque[_Task[_T]] = deque()
         while True:
             active = [task for task in tasks if task.request is not None]
             for walk in islice(waiting, READS_AT_ONCE - len(active)):

@@ -10,7 +10,7 @@ import struct
 from array import array
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from .boxes import Box, parse_boxes, unpack, version_and_flags
 from .edit_list import EMPTY, Edit, exact_movie_timescale
@@ -40,7 +40,7 @@ _EACH_DURATION, _EACH_SIZE, _EACH_FLAGS, _EACH_OFFSET = 0x100, 0x200, 0x400, 0x8
 # Sample flags (8.8.3.1). Some writers only set "depends on others" on samples that are not sync samples.
 _NON_SYNC, _DEPENDS_ON_OTHERS = 0x10000, 0x1000000
 
-type Column = array[int] | int
+Column: TypeAlias = "array[int] | int"  # Python 3.11 knows no array[int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,18 @@ re-encoded ones, are matched track by track and concatenated by their own times 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from .boxes import with_track_id
+from .chapters import with_chapter_reference, with_chapter_times, with_joined_chapters, with_source_chapters
 from .concat import JoinedMovie, JoinedTrack, Row, concatenate
 from .errors import TracksDiffer, overflow_is_unsupported
 from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
 from .samples import Runs, concat_tables
-from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
+from .writer import MAX_GAP_BYTES, MAX_U32, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,20 +49,29 @@ def plan_join(
     if not movies:
         raise ValueError("there are no segments to join")
     restored = restore(movies)
-    joined = restored or concatenate(movies, match_tracks(movies), starts_s)
+    joined = restored or _concatenated(movies, starts_s)
     media = [
         media_ranges((track.tables[index] for track in joined.tracks), max_gap_bytes, source=index)
         for index in range(len(movies))
     ]
     bases = list(accumulate((each.total_bytes for each in media), initial=0))
-    final = replace(
-        movies[0],
-        box=without_provenance(movies[0].box),
-        timescale=joined.timescale,
-        tracks=tuple(_finished(track, media, bases) for track in joined.tracks),
-    )
+    tracks = _with_unique_ids([_finished(track, media, bases) for track in joined.tracks])
+    box = _with_next_track_id(without_provenance(joined.box), tracks)
+    final = replace(movies[0], box=box, timescale=joined.timescale, tracks=tracks)
     ranges = [each for segment in media for each in segment.ranges]
     return layout_of(final, ranges, is_restored=restored is not None)
+
+
+def _concatenated(movies: Sequence[Movie], starts_s: Sequence[Fraction] | None) -> JoinedMovie:
+    movies = list(map(with_chapter_times, movies))
+    rows = match_tracks(movies)
+    joined = concatenate(movies, rows, starts_s)
+    tracks = with_chapter_reference([joined_track.track for joined_track in joined.tracks], rows, joined.main)
+    return replace(
+        joined,
+        box=with_joined_chapters([movie.box for movie in movies], joined.starts_s),
+        tracks=tuple(replace(each, track=track) for each, track in zip(joined.tracks, tracks, strict=True)),
+    )
 
 
 def _finished(joined: JoinedTrack, media: Sequence[MediaRanges], bases: Sequence[int]) -> Track:
@@ -69,6 +81,29 @@ def _finished(joined: JoinedTrack, media: Sequence[MediaRanges], bases: Sequence
         for table, ranges, base in zip(joined.tables, media, bases, strict=False)
     ]
     return replace(joined.track, table=concat_tables(moved))
+
+
+def _with_unique_ids(tracks: Sequence[Track]) -> tuple[Track, ...]:
+    """The tracks, which may come from several segments, with a number of its own for each."""
+    used: set[int] = set()
+    unique = []
+    for track in tracks:
+        if track.track_id in used:
+            number = max(used | {each.track_id for each in tracks}) + 1
+            unique.append(replace(track, box=with_track_id(track.box, number)))
+        else:
+            unique.append(track)
+        used.add(unique[-1].track_id)
+    return tuple(unique)
+
+
+def _with_next_track_id(moov: Box, tracks: Sequence[Track]) -> Box:
+    """The `moov` box with a `next_track_ID` (the last field of `mvhd`) that no track has."""
+    mvhd = moov.need(b"mvhd")
+    number = max(int.from_bytes(mvhd.payload[-4:], "big"), *(track.track_id + 1 for track in tracks))
+    # The largest number says that there is no free one.
+    changed = replace(mvhd, payload=bytes(mvhd.payload[:-4]) + min(number, MAX_U32).to_bytes(4, "big"))
+    return moov.with_children(tuple(changed if child is mvhd else child for child in moov.children or ()))
 
 
 # Restoring unchanged segments
@@ -81,7 +116,7 @@ def restore(movies: Sequence[Movie]) -> JoinedMovie | None:
     if len(known) < len(movies) or not _is_whole_source(movies, known):
         return None
     tracks = [_restored_track(movies, known, number) for number in range(len(movies[0].tracks))]
-    return JoinedMovie(known[0].movie_timescale, tuple(tracks))
+    return JoinedMovie(with_source_chapters(movies[0].box), known[0].movie_timescale, tuple(tracks))
 
 
 def _is_whole_source(movies: Sequence[Movie], provenances: Sequence[Provenance]) -> bool:
@@ -138,34 +173,77 @@ def _restored_table(table: SampleTable, known: TrackProvenance) -> SampleTable:
 def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
     """For each track of the final, its part in each segment. All parts get the same list of sample descriptions.
 
-    The segment with most tracks determines the tracks of the final.
+    The segment with most tracks determines the tracks of the final. Sparse tracks that it lacks, such as subtitles or
+    late chapters, follow.
 
     Raises:
         TracksDiffer: a segment's tracks do not match those of the others.
     """
-    pattern = max(movies, key=lambda movie: len(movie.tracks)).tracks
-    columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
-    rows = tuple(zip(*columns, strict=True))
-    for row in rows:
-        _check_missing(row)
-        _check_alike(row)
+    pattern = _pattern(movies)
+    try:
+        columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
+        rows = tuple(zip(*columns, strict=True))
+        for row in rows:
+            _check_missing(row)
+            _check_alike(row)
+    except TracksDiffer as error:
+        odd = _difference_from_most(movies)
+        if odd is None or odd.segment_index == error.segment_index:
+            raise
+        raise odd from error
     return tuple(_with_common_descriptions(row) for row in rows)
+
+
+def _difference_from_most(movies: Sequence[Movie]) -> TracksDiffer | None:
+    """Names the first segment whose tracks differ from those of most segments, which need not be the one compared."""
+    described = ["; ".join(map(_describe, movie.tracks)) for movie in movies]
+    usual, count = Counter(described).most_common(1)[0]
+    odd = [index for index, tracks in enumerate(described) if tracks != usual]
+    if not odd or count < len(odd):
+        return None
+    others = f" (and {len(odd) - 1} more segments)" if len(odd) > 1 else ""
+    return TracksDiffer(odd[0], f"it has {described[odd[0]]}{others}, most have {usual}")
+
+
+def _describe(track: Track) -> str:
+    """A track for error messages: `track 1 (vide, avc1, 1920x1080)`."""
+    parts = [track.handler.decode("latin-1")]
+    if track.descriptions:
+        entry = track.descriptions[0]
+        parts.append(entry.kind.decode("latin-1"))
+        detail = {b"vide": _frame_size, b"soun": _audio_format}.get(track.handler)
+        parts += [detail(entry)] if detail else []
+    return f"track {track.track_id} ({', '.join(parts)})"
+
+
+def _pattern(movies: Sequence[Movie]) -> list[Track]:
+    pattern = list(max(movies, key=lambda movie: len(movie.tracks)).tracks)
+    for movie in movies:
+        remaining = _match_kinds(pattern, movie)[1]
+        pattern += [track for track in remaining if track.handler not in _NEVER_MISSING]
+    return pattern
 
 
 def _match_segment(pattern: Sequence[Track], movie: Movie, segment_index: int) -> list[Track | None]:
     """The tracks of a segment in the order of `pattern`, with None for those that it lacks."""
+    if [track.handler for track in movie.tracks] == [track.handler for track in pattern]:
+        return list(movie.tracks)
+    column, remaining = _match_kinds(pattern, movie)
+    if remaining:
+        raise TracksDiffer(segment_index, f"no other segment has a track like its {remaining[0].name}")
+    return column
+
+
+def _match_kinds(pattern: Sequence[Track], movie: Movie) -> tuple[list[Track | None], list[Track]]:
+    """The first track of each kind in the order of `pattern`, and the tracks that are left over."""
     remaining = list(movie.tracks)
-    if len(remaining) == len(pattern):
-        return list(remaining)
     column: list[Track | None] = []
     for wanted in pattern:
         found = next((track for track in remaining if _is_same_kind(wanted, track)), None)
         if found is not None:
             remaining.remove(found)
         column.append(found)
-    if remaining:
-        raise TracksDiffer(segment_index, f"no other segment has a track like its {remaining[0].name}")
-    return column
+    return column, remaining
 
 
 def _is_same_kind(one: Track, other: Track) -> bool:

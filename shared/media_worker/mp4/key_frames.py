@@ -13,20 +13,17 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .boxes import Box
+    from .fragment_reader import ReadMany
     from .movie import Track
     from .samples import SampleTable
-
-# read_many(requests): the bytes of each (offset, length), in order. They may be read at the same time.
-type ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[bytes]]
 
 # Parameter sets and messages come before the frame. With HDR metadata and captions they take a few hundred bytes.
 HEAD_BYTES = 4096
@@ -213,14 +210,14 @@ def _is_vp9_key(sample: _Sample) -> bool:
 
 # MPEG-2 and MPEG-4 part 2
 
-_PICTURE = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
+_MPEG2_HEADER = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
 _VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
 _MPEG4_VISUAL = 0x20
 _MPEG2_VIDEO = range(0x60, 0x66)
 
 
 def _is_mpeg2_key(sample: _Sample) -> bool:
-    found = _PICTURE.search(sample.head)
+    found = _MPEG2_HEADER.search(sample.head)
     return found is not None and (found[1][1] >> 3) & 7 == 1
 
 
@@ -271,8 +268,8 @@ def _codec_of(entry: Box) -> Callable[[_Sample], bool] | None:
 
 # The most samples that are looked at for one file.
 MAX_LOOKS = 4096
-# Key frames are much larger than others. Of this many samples, the largest are looked at first.
-_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 512, 8, 4
+# Key frames are among the largest samples. Of every 64 samples, the largest 8 are looked at, up to 1024 samples.
+_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 64, 8, 16
 
 
 class KeyFrames:
@@ -299,18 +296,18 @@ class KeyFrames:
         It is the first of them if that is a key frame. Otherwise it is the first key frame among the largest samples.
         """
         remaining = iter(samples)
-        if not (window := list(islice(remaining, _SAMPLES_AT_ONCE))):
+        if not (block := list(islice(remaining, _SAMPLES_AT_ONCE))):
             return None
-        if self.are_key(window[:1])[0]:
-            return window[0]
+        if self.are_key(block[:1])[0]:
+            return block[0]
         sizes = self._track.table.sizes
         for _ in range(_MAX_ROUNDS):
-            by_size = sorted(window, key=lambda sample: sizes.between(sample, sample + 1), reverse=True)
+            by_size = sorted(block, key=lambda sample: sizes.between(sample, sample + 1), reverse=True)
             largest = sorted(by_size[:_LOOKS_AT_ONCE])
             for sample, is_key in zip(largest, self.are_key(largest), strict=True):
                 if is_key:
                     return sample
-            if not (window := list(islice(remaining, _SAMPLES_AT_ONCE))):
+            if not (block := list(islice(remaining, _SAMPLES_AT_ONCE))):
                 return None
         return None
 

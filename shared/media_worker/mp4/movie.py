@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .boxes import Box, is_enabled, references, track_id_of
 from .edit_list import Edit, PresentedRange, presented_ranges
 from .errors import Unsupported
-from .presented import Presented, PresentedFrames
+from .presented import ROUNDING_S, Presented, PresentedFrames, has_copy_at_end
 
 if TYPE_CHECKING:
     from .samples import SampleTable
@@ -91,8 +91,12 @@ class Movie:
         return max(videos or numbers, key=rank)
 
 
-def presented_video(movie: Movie) -> Presented:
+def presented_video(movie: Movie, until_s: Fraction | None = None) -> Presented:
     """What the main track of a movie presents. A repeated frame counts each time that the edit list presents it.
+
+    `until_s`: how long a segment should be, if another one follows. A last frame that starts then, to the millisecond,
+    does not count. Segments that end at an open GOP have such a frame: the first one of the next segment. Their edit
+    lists hide it, but workers that copy samples write other edit lists. The join leaves it out.
 
     Raises:
         Unsupported: the movie has no video.
@@ -100,4 +104,15 @@ def presented_video(movie: Movie) -> Presented:
     track = movie.tracks[movie.main_track_number]
     if not track.is_video or not track.table.count:
         raise Unsupported("there is no video track")
-    return PresentedFrames(track, movie.timescale).all()
+    frames = PresentedFrames(track, movie.timescale)
+    count = frames.count
+    if until_s is not None and count:
+        is_longer = has_copy_at_end(
+            track.table,
+            frames.media_time_of(0),
+            frames.media_time_of(count - 1),
+            until_s * track.timescale,
+            ROUNDING_S * track.timescale,
+        )
+        count -= is_longer
+    return frames.between(0, count)

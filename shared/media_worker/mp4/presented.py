@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A composition time of each sample takes 8 bytes of memory. This limits what a hostile file can use.
 MAX_REORDERED_SAMPLES = 32_000_000
+# How exact the times of a segment are that a worker wrote: ffmpeg's movie timescale is 1000.
+ROUNDING_S = Fraction(1, 1000)
 _SORTED_AT_ONCE = 1 << 15
 
 
@@ -229,3 +231,13 @@ class PresentedFrames:
                 longest = max(longest, Fraction(self.order.longest_interval(low + at, high - 1 + at)))
                 edges.add(high - 1)
         return max(longest, *(self.time_of(edge + 1) - self.time_of(edge) for edge in edges))
+
+
+def has_copy_at_end(table: SampleTable, first: int, last: int, until: Fraction, rounding: Fraction) -> bool:
+    """Whether the last presented frame is the first frame of the next segment, which a worker has copied.
+
+    It is if it starts when the segment should end: `until` ticks after the first frame, exact to `rounding`. `first`
+    and `last` are the composition times of the first and the last presented frame.
+    """
+    before = max((time for time in table.last_composition_times() if time < last), default=first)
+    return last > first and last - first >= until - rounding > before - first

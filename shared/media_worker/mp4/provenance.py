@@ -37,7 +37,7 @@ class TrackProvenance:
     """
 
     first_sample: int
-    offset_shift: int  # was added to the composition offsets of this segment
+    offset_shift: int  # was added to the composition offsets of this segment, except of repeated samples
     edits: tuple[Edit, ...]  # of the source
     repeated_samples: int = 0
     is_marked: bool = False  # whether the first sample is a sync sample in the segment only

@@ -12,19 +12,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from operator import add
+from typing import TypeAlias
 
-from .boxes import FULL_BOX_BYTES, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
+from .boxes import FULL_BOX_BYTES, MAX_CHILDREN, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
 from .edit_list import parse_elst
 from .encryption import refuse_encrypted_track
-from .errors import BrokenFile, Unsupported, overflow_is_unsupported
+from .errors import BrokenFile, Mp4Error, Unsupported, overflow_is_unsupported
 from .fragment_reader import CutOff, Moof, ReadMany, read_moofs
 from .fragments import has_fragments, with_fragments
 from .movie import Movie, Track
 from .stbl import TABLES, parse_sample_table, parse_stsd, with_pcm_sizes
 
 # read(offset, length): that many bytes of the file.
-type Read = Callable[[int, int], bytes]
+Read: TypeAlias = Callable[[int, int], bytes]
 
 PEEK_BYTES = 64 * 1024
 # Each box between the start of the file and moov costs one read. Valid files have a handful.
@@ -33,6 +33,7 @@ MAX_READS = 512
 # After this many reads only box headers are read, so that the total stays below moov + 1 MB.
 MAX_READS_WITH_PEEK = 12
 MAX_MOOV_BYTES = 1 << 30
+MAX_WHOLE_MOOV_BYTES = 8 << 20
 MAX_TRACKS = 256
 MAX_EDITS = 4096
 # The boxes that an MP4 or QuickTime file may begin with. QuickTime files older than ftyp have none.
@@ -54,18 +55,16 @@ def read_movie(read: Read, size_bytes: int, read_many: ReadMany | None = None) -
     """
     file = BufferedFile(read, size_bytes)
     index = find_index(file)
-    moov = Box(b"moov", children=parse_boxes(memoryview(index.moov), b"moov"))
-    if moov.find(b"cmov"):
-        raise Unsupported("the index is compressed (cmov)")
+    fingerprint = hashlib.blake2b(digest_size=16)
+    moov, tracks = _parse_moov(_moov_blocks(file, index.moov), fingerprint)
     timescale = timescale_of(moov.need(b"mvhd"))
-    tracks = _parse_tracks(moov)
-    fingerprint = hashlib.blake2b(index.moov, digest_size=16)
     notices: tuple[str, ...] = ()
     if has_fragments(moov):
-        moofs = read_moofs(read_many or _one_by_one(read), size_bytes, index.moov_end, file.buffered(index.moov_end))
+        moofs = read_moofs(read_many or _one_by_one(read), size_bytes, index.moov.end, file.buffered(index.moov.end))
         whole = with_fragments(moov, tracks, timescale, _digested(moofs, fingerprint), size_bytes)
         tracks, timescale, notices = whole.tracks, whole.timescale, whole.notices
-    movie = Movie(index.ftyp, _without_tables(moov), timescale, tracks, fingerprint.digest(), notices)
+    box = moov.with_children(tuple(child for child in moov.children or () if child.kind != b"mvex"))
+    movie = Movie(index.ftyp, box, timescale, tracks, fingerprint.digest(), notices)
     _check_supported(movie, size_bytes)
     return movie
 
@@ -102,7 +101,8 @@ class BufferedFile:
 
     def bytes_at(self, offset: int, length: int) -> bytes:
         """Exactly these bytes. Only those that are not in the buffer are read."""
-        buffered = self.buffered(offset)[:length]
+        # The buffered start of a large part is read again: putting both together would take the memory twice.
+        buffered = self.buffered(offset)[:length] if length <= MAX_WHOLE_MOOV_BYTES else b""
         if len(buffered) == length:
             return buffered
         rest = self._read(offset + len(buffered), length - len(buffered))
@@ -141,15 +141,14 @@ class TopLevelBox:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The payloads of `ftyp` and `moov`, and the offset behind `moov`."""
+    """The payload of `ftyp`, and where `moov` is."""
 
     ftyp: bytes | None
-    moov: bytes
-    moov_end: int
+    moov: TopLevelBox
 
 
 def find_index(file: BufferedFile) -> Index:
-    """Read `ftyp` and `moov`.
+    """Read `ftyp`, and find `moov`.
 
     Raises:
         Unsupported: this is not an MP4 or QuickTime file, or its index is too far away or too large.
@@ -160,9 +159,11 @@ def find_index(file: BufferedFile) -> Index:
         if number == 0 and box.kind not in FIRST_BOXES:
             raise Unsupported("not an MP4 or QuickTime file")
         if box.kind == b"moov":
-            return Index(ftyp, _limited_payload(file, box, MAX_MOOV_BYTES), box.end)
+            _check_size(file, box, MAX_MOOV_BYTES)
+            return Index(ftyp, box)
         if box.kind == b"ftyp" and ftyp is None:
-            ftyp = _limited_payload(file, box, 4096)
+            _check_size(file, box, 4096)
+            ftyp = box.payload(file)
     raise BrokenFile("no moov box: the file is cut short, or its recording was not finished")
 
 
@@ -180,28 +181,63 @@ def _top_level_boxes(file: BufferedFile) -> Iterator[TopLevelBox]:
         offset += size_bytes
 
 
-def _limited_payload(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> bytes:
+def _check_size(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> None:
     name = box.kind.decode("latin-1")
     if box.end > file.size_bytes:
         raise BrokenFile(f"box {name} extends beyond the end of the file: the file is cut short")
     if box.size_bytes > limit_bytes:
         raise Unsupported(f"box {name} has {box.size_bytes} bytes, more than the limit of {limit_bytes}")
-    return box.payload(file)
+
+
+def _moov_blocks(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
+    """The payload of `moov`: all of it, or if it is large, box by box, so that one track is in memory at a time."""
+    if moov.size_bytes <= MAX_WHOLE_MOOV_BYTES:
+        yield moov.payload(file)
+        return
+    offset = moov.offset + moov.header_bytes
+    while offset < moov.end:
+        header = file.header_at(offset) if moov.end - offset >= FULL_BOX_BYTES * 2 else None
+        size_bytes = header.size_bytes if header is not None else None
+        end = moov.end if size_bytes is None else offset + size_bytes
+        if end > moov.end:
+            raise BrokenFile("a box in moov is larger than moov")
+        yield file.bytes_at(offset, end - offset)
+        offset = end
 
 
 # Parsing the index
 
 
-def _parse_tracks(moov: Box) -> tuple[Track, ...]:
-    boxes = list(moov.find_all(b"trak"))
-    if len(boxes) > MAX_TRACKS:
-        raise BrokenFile(f"{len(boxes)} tracks, more than the limit of {MAX_TRACKS}")
-    for box in boxes:  # before anything else can be unsupported, because ffmpeg tries what is
-        _refuse_encrypted(box)
-    tracks = tuple(_parse_track(box) for box in boxes)
+def _parse_moov(blocks: Iterable[bytes], digest: hashlib.blake2b) -> tuple[Box, tuple[Track, ...]]:
+    """The `moov` box without tables, and its tracks.
+
+    An error in a track is raised after all tracks were checked for encryption, because ffmpeg gets what is unsupported
+    or broken.
+    """
+    children: list[Box] = []
+    tracks: list[Track] = []
+    error: Mp4Error | None = None
+    for block in blocks:
+        digest.update(block)
+        for box in parse_boxes(memoryview(block), b"moov"):
+            children.append(_without_tables(box))
+            if box.kind != b"trak":
+                continue
+            _refuse_encrypted(box)
+            try:
+                tracks.append(_parse_track(box))
+            except (BrokenFile, Unsupported) as found:
+                error = error or found
+            if len(tracks) > MAX_TRACKS or len(children) > MAX_CHILDREN:
+                raise BrokenFile(f"more than {MAX_TRACKS} tracks or {MAX_CHILDREN} boxes in moov")
+    moov = Box(b"moov", children=tuple(children))
+    if moov.find(b"cmov"):
+        raise Unsupported("the index is compressed (cmov)")
+    if error is not None:
+        raise error
     if len({track.track_id for track in tracks}) < len(tracks):
         raise BrokenFile("two tracks have the same id")
-    return tracks
+    return moov, tuple(tracks)
 
 
 def _refuse_encrypted(trak: Box) -> None:
@@ -229,7 +265,7 @@ def _without_tables(box: Box) -> Box:
     """The box without sample tables and edit list. Copied, because a slice keeps the whole index in memory."""
     if box.children is None:
         return Box(box.kind, bytes(box.payload))
-    dropped = TABLES if box.kind == b"stbl" else {b"edts", b"mvex"}
+    dropped = TABLES if box.kind == b"stbl" else {b"edts"}
     return box.with_children(tuple(_without_tables(child) for child in box.children if child.kind not in dropped))
 
 
@@ -274,6 +310,5 @@ def _data_references(dref: Box | None) -> list[bool]:
 
 
 def _check_inside_file(track: Track, size_bytes: int) -> None:
-    chunks = track.table.chunks
-    if max(map(add, chunks.offsets, chunks.lengths(track.table.sizes)), default=0) > size_bytes:
+    if track.table.chunks.max_end(track.table.sizes) > size_bytes:
         raise Unsupported(f"{track.name} has samples beyond the end of the file: the file is cut short")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, chain, groupby, islice, repeat
-from operator import add, eq, mul, sub
+from itertools import accumulate, chain, compress, groupby, islice, repeat
+from operator import add, eq, ge, mul, sub
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 # The most samples that a decoder may hold back to reorder frames, with a wide margin (H.264 and HEVC: 16).
 MAX_REORDER = 256
+_BLOCK = 1 << 16
+_MARK_DISTANCE = 1 << 10
 # Tables with a fixed number of bytes for each sample.
 PER_SAMPLE_BYTES = {b"sdtp": 1, b"stdp": 2}
+
+
+def _running_sums(counts: array[int]) -> array[int]:
+    """0, and the sum of the first 1, 2, ... counts, in 32 bits if they fit."""
+    return array("I" if sum(counts) < 1 << 32 else "Q", accumulate(counts, initial=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +43,13 @@ class Runs:
 
     @classmethod
     def of(cls, counts: Iterable[int], values: Iterable[int]) -> Runs:
-        """Runs with these counts and values. Runs with a count of 0 are dropped."""
-        count_array, value_array = array("Q", counts), array("q", values)
+        """Runs with these counts and values. Runs with a count of 0 are dropped. Arrays are kept, not copied."""
+        count_array = counts if isinstance(counts, array) else array("Q", counts)
+        value_array = values if isinstance(values, array) else array("q", values)
         if count_array.count(0):
             kept = [(count, value) for count, value in zip(count_array, value_array, strict=True) if count]
             count_array, value_array = array("Q", (c for c, _ in kept)), array("q", (v for _, v in kept))
-        return cls(count_array, value_array, array("Q", accumulate(count_array, initial=0)))
+        return cls(count_array, value_array, _running_sums(count_array))
 
     @classmethod
     def constant(cls, count: int, value: int) -> Runs:
@@ -66,14 +74,16 @@ class Runs:
             if counts and part.counts and values[-1] == part.values[0]:
                 counts[-1] += part.counts[0]
                 skip = 1
-            counts.extend(part.counts[skip:])
-            values.extend(part.values[skip:])
+            counts.extend(islice(part.counts, skip, None))
+            values.extend(islice(part.values, skip, None))
         return cls.of(counts, values)
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def __iter__(self) -> Iterator[int]:
+        if len(self.values) == len(self):  # the composition offsets of most videos with B-frames
+            return iter(self.values)
         return chain.from_iterable(map(repeat, self.values, self.counts))
 
     def __getitem__(self, index: int) -> int:
@@ -101,9 +111,9 @@ class Runs:
         return self if not missing else Runs.concat((self, Runs.constant(missing, filler)))
 
     def merged(self) -> Runs:
-        """The same items in the fewest runs, so that equal items compare equal."""
+        """The same items in the fewest runs of 64-bit integers, so that equal items have equal bytes."""
         if not any(map(eq, self.values, islice(self.values, 1, None))):
-            return self
+            return Runs(array("Q", self.counts), array("q", self.values), self.starts)
         counts, values = array("Q"), array("q")
         for value, group in groupby(zip(self.values, self.counts, strict=True), key=lambda pair: pair[0]):
             counts.append(sum(count for _, count in group))
@@ -162,17 +172,24 @@ class Timeline:
 
     def all_times(self) -> array[int]:
         """The decode time of every sample. Only for tracks whose number of samples is limited by their tables."""
+        if len(self.durations.values) == 1:  # a constant frame rate
+            (duration,) = self.durations.values
+            return array("q", range(0, len(self.durations) * duration, duration) if duration else self.durations)
         return array("q", islice(accumulate(self.durations, initial=0), len(self.durations)))
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The size of each sample in bytes: a constant (PCM), or a table with its running sums."""
+    """The size of each sample in bytes: a constant (PCM), or a table.
+
+    `marks` are the running sums of a whole track's table, of every 1024th sample only: those of all samples are twice
+    as large as the table.
+    """
 
     count: int
     constant: int | None
     table: array[int] | None = None
-    sums: array[int] | None = field(default=None, repr=False, compare=False)
+    marks: array[int] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def same(cls, count: int, size_bytes: int) -> Sizes:
@@ -182,7 +199,8 @@ class Sizes:
     @classmethod
     def of(cls, table: array[int]) -> Sizes:
         """One size per sample."""
-        return cls(len(table), None, table, array("Q", accumulate(table, initial=0)))
+        sums = accumulate(table, initial=0)
+        return cls(len(table), None, table, array("Q", islice(sums, 0, None, _MARK_DISTANCE)))
 
     @classmethod
     def concat(cls, parts: Sequence[Sizes]) -> Sizes:
@@ -198,13 +216,21 @@ class Sizes:
 
     def between(self, first: int, end: int) -> int:
         """The total size of samples `first` to `end` (exclusive)."""
-        if self.sums is None:
+        if self.table is None:
             return (end - first) * (self.constant or 0)
-        return self.sums[end] - self.sums[first]
+        if end - first <= _MARK_DISTANCE or self.marks is None:
+            return sum(memoryview(self.table)[first:end])
+        return self._up_to(end) - self._up_to(first)
+
+    def _up_to(self, sample: int) -> int:
+        assert self.table is not None
+        assert self.marks is not None
+        mark = sample // _MARK_DISTANCE
+        return self.marks[mark] + sum(memoryview(self.table)[mark * _MARK_DISTANCE : sample])
 
     def slice(self, first: int, end: int) -> Sizes:
         """The sizes of samples `first` to `end` (exclusive)."""
-        return Sizes.of(self.table[first:end]) if self.table is not None else Sizes(end - first, self.constant)
+        return Sizes(end - first, self.constant, None if self.table is None else self.table[first:end])
 
     def resized(self, count: int) -> Sizes:
         """The sizes of the first `count` samples."""
@@ -223,7 +249,7 @@ class Chunks:
     @classmethod
     def of(cls, offsets: array[int], counts: array[int], descriptions: Runs) -> Chunks:
         """Chunks at these offsets with these numbers of samples."""
-        return cls(offsets, counts, descriptions, array("Q", accumulate(counts, initial=0)))
+        return cls(offsets, counts, descriptions, _running_sums(counts))
 
     @classmethod
     def none(cls) -> Chunks:
@@ -250,10 +276,29 @@ class Chunks:
 
     def lengths(self, sizes: Sizes) -> Iterable[int]:
         """The size of each chunk in bytes."""
-        if sizes.sums is None:
+        if sizes.table is None:
             return map(mul, self.counts, repeat(sizes.constant or 0))
-        sums = array("Q", map(sizes.sums.__getitem__, self.starts))
-        return map(sub, sums[1:], sums)
+        if len(self.counts) == sizes.count:  # one sample in each chunk
+            return sizes.table
+        blocks = range(0, len(self.counts), _BLOCK)  # because a table of all sums is large
+        return chain.from_iterable(self._sums(memoryview(sizes.table), low, low + _BLOCK) for low in blocks)
+
+    def _sums(self, sizes: memoryview[int], low: int, high: int) -> Iterable[int]:
+        """The sum of the sizes of each of the chunks `low` to `high` (exclusive)."""
+        ends = array("I", accumulate(self.counts[low:high]))
+        first = self.starts[low]
+        running = array("Q", accumulate(sizes[first : first + ends[-1]], initial=0))
+        at_ends = array("Q", map(running.__getitem__, ends))
+        return chain(at_ends[:1], map(sub, at_ends[1:], at_ends))
+
+    def max_end(self, sizes: Sizes) -> int:
+        """The highest offset at which a chunk ends, or 0. Chunks that cannot be the one are not summed."""
+        if not self.offsets:
+            return 0
+        largest = max(self.counts) * (max(sizes.table, default=0) if sizes.table is not None else sizes.constant or 0)
+        highest = max(self.offsets)
+        candidates = compress(range(len(self.offsets)), map(ge, self.offsets, repeat(highest - largest)))
+        return max(self.offsets[number] + sizes.between(*self.starts[number : number + 2]) for number in candidates)
 
     def at(self, offsets: Iterable[int]) -> Chunks:
         """The same chunks at other offsets."""

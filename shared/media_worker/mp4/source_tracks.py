@@ -19,7 +19,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-from .boxes import Box, with_track_id
+from .boxes import Box, track_id_of, with_track_id
 from .concat import JoinedTrack, concatenate
 from .edit_list import EMPTY, Edit, exact_movie_timescale, rescaled
 from .errors import Unsupported, overflow_is_unsupported
@@ -68,7 +68,7 @@ class SourceTracks:
         if restored is None:
             raise Unsupported("the segments are not those that the source was split into")
         tracks = tuple(joined.track for joined in restored.tracks)
-        movie = replace(movies[0], timescale=restored.timescale, tracks=tracks)
+        movie = replace(movies[0], box=restored.box, timescale=restored.timescale, tracks=tracks)
         return cls(movie, tuple(joined.tables for joined in restored.tracks))
 
     @property
@@ -190,9 +190,9 @@ def _starting_at(movie: Movie, first_frame_s: Fraction) -> Movie:
 
 def _video_box(processed: Box, source: Box) -> Box:
     """The processed video's `trak`, with the id and the references of the source's."""
-    source_id = with_track_id(processed.need(b"tkhd"), source.need(b"tkhd"))
+    tkhd = with_track_id(processed, track_id_of(source.need(b"tkhd"))).need(b"tkhd")
     others = tuple(child for child in processed.children or () if child.kind not in (b"tkhd", b"tref"))
-    return processed.with_children((source_id, *source.find_all(b"tref"), *others))
+    return processed.with_children((tkhd, *source.find_all(b"tref"), *others))
 
 
 def _end_s(video: JoinedTrack) -> Fraction:

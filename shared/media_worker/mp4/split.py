@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
 
+from .chapters import with_segment_chapters
 from .cut_points import Cut, CutPoints
 from .edit_list import (
     Edit,
@@ -36,15 +37,16 @@ from .edit_list import (
     presentation_time,
 )
 from .errors import Unsupported, overflow_is_unsupported
-from .key_frames import KeyFrames, ReadMany, can_verify, is_doubtful
+from .key_frames import KeyFrames, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
-from .samples import Runs, SampleTable, concat_tables
+from .samples import SampleTable, concat_tables
 from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .fragment_reader import ReadMany
     from .movie import Movie, Track
     from .reader import Read
 
@@ -56,8 +58,8 @@ class SplitPlan:
     Each track has one cut more than there are segments: its end.
 
     `segments` is what each segment presents of the video, or empty if there is no video. The segments follow each other
-    without a gap and have all presented frames of the video. Segment 0 starts at 0. If the first frame is presented
-    later, that delay is part of its duration and of its longest frame: a worker may keep the delay or drop it.
+    without a gap and have all presented frames of the video. `starts_s[0]` is when the first frame is presented. That
+    is not always 0: segment 0 has all of the movie before it, too, and a worker may keep such a delay or drop it.
 
     `notice` is a sentence for the user if the video cannot be processed in parallel as wanted.
     """
@@ -121,13 +123,11 @@ def plan_split(
 def split_at(
     movie: Movie, starts_s: Sequence[Fraction], read: Read | None = None, read_many: ReadMany | None = None
 ) -> SplitPlan:
-    """Cut exactly at these times, as a stored plan says. The first one is 0. `read` as in `plan_split`.
+    """Cut exactly at these times, as a stored plan says. `read` as in `plan_split`.
 
     Raises:
         Unsupported: the movie cannot be cut at one of them; names it.
     """
-    if not starts_s or starts_s[0] != 0:
-        raise Unsupported("the first segment does not start at 0")
     source = _Source.of(movie, _reader(read, read_many))
     cuts = [source.cut_at(start_s) for start_s in starts_s[1:]]
     are_key = source.are_key([cut.sample for cut in cuts if cut])
@@ -238,7 +238,6 @@ class _Source:
         """The plan with a first segment, and one for each of these starts."""
         if len(later_starts_s) >= MAX_SEGMENTS:
             raise Unsupported(f"more than {MAX_SEGMENTS} segments: use longer segments")
-        starts_s = (Fraction(0), *later_starts_s)
         columns = [[Cut(0, 0, 0) for _ in self.points]]
         columns += [
             [_cut_at(*each, start_s) for each in zip(self.movie.tracks, self.points, self.ranges, strict=True)]
@@ -247,17 +246,16 @@ class _Source:
         columns.append([each.end for each in self.points])
         cuts = tuple(zip(*columns, strict=True))
         main = self.movie.main_track_number
-        return SplitPlan(main, starts_s, cuts, self._segments(cuts[main]))
+        segments = self._segments(cuts[main])
+        first_s = segments[0].start_s if segments else Fraction(0)
+        return SplitPlan(main, (first_s, *later_starts_s), cuts, segments)
 
     def _segments(self, cuts: Sequence[Cut]) -> tuple[Presented, ...]:
-        """What each segment presents. Segment 0 starts at 0, however late its first frame is presented."""
+        """What each segment presents of the video."""
         if self.frames is None:
             return ()
         firsts = [0, *(self.frames.before(cut.media_time) for cut in cuts[1:-1]), self.frames.count]
-        first, *others = (self.frames.between(*each) for each in pairwise(firsts))
-        delay_s = first.start_s
-        longest_s = max(first.longest_frame_s, delay_s)
-        return (Presented(first.frames, Fraction(0), first.duration_s + delay_s, longest_s), *others)
+        return tuple(self.frames.between(*each) for each in pairwise(firsts))
 
 
 def _cut_at(track: Track, points: CutPoints, ranges: Sequence[PresentedRange], start_s: Fraction) -> Cut:
@@ -318,7 +316,7 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
         digest=digest_of(track for track, _ in parts),
     )
     media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
-    box = without_provenance(movie.box)
+    box = with_segment_chapters(without_provenance(movie.box), plan.starts_s, segment_index)
     segment = replace(
         movie,
         box=box.with_children((*(box.children or ()), build_provenance(provenance))),
@@ -342,7 +340,9 @@ def _segment_track(
     """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
     begin = plan.cuts[track_number][segment_index]
-    table, is_marked = _segment_table(track.table, *plan.cuts[track_number][segment_index : segment_index + 2])
+    table, left_out, is_marked = _segment_table(
+        track.table, *plan.cuts[track_number][segment_index : segment_index + 2]
+    )
     edits, shift = track.edits, 0
     if plan.total_segments > 1:
         edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
@@ -350,7 +350,7 @@ def _segment_track(
         table = replace(table, offsets=table.offsets.shifted(shift))
     provenance = TrackProvenance(
         first_sample=begin.sample + begin.overlap,
-        offset_shift=shift,
+        offset_shift=shift + left_out,
         edits=track.edits,
         repeated_samples=1 if begin.overlap else 0,
         is_marked=is_marked,
@@ -358,22 +358,26 @@ def _segment_track(
     return replace(track, edits=edits, table=table), provenance
 
 
-def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, bool]:
-    """The samples of a segment, and whether its first sample had to be marked as a sync sample.
+def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, int, bool]:
+    """The samples of a segment, the duration of samples left out, and whether its first sample had to be marked.
 
-    The leading samples of the first sample are left out. It lasts until the next sample is decoded instead.
+    The leading samples of the first sample are left out. The others are decoded earlier by their duration, so their
+    composition offsets grow by it. (Readers take the time to the next decode time as the duration of a frame: a gap
+    behind the first sample would be a frame that lasts as long.)
     """
     if begin.sample >= end.sample:
-        return table.slice(begin.sample, end.sample), False
+        return table.slice(begin.sample, end.sample), 0, False
     own = table.slice(begin.sample, end.sample + end.overlap)
-    if begin.leading:
-        head, rest = own.slice(0, 1), own.slice(begin.overlap, own.count)
-        duration = own.durations.slice(0, begin.overlap).total()
-        own = concat_tables([replace(head, durations=Runs.constant(1, duration)), rest])
+    left_out = 0
+    if begin.leading and own.offsets is not None:
+        left_out = own.durations.slice(1, begin.overlap).total()
+        rest = own.slice(begin.overlap, own.count)
+        offsets = None if rest.offsets is None else rest.offsets.shifted(left_out)
+        own = concat_tables([own.slice(0, 1), replace(rest, offsets=offsets)])
     first = array("Q", [0])
     if begin.sample == 0 or own.sync is None or own.sync[:1] == first:
-        return own, False
-    return replace(own, sync=first + own.sync), True
+        return own, left_out, False
+    return replace(own, sync=first + own.sync), left_out, True
 
 
 def _segment_edits(
@@ -396,7 +400,7 @@ def _segment_edits(
     )
     edits = edits_of(
         clipped,
-        movie_start=plan.starts_s[segment_index] * track.timescale,
+        movie_start=plan.starts_s[segment_index] * track.timescale if segment_index else Fraction(0),
         media_zero=begin.decode_time - shift,
         media_end=plan.cuts[track_number][-1].media_time,
         track_timescale=track.timescale,

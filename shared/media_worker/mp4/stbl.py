@@ -10,7 +10,7 @@ import sys
 from array import array
 from bisect import bisect_left
 from dataclasses import replace
-from itertools import accumulate, chain, compress, count, repeat
+from itertools import accumulate, chain, compress, count, cycle, islice, repeat
 from operator import add, ne, sub
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 TABLES = frozenset(
     {b"stts", b"ctts", b"stss", b"stps", b"stsz", b"stz2", b"stsc", b"stco", b"co64", b"sdtp", b"stdp", b"sbgp"}
-    # Not written: shadow sync samples, padding bits, subsamples and compact sample groups. Decoding needs none of them.
+    # Not written: shadow sync samples, padding bits and subsamples, which decoding does not need. Compact sample groups
+    # (csgp) are written as plain ones (sbgp).
     | {b"sgpd", b"csgp", b"stsh", b"padb", b"cslg", b"subs"}
 )
 # 16 years at one tick per nanosecond. Sums below this fit into every integer type used here.
 MAX_MEDIA_TIME = 1 << 59
+MAX_PATTERN_SAMPLES = 32_000_000
 _U32 = struct.Struct(">I")
 
 
@@ -275,16 +277,19 @@ def _pcm_sample_bytes(entry: Box) -> int | None:
 
 def _parse_chunks(stbl: Box, sample_count: int) -> Chunks:
     """Chunks of at most `sample_count` samples in total."""
-    if (stco := stbl.find(b"stco")) is not None:
-        offsets = array("Q", _parse_table("I", stco))
-    else:
-        offsets = _parse_table("Q", stbl.need(b"co64"))
-    counts, descriptions = _parse_stsc(stbl.need(b"stsc"), len(offsets))
-    starts = array("Q", accumulate(counts, initial=0))
-    used = min(bisect_left(starts, sample_count), len(counts))
-    offsets, counts, descriptions = offsets[:used], counts[:used], descriptions.resized(used, 1)
-    if used and starts[used] > sample_count:
-        counts[-1] -= starts[used] - sample_count
+    stco = stbl.find(b"stco")
+    table = stco or stbl.need(b"co64")
+    (chunk_count,) = unpack(_U32, table, 4)
+    if chunk_count > len(table.payload) // 4:
+        raise BrokenFile(f"box {table.kind.decode()} has fewer entries than it declares")
+    counts, descriptions = _parse_stsc(stbl.need(b"stsc"), chunk_count)
+    offsets = _parse_table("Q", table) if stco is None else array("Q", _parse_table("I", table))
+    if sum(counts) > sample_count:  # the last chunks are not used, or not entirely
+        starts = array("Q", accumulate(counts, initial=0))
+        used = bisect_left(starts, sample_count)
+        offsets, counts, descriptions = offsets[:used], counts[:used], descriptions.resized(used, 1)
+        if used:
+            counts[-1] -= starts[used] - sample_count
     return _without_empty(offsets, counts, descriptions)
 
 
@@ -292,16 +297,19 @@ def _parse_stsc(stsc: Box, chunk_count: int) -> tuple[array[int], Runs]:
     """The number of samples and the sample description of each chunk. An entry holds up to the next entry's chunk."""
     entries = _parse_table("I", stsc, columns=3)
     per_chunk, descriptions = entries[1::3], entries[2::3]
-    firsts = array("q", map(sub, entries[0::3], repeat(1)))
+    firsts = array("q", map(sub, islice(entries, 0, None, 3), repeat(1)))
+    del entries  # large if chunks are small
     if chunk_count and (not firsts or firsts[0] != 0):
         raise BrokenFile("box stsc does not start with the first chunk")
     firsts.append(chunk_count)
     if max(firsts) > chunk_count:  # entries for chunks that do not exist
         firsts = array("q", map(min, firsts, repeat(chunk_count)))
-    lengths = array("q", map(sub, firsts[1:], firsts))
+    lengths = array("q", map(sub, islice(firsts, 1, None), firsts))
+    del firsts
     if min(lengths, default=0) < 0:
         raise BrokenFile("the entries of box stsc are out of order")
-    counts = array("I", chain.from_iterable(map(repeat, per_chunk, lengths)))
+    code = "B" if max(per_chunk, default=0) < 1 << 8 else "I"
+    counts = array(code, chain.from_iterable(map(repeat, per_chunk, lengths)))
     if descriptions and descriptions.count(descriptions[0]) == len(descriptions):  # nearly always
         return counts, Runs.constant(len(counts), descriptions[0])
     return counts, Runs.of(lengths, descriptions)
@@ -317,14 +325,21 @@ def _without_empty(offsets: array[int], counts: array[int], descriptions: Runs) 
 
 def _build_stsc(chunks: Chunks) -> Box:
     """An entry for each chunk that differs from the one before."""
-    starts = {0, *chunks.descriptions.starts[:-1]} if chunks.counts else set()
-    starts.update(compress(count(1), map(ne, chunks.counts[1:], chunks.counts)))
-    rows = sorted(starts)
+    rows = [0] if chunks.counts else []
+    rows.extend(compress(count(1), map(ne, islice(chunks.counts, 1, None), chunks.counts)))
+    if len(chunks.descriptions.values) > 1:
+        rows = sorted({*rows, *chunks.descriptions.starts[:-1]})
     entries = array("I", bytes(3 * 4 * len(rows)))
     entries[0::3] = array("I", map(add, rows, repeat(1)))
     entries[1::3] = array("I", map(chunks.counts.__getitem__, rows))
-    entries[2::3] = array("I", map(chunks.descriptions.__getitem__, rows))
+    entries[2::3] = _descriptions_of(chunks.descriptions, rows)
     return _build_table(b"stsc", "I", entries, columns=3)
+
+
+def _descriptions_of(descriptions: Runs, chunk_numbers: Sequence[int]) -> array[int]:
+    if len(descriptions.values) == 1:
+        return array("I", descriptions.values) * len(chunk_numbers)
+    return array("I", map(descriptions.__getitem__, chunk_numbers))
 
 
 def build_chunk_offsets(chunks: Chunks, media_offset: int, *, wide: bool) -> Box:
@@ -335,11 +350,13 @@ def build_chunk_offsets(chunks: Chunks, media_offset: int, *, wide: bool) -> Box
     return _build_table(kind, code, map(add, chunks.offsets, repeat(media_offset)))
 
 
-# sgpd and sbgp: sample groups (8.9)
+# sgpd, sbgp and csgp: sample groups (8.9)
+
+_CSGP_HAS_PARAMETER, _CSGP_IS_LOCAL = 0x40, 0x80
 
 
 def _parse_groups(stbl: Box, sample_count: int) -> tuple[SampleGroup, ...]:
-    """All sample groups. An `sbgp` without its `sgpd` has no meaning and is dropped."""
+    """All sample groups. One without its `sgpd` has no meaning and is dropped."""
     descriptions = {bytes(box.payload[4:8]): bytes(box.payload) for box in stbl.find_all(b"sgpd")}
     groups = []
     for box in stbl.find_all(b"sbgp"):
@@ -348,7 +365,63 @@ def _parse_groups(stbl: Box, sample_count: int) -> tuple[SampleGroup, ...]:
         if (description := descriptions.get(grouping[:4])) is not None:
             members = _parse_members(box, 4 + len(grouping)).resized(sample_count, 0)
             groups.append(SampleGroup(grouping, members, description))
+    for box in stbl.find_all(b"csgp"):
+        _, flags = version_and_flags(box)
+        grouping = bytes(box.payload[4 : 12 if flags & _CSGP_HAS_PARAMETER else 8])
+        if (description := descriptions.get(grouping[:4])) is not None and not flags & _CSGP_IS_LOCAL:
+            members = _parse_compact_members(box, 4 + len(grouping), sample_count).resized(sample_count, 0)
+            groups.append(SampleGroup(grouping, members, description))
     return tuple(groups)
+
+
+def _parse_compact_members(csgp: Box, offset: int, sample_count: int) -> Runs:
+    """The group of each sample (8.9.5): patterns, each repeated until it covers a number of samples.
+
+    Lengths, counts and indexes have 4, 8, 16 or 32 bits, which the flags say.
+    """
+    _, flags = version_and_flags(csgp)
+    length_bits, count_bits, index_bits = (4 << (flags >> shift & 3) for shift in (4, 2, 0))
+    (patterns,) = unpack(_U32, csgp, offset)
+    bits = _Bits(csgp, offset + 4)
+    if patterns * (length_bits + count_bits) > bits.left:
+        raise BrokenFile("box csgp has fewer patterns than it declares")
+    sizes = [(bits.read(length_bits), bits.read(count_bits)) for _ in range(patterns)]
+    if sum(length for length, _ in sizes) * index_bits > bits.left:
+        raise BrokenFile("box csgp has fewer indexes than it declares")
+    parts: list[Runs] = []
+    left = sample_count
+    for length, samples in sizes:
+        pattern = array("I", (bits.read(index_bits) for _ in range(length)))
+        covered = min(samples, left) if length else 0
+        left -= covered
+        parts.append(_repeated(pattern, covered))
+    return Runs.concat(parts)
+
+
+def _repeated(pattern: array[int], count: int) -> Runs:
+    if not count or pattern.count(pattern[0]) == len(pattern):
+        return Runs.constant(count, pattern[0] if count else 0)
+    if count > MAX_PATTERN_SAMPLES:
+        raise Unsupported(f"a pattern of sample groups for {count} samples")
+    return Runs.from_values(islice(cycle(pattern), count))
+
+
+class _Bits:
+    """Reads unsigned integers of 4 to 32 bits from the payload of a box."""
+
+    def __init__(self, box: Box, offset: int) -> None:
+        self._data, self._at = memoryview(box.payload), 8 * offset
+
+    @property
+    def left(self) -> int:
+        """The number of bits that were not read."""
+        return 8 * len(self._data) - self._at
+
+    def read(self, bits: int) -> int:
+        """The next integer."""
+        first, self._at = self._at, self._at + bits
+        covering = int.from_bytes(self._data[first // 8 : -(-self._at // 8)], "big")
+        return covering >> (-self._at % 8) & ((1 << bits) - 1)
 
 
 def _parse_members(sbgp: Box, offset: int) -> Runs:

@@ -100,19 +100,27 @@ def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int, source: int 
 
     Bytes that several tracks share (8.7.1 allows it) are taken once.
     """
-    extents: list[tuple[int, int]] = []
-    for table in tables:
-        extents.extend(zip(table.chunks.offsets, table.chunks.lengths(table.sizes), strict=True))
-    if not extents:
+    filled = [table for table in tables if table.chunks.offsets]
+    if not filled:
         return MediaRanges.of(())
-    extents.sort()
+    start = min(min(table.chunks.offsets) for table in filled)
+    end = max(table.chunks.max_end(table.sizes) for table in filled)
+    media_bytes = sum(table.sizes.between(0, table.count) for table in filled)
+    if 0 <= end - start - media_bytes <= max_gap_bytes:  # the usual case, and the one with most chunks: one range
+        return MediaRanges.of([ByteRange(source, start, end - start)])
+    extents: list[tuple[int, int]] = []
+    for table in filled:
+        extents.extend(zip(table.chunks.offsets, table.chunks.lengths(table.sizes), strict=True))
+    return MediaRanges.of(_merged(sorted(extents), max_gap_bytes, source))
+
+
+def _merged(extents: Sequence[tuple[int, int]], max_gap_bytes: int, source: int) -> list[ByteRange]:
+    """Ranges from sorted pairs of offset and length."""
     starts = [offset for offset, _ in extents]
     ends = list(accumulate(itertools.starmap(add, extents), max))  # of everything up to here
     first_of_range = compress(count(1), map(gt, islice(starts, 1, None), map(add, ends, repeat(max_gap_bytes))))
     bounds = [0, *first_of_range, len(extents)]
-    return MediaRanges.of(
-        [ByteRange(source, starts[low], ends[high - 1] - starts[low]) for low, high in itertools.pairwise(bounds)]
-    )
+    return [ByteRange(source, starts[low], ends[high - 1] - starts[low]) for low, high in itertools.pairwise(bounds)]
 
 
 # Header

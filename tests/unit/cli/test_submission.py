@@ -23,9 +23,10 @@ def test_a_row_has_the_attributes_of_the_contract() -> None:
 
 def test_a_row_has_the_options_of_its_job() -> None:
     """The engine, and the segment length exactly as typed."""
-    submission = Submission("holiday-1", Path("f.mp4"), "anaglyph", "ffmpeg", Decimal("2.5"))
+    submission = Submission("holiday-1", Path("f.mp4"), "anaglyph", "ffmpeg", Decimal("2.5"), "any")
     row = build_row(submission, 0, 0)
     assert (row["mode"], row["engine"], row["segment_duration_sec"]) == ("anaglyph", "ffmpeg", Decimal("2.5"))
+    assert row["frame_check"] == "any"
 
 
 def test_job_ids_are_unique_and_begin_with_the_source_name() -> None:

@@ -1,5 +1,6 @@
 """The summary of a finished run."""
 
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -9,14 +10,14 @@ from media_worker_cli.summary import StepCost, Summary, costs_of, describe_frame
 def test_steps_are_in_the_order_in_which_they_ran() -> None:
     """DynamoDB maps have no order. An unknown step comes last. A row without steps has none."""
     row = {
-        "reassembly_steps": {"upload": {"seconds": Decimal("0.5"), "bytes": Decimal(7)}},
-        "chunking_steps": {"rest": {}, "split": {"seconds": 2}, "download": {"seconds": 1, "bytes": Decimal(9)}},
+        "reassembly_steps": {"join": {"seconds": Decimal("0.5"), "bytes": Decimal(7)}},
+        "chunking_steps": {"rest": {}, "split": {"seconds": 2}, "plan": {"seconds": 1, "bytes": Decimal(9)}},
     }
     assert costs_of(row) == (
-        StepCost("chunking: download", 1.0, 9),
+        StepCost("chunking: plan", 1.0, 9),
         StepCost("chunking: split", 2.0, None),
         StepCost("chunking: rest", 0.0, None),
-        StepCost("reassembly: upload", 0.5, 7),
+        StepCost("reassembly: join", 0.5, 7),
     )
     assert costs_of({}) == ()
 
@@ -41,4 +42,5 @@ def test_a_summary_as_lines_and_as_json() -> None:
         "the final is out/final.mp4 (3.0 MB)",
     ]
     assert summary.as_json()["final"] == "out/final.mp4"
+    assert "notice: one keyframe" in replace(summary, notice="one keyframe").as_lines()
     assert summary.as_json()["steps"][1] == {"step": "chunking: plan", "seconds": 0.25, "size_bytes": None}

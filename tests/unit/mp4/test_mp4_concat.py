@@ -126,7 +126,7 @@ ODD = {
     "codec": (replace(video(), entry=video_entry(b"hvc1")), audio(89), "codec hvc1, expected avc1"),
     "size": (replace(video(), entry=video_entry(width=128)), audio(89), "128x48, expected 64x48"),
     "rate": (video(), replace(audio(89), entry=audio_entry(rate=32000)), "32000 Hz, expected 2 channels at 48000 Hz"),
-    "kind": (video(), replace(audio(89), handler=b"text"), "where the others have"),
+    "kind": (video(), replace(audio(89), handler=b"text"), r"it lacks track 2 \(soun\)"),
 }
 
 

@@ -47,7 +47,8 @@ def test_every_frame_is_presented_by_one_segment(specs: tuple[TrackSpec, ...], d
     source = make_movie(specs)
     plan = plan_split(load(source), duration_s)
     found: list[tuple[Fraction, bytes]] = []
-    for start_s, planned, segment in zip(plan.starts_s, plan.segments, split(source, duration_s), strict=True):
+    movie_starts_s = (Fraction(0), *plan.starts_s[1:])
+    for start_s, planned, segment in zip(movie_starts_s, plan.segments, split(source, duration_s), strict=True):
         frames = presented(segment)
         assert len(frames) == planned.frames == presented_video(load(segment)).frames
         found.extend((start_s + time, data) for time, data in frames)

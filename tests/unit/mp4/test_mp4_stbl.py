@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from media_worker.mp4.boxes import Box, full_box, parse_boxes
 from media_worker.mp4.errors import BrokenFile, Unsupported
 from media_worker.mp4.samples import Chunks, Runs, SampleGroup, SampleTable, Sizes, concat_tables
@@ -15,6 +17,9 @@ from media_worker.mp4.stbl import build_chunk_offsets, build_sample_table, parse
 
 from tests.unit.mp4.movies import TrackSpec, load, make_movie
 from tests.unit.mp4.strategies import videos
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ROLL = full_box(1) + b"roll" + struct.pack(">IIh", 2, 1, -1)
 
@@ -163,3 +168,46 @@ def test_audio_with_shared_packets_is_unsupported() -> None:
     """With IMA and MACE, the tables do not say where a sample is."""
     with pytest.raises(Unsupported, match="share a packet"):
         with_pcm_sizes(pcm(), entry(b"ima4", version=1, more=struct.pack(">IIII", 64, 34, 68, 2)))
+
+
+def compact_groups(
+    patterns: Sequence[tuple[Sequence[int], int]], length_code: int, count_code: int, index_code: int
+) -> Box:
+    """A `csgp` box. The codes 0 to 3 mean 4, 8, 16 and 32 bits."""
+    numbers = [
+        *(pair for pattern, count in patterns for pair in ((len(pattern), 4 << length_code), (count, 4 << count_code))),
+        *((index, 4 << index_code) for pattern, _ in patterns for index in pattern),
+    ]
+    bits = "".join(f"{number:0{width}b}" for number, width in numbers)
+    bits += "0" * (-len(bits) % 8)
+    flags = length_code << 4 | count_code << 2 | index_code
+    head = full_box(0, flags) + b"roll" + struct.pack(">I", len(patterns))
+    return Box(b"csgp", head + int(bits or "0", 2).to_bytes(len(bits) // 8, "big"))
+
+
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 15), min_size=1, max_size=5), st.integers(0, 15)), max_size=6),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_compact_sample_groups_become_plain_ones(
+    patterns: list[tuple[list[int], int]], length_code: int, count_code: int, index_code: int
+) -> None:
+    """Each pattern repeats until it covers its number of samples. Samples without a group have index 0."""
+    csgp = compact_groups(patterns, length_code, count_code, index_code)
+    table = load(make_movie([TrackSpec([40] * 50)])).tracks[0].table
+    parsed = parse_sample_table(written(table, Box(b"sgpd", ROLL), csgp))
+    expected = [pattern[n % len(pattern)] for pattern, count in patterns for n in range(count)]
+    (group,) = parsed.groups
+    assert list(group.members) == (expected + [0] * 50)[:50]
+    assert {box.kind for box in build_sample_table(parsed)} >= {b"sgpd", b"sbgp"}
+
+
+@pytest.mark.parametrize("missing", [1, 2, 5])
+def test_a_truncated_compact_group_is_rejected(missing: int) -> None:
+    """Its counts are checked against its size."""
+    csgp = compact_groups([([1, 2], 10)], 1, 1, 1)
+    cut = Box(b"csgp", bytes(csgp.payload)[:-missing])
+    with pytest.raises(BrokenFile):
+        parse_sample_table(written(small(), Box(b"sgpd", ROLL), cut))
