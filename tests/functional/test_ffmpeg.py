@@ -223,7 +223,9 @@ def test_a_hung_ffmpeg_that_does_not_read_is_killed_at_the_deadline(tmp_path: Pa
         while True:
             yield bytes(1 << 20)
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(FfmpegStopped, match="did not end within 1 s"):
         ffmpeg(tmp_path, remaining_s=1).run([script(tmp_path, "exec /bin/sleep 60")], fed(blocks))
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()

@@ -35,7 +35,7 @@ def run_through(stack: Stack, source: Path, tmp_path: Path, engine: str = "auto"
         ("subtitles", 3),
         ("rotated", 3),
         ("hevc", 3),
-        ("open_gop", 1),
+        ("open_gop", 3),
         ("variable_rate", 3),
         ("ntsc", 3),
         ("long_audio", 3),
