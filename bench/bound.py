@@ -26,7 +26,8 @@ def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     _cut(path, slices)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         targets = [
-            Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), source.etag) for index in range(total)
+            Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), ("source-etag", source.etag))
+            for index in range(total)
         ]
         list(pool.map(partial(_upload, aws), slices, targets))
 
@@ -43,7 +44,7 @@ def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
         for index in range(total):
             with (folder / str(index)).open("rb") as segment_file:
                 shutil.copyfileobj(segment_file, final, 1 << 20)
-    _upload(aws, whole, Target(bucket, build_final_key(job_id), "bound"))
+    _upload(aws, whole, Target(bucket, build_final_key(job_id), ("source-etag", "bound")))
 
 
 def _upload(aws: Aws, path: Path, target: Target) -> None:

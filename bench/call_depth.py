@@ -183,13 +183,13 @@ def _process_segments(aws: Any) -> None:
         segment = aws.s3.get_object(Bucket="input", Key=entry["Key"])
         key = f"jobs/{_JOB}/segments/{index}.mp4"
         aws.s3.put_object(Bucket="output", Key=key, Body=segment["Body"].read(), Metadata=segment["Metadata"])
-        record_segment(
-            aws,
-            job_id=_JOB,
-            segment_index=index,
-            output_s3_uri=f"s3://output/{key}",
-            source_etag=segment["Metadata"].get("source-etag"),
-        )
+        # `plan` in this version, `source-etag` in older ones.
+        made_from = {
+            name.replace("-", "_"): segment["Metadata"][name]
+            for name in ("plan", "source-etag")
+            if name.replace("-", "_") in inspect.signature(record_segment).parameters
+        }
+        record_segment(aws, job_id=_JOB, segment_index=index, output_s3_uri=f"s3://output/{key}", **made_from)
 
 
 def _create_stack(aws: Any) -> None:

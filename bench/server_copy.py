@@ -15,7 +15,7 @@ def split(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     assert source
     for index in range(total):
         begin, end = source.size_bytes * index // total, source.size_bytes * (index + 1) // total
-        target = Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), source.etag)
+        target = Target(source.bucket, build_segment_key(job_id, index, total, "sbs"), ("source-etag", source.etag))
         write_once(aws, target, [ByteRange(0, begin, end - begin)], [source])
 
 
@@ -26,4 +26,4 @@ def join(aws: Aws, job_id: str, folder: Path, total: int) -> None:
     found = [describe(aws, bucket, build_output_segment_key(job_id, index)) for index in range(total)]
     segments = [segment for segment in found if segment]
     contents = [ByteRange(index, 0, segment.size_bytes) for index, segment in enumerate(segments)]
-    write_once(aws, Target(bucket, build_final_key(job_id), "server"), contents, segments)
+    write_once(aws, Target(bucket, build_final_key(job_id), ("source-etag", "server")), contents, segments)

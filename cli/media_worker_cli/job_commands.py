@@ -7,9 +7,10 @@ import json
 import socket
 import sys
 from argparse import Namespace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from media_worker.description import Attempt, Description, Segment, describe_job
+from media_worker.description import Description, Segment, describe_job
 from media_worker.jobs import JobStatus, now_s
 from media_worker.keys import is_job_id
 from media_worker.listing import LISTED, ListedJob, list_jobs
@@ -186,7 +187,7 @@ def _segment_row(each: Segment) -> tuple[str, ...]:
         _describe_state(each),
         "-" if each.start_s is None else describe_clock(each.start_s),
         "-" if each.frames is None else str(each.frames),
-        str(attempt.number) if attempt else "-",
+        str(attempt.attempt) if attempt else "-",
         worker,
         in_short(_error_of(each)),
     )
@@ -244,5 +245,5 @@ def _as_json(described: Description, tracks: SourceTracks | None) -> dict[str, A
 
 
 def _segment_json(each: Segment) -> dict[str, Any]:
-    attempt = each.attempt and {name: getattr(each.attempt, name) for name in Attempt.__slots__}
+    attempt = each.attempt and asdict(each.attempt)
     return {name: getattr(each, name) for name in Segment.__slots__} | {"attempt": attempt}

@@ -4,9 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from media_worker.attempts import read_attempts
 from media_worker.aws import Aws
 from media_worker.completions import current_completions
-from media_worker.description import Segment, describe_segments, read_attempts, remaining_s
+from media_worker.description import Segment, describe_segments, remaining_s
 from media_worker.jobs import Job, JobStatus, now_s, read_job
 from media_worker.keys import build_segment_prefix
 
@@ -67,8 +68,8 @@ def read_progress(aws: Aws, job_id: str) -> JobProgress:
         return JobProgress(job, job.total_segments, job.total_segments)
     written = job.total_segments if job.status in _SEGMENTS_WRITTEN else _count_segments(aws, job_id)
     now, completions = now_s(), current_completions(aws, job)
-    attempts = read_attempts(aws, job_id, now)
-    segments = describe_segments(job, None, completions, attempts, frozenset()) if attempts else ()
+    attempts = read_attempts(aws, job_id)
+    segments = describe_segments(job, None, completions, attempts, frozenset(), now) if attempts else ()
     running = tuple(segment for segment in segments if segment.state == "running")
     return JobProgress(job, written, len(completions), running, remaining_s(job, completions, running, now))
 

@@ -219,6 +219,13 @@ def end_attempt(aws: "Aws", attempt: Attempt, state: AttemptState, error: str | 
     return failures
 
 
+def end_running_attempt(aws: "Aws", job_id: str, segment_index: int) -> None:
+    """Record that the attempt at a processed segment is done: its worker died after the completion."""
+    attempt = read_attempt(aws, job_id, segment_index)
+    if attempt and attempt.state is AttemptState.RUNNING:
+        end_attempt(aws, attempt, AttemptState.DONE)
+
+
 def _earlier_failures(aws: "Aws", attempt: Attempt) -> Sequence[Failure]:
     try:
         found = read_attempt(aws, attempt.job_id, attempt.segment_index)

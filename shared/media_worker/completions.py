@@ -260,11 +260,15 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
 
 
 def _sender_is_lost(aws: "Aws", job_id: str) -> bool:
-    """Whether the row's creator died before it sent: nothing was marked as sent, no join began, and time has passed."""
+    """Whether nobody has sent the message: nothing was marked as sent, and no join is at work.
+
+    The row's creator may be about to send, so it gets a moment. A row that a join has left behind was created by that:
+    a message sent by hand came before the segments were processed.
+    """
     row = read_trigger(aws, job_id)
     if not row or "sent_at" in row or "reassembly_started_at" in row:
         return False
-    if now_s() - int(row["triggered_at"]["N"]) < SENDER_GRACE_S:
+    if "lease_attempts" not in row and now_s() - int(row["triggered_at"]["N"]) < SENDER_GRACE_S:
         return False
     logger.warning("Reassembly triggered but never sent: sending it", event="reassembly_resent", job_id=job_id)
     return True

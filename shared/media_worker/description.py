@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from media_worker.attempts import Attempt, AttemptState, read_attempts
 from media_worker.completions import Completion, current_completions
 from media_worker.errors import BadPlan, NoSuchJob
 from media_worker.jobs import Job, JobStatus, now_s, plain_row, read_job, read_row
@@ -21,21 +22,6 @@ _AT_WORK = frozenset(JobStatus) - {JobStatus.COMPLETED, JobStatus.FAILED, JobSta
 
 # Planned: not written yet. Waiting: written, and no worker has it. Failed: its latest attempt failed.
 SegmentState = Literal["planned", "waiting", "running", "failed", "done"]
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """The latest attempt at a segment, from the table SegmentAttempts. Times are Unix seconds."""
-
-    state: str
-    number: int
-    worker: str
-    started_at: int | None
-    heartbeat_at: int | None
-    is_alive: bool
-    # From 0 to 1, if the worker says.
-    progress: float | None
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +82,7 @@ def describe_job(aws: "Aws", job_id: str) -> Description:
     source = describe(aws, settings.input_bucket_name, build_source_key(job_id))
     final = describe(aws, settings.output_bucket_name, build_final_key(job_id))
     completions, plan = current_completions(aws, job), _plan_of(aws, job)
-    segments = describe_segments(job, plan, completions, read_attempts(aws, job_id, now), _written_segments(aws, job))
+    segments = describe_segments(job, plan, completions, read_attempts(aws, job_id), _written_segments(aws, job), now)
     return Description(
         job=job,
         row=row,
@@ -117,64 +103,37 @@ def describe_segments(
     job: Job,
     plan: Plan | None,
     completions: Sequence[Completion],
-    attempts: Mapping[int, Attempt],
+    attempts: Sequence[Attempt],
     written: frozenset[int],
+    now: int,
 ) -> tuple[Segment, ...]:
     """The state of each segment. Pure."""
     done = {completion.segment_index: int(completion.completed_at) for completion in completions}
+    latest = {attempt.segment_index: attempt for attempt in attempts}
     planned = plan.segments if plan else [None] * (job.total_segments or 0)
     return tuple(
         Segment(
             index=index,
-            state=_state_of(attempts.get(index), is_done=index in done, is_written=index in written),
+            state=_state_of(latest.get(index), now, is_done=index in done, is_written=index in written),
             frames=each.frames if each else None,
             start_s=float(each.start_s) if each else None,
             duration_s=float(each.duration_s) if each else None,
             completed_at=done.get(index),
-            attempt=attempts.get(index),
+            attempt=latest.get(index),
         )
         for index, each in enumerate(planned)
     )
 
 
-def _state_of(attempt: Attempt | None, *, is_done: bool, is_written: bool) -> SegmentState:
+def _state_of(attempt: Attempt | None, now: int, *, is_done: bool, is_written: bool) -> SegmentState:
     if is_done:
         return "done"
-    if attempt and attempt.is_alive:
+    if attempt and attempt.is_alive(now):
         return "running"
-    if attempt and attempt.state in {"failed", "running"}:  # running, but without a heartbeat: its worker is lost
+    # A running attempt that is not alive has no heartbeat any more: its worker is lost.
+    if attempt and attempt.state in {AttemptState.FAILED, AttemptState.RUNNING}:
         return "failed"
     return "waiting" if is_written else "planned"
-
-
-def read_attempts(aws: "Aws", job_id: str, now: int) -> dict[int, Attempt]:
-    """The latest attempt at each segment; none without the table."""
-    table = aws.settings.segment_attempts_table_name
-    if table is None:
-        return {}
-    pages = aws.dynamodb.get_paginator("query").paginate(
-        TableName=table,
-        KeyConditionExpression="job_id = :job_id",
-        ExpressionAttributeValues={":job_id": {"S": job_id}},
-        ConsistentRead=True,
-    )
-    rows = [plain_row(item) for page in pages for item in page["Items"]]
-    return {int(row["segment_index"]): _attempt_of(row, now) for row in rows}
-
-
-def _attempt_of(row: Mapping[str, Any], now: int) -> Attempt:
-    state = str(row.get("state", "unknown"))
-    progress = row.get("progress")
-    return Attempt(
-        state=state,
-        number=int(row.get("attempt", 1)),
-        worker=str(row.get("worker", "unknown")),
-        started_at=_whole(row.get("started_at")),
-        heartbeat_at=_whole(row.get("heartbeat_at")),
-        is_alive=state == "running" and int(row.get("expires_at", now + 1)) > now,
-        progress=None if progress is None else float(progress),
-        error=row.get("error"),
-    )
 
 
 def _written_segments(aws: "Aws", job: Job) -> frozenset[int]:

@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from media_worker.attempts import end_running_attempt
 from media_worker.aws import Aws
-from media_worker.completions import trigger_if_complete
+from media_worker.completions import is_processed, trigger_if_complete
 from media_worker.errors import MessageError, SettingsError
 from media_worker.interruption import Host
 from media_worker.jobs import read_job
@@ -241,7 +242,9 @@ class Worker:
             reason = "an earlier attempt uploaded the processed segment"
         if stored and job and reason is None:
             return Segment(self._shop, delivery, key, stored, job)
-        # The worker that recorded the last segment may have died before it requested the reassembly.
+        # The worker that recorded the segment may have died before it said so, and before it requested the reassembly.
+        if is_processed(aws, job_id=key.job_id, segment_index=key.segment_index, plan=plan):
+            end_running_attempt(aws, key.job_id, key.segment_index)
         trigger_if_complete(aws, key.job_id)
         where: dict[str, Any] = {"job_id": key.job_id, "segment_index": key.segment_index}
         logger.info("Segment dropped", event="segment_dropped", worker=self.name, reason=reason, **where)

@@ -49,8 +49,8 @@ MESSAGE_ID = "message-id"
 WAITING_STATUSES = frozenset(
     {JobStatus.CREATED, JobStatus.INGESTING, JobStatus.CHUNKING_IN_PROGRESS, JobStatus.CHUNKING_COMPLETE}
 )
-# A running attempt counts as dead a little before its message can be received again.
-_EXPIRY_MARGIN_S = 5
+# A running attempt counts as dead a little before its message can be received again: after this part of that time.
+_ALIVE_PART = 0.9
 # The output may have cost hours: a failed upload is repeated after these pauses, before the attempt fails.
 _SAVE_PAUSES_S = (2.0, 10.0, 30.0)
 _REFUSED = frozenset(
@@ -298,7 +298,7 @@ class Segment(AbstractContextManager["Segment"]):
         return None
 
     def _expires_at(self) -> int:
-        return int(time.time()) + self._shop.options.visibility_s - _EXPIRY_MARGIN_S
+        return int(time.time() + self._shop.options.visibility_s * _ALIVE_PART)
 
     # End -------------------------------------------------------------------------------------------------------------
 

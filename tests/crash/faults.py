@@ -25,6 +25,7 @@ type Kind = Literal[
     "412",
     "409",
     "held",  # blocks until it is killed
+    "stopped",  # the whole process is stopped (SIGSTOP) until it is resumed: World sets the action
     "hit and lost",  # took effect, the answer of the first attempt was lost, the SDK repeats the call
 ]
 EVERYWHERE: tuple[Kind, ...] = (
@@ -33,7 +34,7 @@ EVERYWHERE: tuple[Kind, ...] = (
 )
 KILLS: tuple[Kind, ...] = ("killed before", "killed after")
 # Injected into one attempt of the call; all others into every attempt that the SDK makes.
-_ONE_ATTEMPT: frozenset[Kind] = frozenset({"hit and lost", "412", "409"})
+_ONE_ATTEMPT: frozenset[Kind] = frozenset({"hit and lost", "412", "409", "stopped"})
 _TABLES = ("Jobs", "SegmentCompletions", "ReassemblyTriggered")
 
 

@@ -94,6 +94,14 @@ class Child:
         while not any("fired" in line for line in self.received):
             self.received.append(json.loads(self.pipe.readline()))
 
+    def wait_until_stopped(self) -> None:
+        """Wait until the fault "stopped" has stopped the process."""
+        assert os.WIFSTOPPED(os.waitpid(self.pid, os.WUNTRACED)[1])
+
+    def resume(self) -> Delivery:
+        os.kill(self.pid, signal.SIGCONT)
+        return self.finish()
+
     def kill(self) -> Delivery:
         os.kill(self.pid, signal.SIGKILL)
         return self.finish()

@@ -25,7 +25,7 @@ FIVE = SHAPES[1]
 
 @dataclass
 class Fake:
-    """An ffmpeg that fails in its first split and works afterwards."""
+    """An ffmpeg that fails in its first remux and works afterwards."""
 
     folder: Path
 
@@ -34,7 +34,7 @@ class Fake:
         real, done = ffmpeg_path(), self.folder / "done"
         path.write_text(
             "#!/bin/bash\n"
-            f'if [[ " $* " == *" -segment_frames "* && ! -e {done} ]]; then : > {done}; {misbehaviour}; fi\n'
+            f'if [[ " $* " == *" -c copy "* && ! -e {done} ]]; then : > {done}; {misbehaviour}; fi\n'
             f'exec {real} "$@"\n'
         )
         path.chmod(0o755)
@@ -69,7 +69,7 @@ def test_a_hung_ffmpeg_is_killed_before_the_invocation_ends(lab: Lab, tmp_path: 
     """The invocation still answers."""
 
     def late(world: World) -> None:
-        world.at_call(Call("UpdateItem Jobs", 3), lambda: setattr(world.clock, "ahead_s", world.clock.ahead_s + 883))
+        world.at_call(Call("UpdateItem Jobs", 2), lambda: setattr(world.clock, "ahead_s", world.clock.ahead_s + 883))
 
     world = world_with(lab, Fake(tmp_path).program("exec sleep 600"), late)
     delivery = world.receive(world.queue[0])

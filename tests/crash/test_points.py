@@ -8,7 +8,7 @@ import media_worker.reassembly
 import pytest
 from media_worker import s3
 from media_worker.jobs import JobStatus
-from media_worker.lease import LeaseStore
+from media_worker.lease import Hold, LeaseStore
 
 from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Case, Lab
@@ -64,30 +64,31 @@ def run(lab: Lab, sabotage: Callable[[World], None], case: Case) -> tuple[str, .
 def without_lease(world: World) -> None:
     LeaseStore._put_record = lambda *_, **__: None  # type: ignore[method-assign]
     LeaseStore._write_as_holder = lambda *_, **__: None  # type: ignore[method-assign]
+    Hold.fence = Hold.is_lost = None  # type: ignore[assignment,method-assign]
 
 
 def without_conditional_write(world: World) -> None:
     write = s3._write
-    s3._write = lambda aws, target, parts, sources, condition: write(aws, target, parts, sources, {})
+    s3._write = lambda aws, target, parts, sources, _, *rest: write(aws, target, parts, sources, {}, *rest)
 
 
 def without_completeness_check(world: World) -> None:
-    media_worker.completions.describe_gaps = lambda *_: None
+    media_worker.completions.is_complete = lambda *_: True
     media_worker.reassembly.describe_gaps = lambda *_: None  # type: ignore[attr-defined]
 
 
 def test_without_the_conditional_write_the_harness_complains(lab: Lab) -> None:
     """A segment whose first answer was lost is written twice and triggers two workers."""
-    case = Case(ONE, "chunking", Fault(Call("PutObject", 1), "hit and lost"))
+    case = Case(ONE, "chunking", Fault(Call("PutObject", 2), "hit and lost"))  # the first is the plan
     assert any(text.startswith("doubled") for text in run(lab, without_conditional_write, case))
 
 
 def test_without_the_completeness_check_the_harness_complains(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of five segments is joined as if it were all."""
-    monkeypatch.setattr(media_worker.completions, "describe_gaps", lambda *_: None)
+    monkeypatch.setattr(media_worker.completions, "is_complete", lambda *_: True)
     world = lab.world(FIVE)
     world.sabotage = without_completeness_check
-    world.submit(lab.source(FIVE))
+    world.submit(lab.source(FIVE), frame_check="any")  # the frame check is a second protection
     world.receive(world.queue[0])
     world.queue[:] = [message for message in world.queue if message.actor == "worker"][:1]
     world.run()

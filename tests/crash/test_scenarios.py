@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_source_key
+from media_worker.lease import LEASE_S
 
 from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Lab, Shape
 from tests.crash.process import WORK_S
-from tests.crash.world import VISIBILITY_S, World
+from tests.crash.world import World
 from tests.functional.stack import INPUT, OUTPUT, s3_event
 
 ONE, FIVE, PARTS, FAST, _ = SHAPES
@@ -48,12 +49,79 @@ def test_an_expired_lease_is_taken_over(lab: Lab) -> None:
     early = world.receive(message)
     assert early
     assert early.failures == (0,)
-    assert WORK_S - 10 <= message.visible_at - world.clock.time() <= WORK_S + 2 < VISIBILITY_S
+    assert LEASE_S - 10 <= message.visible_at - world.clock.time() <= LEASE_S + 2
     world.clock.ahead_s += message.visible_at - world.clock.time()
     late = world.receive(message)
     assert late
     assert late.failures == ()
     assert sum(call.operation == "PutObject" for call in late.calls) == 5 - there > 0
+    world.run()
+    ends_well(lab, world)
+
+
+@pytest.mark.parametrize("actor", ["chunking", "reassembly"])
+def test_after_a_kill_the_job_goes_on_within_150_seconds(lab: Lab, actor: str) -> None:
+    """The process dies with the lease just taken, the message is delivered again, and the job completes."""
+    world = submitted(lab)
+    world.run(until=lambda each: any(message.actor == actor for message in each.queue))
+    world.fault, world.fault_actor = Fault(Call("PutObject", 1), "killed before"), actor  # type: ignore[assignment]
+    killed_at = world.clock.time()
+    (message,) = (message for message in world.queue if message.actor == actor)
+    assert world.receive(message).died  # type: ignore[union-attr]
+    while message in world.queue:
+        world.clock.ahead_s += max(0.0, message.visible_at - world.clock.time())
+        world.receive(message)
+    assert world.clock.time() - killed_at <= 150
+    world.run()
+    ends_well(lab, world)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(Call("UpdateItem Jobs", 2), Call("PutObject", 1), Call("UpdateItem Jobs", 3), Call("PutObject", 2)),
+        *(Call("PutObject", 5), Call("UpdateItem Jobs", 4), Call("ListMultipartUploads", 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("replaced", [False, True], ids=["same source", "new source"])
+def test_a_stopped_chunking_does_no_harm_when_it_continues(lab: Lab, call: Call, *, replaced: bool) -> None:
+    """Meanwhile another delivery has taken the lease and has done the work, of a new source perhaps. The final is that
+    of the present source, and the job completes.
+    """
+    if replaced:
+        lab.undisturbed(OTHER)
+    world = submitted(lab)
+    (message,) = world.queue
+    stopped = world.stop_at(call, message)
+    world.clock.ahead_s += LEASE_S + 1
+    if replaced:
+        world.upload(lab.source(OTHER))
+        world.queue.pop()
+    world.receive(message)
+    world.resume(stopped, message)
+    world.run()
+    assert world.job().status is JobStatus.COMPLETED, world.job().error
+    assert world.content() == lab.undisturbed(OTHER if replaced else FIVE)[0]
+    assert world.leftovers() == []
+    assert replaced or world.doubled() == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [*(Call("UpdateItem Jobs", number) for number in (1, 2)), Call("PutObject", 1), Call("ListMultipartUploads", 1)],
+    ids=str,
+)
+def test_a_stopped_reassembly_does_no_harm_when_it_continues(lab: Lab, call: Call) -> None:
+    """Another delivery has joined the segments meanwhile: there is one final, and the job stays completed."""
+    world = submitted(lab)
+    world.run(until=lambda each: [message.actor for message in each.queue] == ["reassembly"])
+    (message,) = world.queue
+    stopped = world.stop_at(call, message)
+    world.clock.ahead_s += LEASE_S + 1
+    world.receive(message)
+    assert world.job().status is JobStatus.COMPLETED
+    world.resume(stopped, message)
     world.run()
     ends_well(lab, world)
 
@@ -169,7 +237,7 @@ def test_no_record_is_started_without_enough_time(lab: Lab) -> None:
         delivery = world.receive(message)
         assert delivery
         assert delivery.failures == (0,)
-        assert {call.operation for call in delivery.calls} == {"ChangeMessageVisibility"}
+        assert {call.operation for call in delivery.calls} == {"GetQueueAttributes", "ChangeMessageVisibility"}
     world.receive(message)
     assert message not in world.queue
     assert len(world.queue) == 1

@@ -7,12 +7,15 @@ waiting takes none.
 """
 
 import json
+import os
 import shutil
+import signal
 import tempfile
 import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +24,7 @@ from urllib.parse import unquote
 import pytest
 from media_worker.aws import Aws
 from media_worker.completions import record_segment
+from media_worker.errors import StaleSegment
 from media_worker.handlers import build_chunking_handler, build_reassembly_handler
 from media_worker.jobs import Job, JobStatus, read_job
 from media_worker.keys import build_final_key, build_output_segment_key, build_source_key, parse_segment_key
@@ -92,8 +96,8 @@ class World:
 
     # The user
 
-    def submit(self, source: bytes) -> None:
-        row = {"job_id": self.job_id, "mode": "sbs", "status": "created", "engine": self.engine}
+    def submit(self, source: bytes, **attributes: str) -> None:
+        row = {"job_id": self.job_id, "mode": "sbs", "status": "created", "engine": self.engine, **attributes}
         item = {name: {"S": value} for name, value in row.items()} | {"created_at": {"N": "1"}}
         self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
         self.upload(source)
@@ -188,6 +192,32 @@ class World:
         """Start a process without waiting for it."""
         return fork(lambda report: self._child(messages, fault, report), self.clock)
 
+    def stop_at(self, call: Call, message: Message) -> Child:
+        """Start a delivery and stop its process (SIGSTOP) at a call."""
+        message.receives += 1
+        child = self.start(message, fault=Fault(call, "stopped"))
+        child.wait_until_stopped()
+        return child
+
+    def resume(self, child: Child, message: Message) -> None:
+        """Resume a stopped process. Its clock is that of the world."""
+        ready = self._clock_file.with_suffix(".new")
+        ready.write_text(str(self.clock.ahead_s))
+        ready.rename(self._clock_file)
+        delivery = child.resume()
+        self.deliveries.append((message.actor, delivery))
+        self.settle(message, delivery)
+
+    def _stop(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        while not self._clock_file.exists():
+            pass  # the signal takes a moment
+        self.clock.ahead_s = float(self._clock_file.read_text())
+
+    @property
+    def _clock_file(self) -> Path:
+        return self.temporary / "clock"
+
     def at_call(self, call: Call, action: Callable[[], None]) -> None:
         """Do something just before a call of the handler is sent. For `sabotage`."""
         injector = Injector(Fault(call, "killed before"), lambda: None)
@@ -200,6 +230,8 @@ class World:
             use_small_parts(pytest.MonkeyPatch(), PART_BYTES, upload_bytes=PART_BYTES, copy_bytes=2 * PART_BYTES)
         aws = self.handlers_aws
         injector = Injector(fault, report.fire)
+        if fault and fault.kind == "stopped":
+            injector.act = lambda *_: self._stop()
         injector.watch(aws.s3, aws.sqs, aws.dynamodb)
         report.watch_visibility(aws)
         if self.sabotage:
@@ -221,7 +253,7 @@ class World:
 
     def _work_at_once(self, aws: Aws, report: Report) -> None:
         def written(params: dict[str, Any], http_response: Any, **_: Any) -> None:
-            if http_response.status_code == 200:
+            if http_response.status_code == 200 and is_media(params["key"]):
                 self._process(self.workers_aws, unquote(params["key"]))
                 report.send(worked=unquote(params["key"]))
 
@@ -235,15 +267,16 @@ class World:
             )
 
     def _process(self, aws: Aws, key: str) -> None:
-        """The segment worker: copies the segment unchanged and records it."""
+        """The segment worker: copies the segment unchanged and records it, unless its plan was replaced."""
         parts = parse_segment_key(INPUT, key)
         assert parts
         segment = aws.s3.get_object(Bucket=INPUT, Key=key)
-        target = build_output_segment_key(self.job_id, parts.segment_index)
-        aws.s3.put_object(Bucket=OUTPUT, Key=target, Body=segment["Body"].read())
-        record_segment(
-            aws, job_id=self.job_id, segment_index=parts.segment_index, output_s3_uri=f"s3://{OUTPUT}/{target}"
-        )
+        plan, index = segment["Metadata"]["plan"], parts.segment_index
+        target = build_output_segment_key(self.job_id, index)
+        aws.s3.put_object(Bucket=OUTPUT, Key=target, Body=segment["Body"].read(), Metadata={"plan": plan})
+        with suppress(StaleSegment):
+            uri = f"s3://{OUTPUT}/{target}"
+            record_segment(aws, job_id=self.job_id, segment_index=index, output_s3_uri=uri, plan=plan)
 
     # Results
 
@@ -255,7 +288,7 @@ class World:
     def writes(self, bucket: str, prefix: str) -> list[tuple[str, str]]:
         """Key and version of every successful write below a prefix: the buckets are versioned."""
         listing = self.aws.s3.list_object_versions(Bucket=bucket, Prefix=prefix)
-        return [(entry["Key"], entry["VersionId"]) for entry in listing.get("Versions", [])]
+        return [(each["Key"], each["VersionId"]) for each in listing.get("Versions", []) if is_media(each["Key"])]
 
     def content(self) -> dict[str, bytes]:
         """Segments and final by key, without the job id."""
@@ -263,7 +296,8 @@ class World:
         for bucket, prefix in ((INPUT, f"segments/{self.job_id}/"), (OUTPUT, build_final_key(self.job_id))):
             for entry in self.aws.s3.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", []):
                 body = self.aws.s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-                found[entry["Key"].replace(self.job_id, "JOB")] = body
+                if is_media(entry["Key"]):  # the plan names the job
+                    found[entry["Key"].replace(self.job_id, "JOB")] = body
         return found
 
     def doubled(self) -> list[str]:
@@ -303,6 +337,11 @@ class World:
         return self.aws.sqs.receive_message(
             QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=_ALL_INVISIBLE_S
         ).get("Messages", [])
+
+
+def is_media(key: str) -> bool:
+    """Whether an object is a segment or a final, not the plan."""
+    return key.endswith(".mp4")
 
 
 class _temporary:  # noqa: N801

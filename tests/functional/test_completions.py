@@ -123,7 +123,9 @@ def test_a_segment_of_an_unknown_job_is_only_written(stack: Stack) -> None:
     assert stack.reassembly_messages() == []
 
 
-@pytest.mark.parametrize("status", sorted(set(JobStatus) - {JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED}))
+@pytest.mark.parametrize(
+    "status", sorted(set(JobStatus) - {JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED, JobStatus.DELETED})
+)
 def test_other_statuses_do_not_trigger(stack: Stack, status: JobStatus) -> None:
     """A job is ready to be joined when it is `chunking_complete`, or `failed` with all segments completed."""
     stack.add_job(status={"S": status.value}, total_segments={"N": "1"})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from media_worker import jobs
+from media_worker.attempts import Attempt, AttemptState
 from media_worker.completions import Completion
 from media_worker.description import describe_job, remaining_s
 from media_worker.errors import NoSuchJob
@@ -36,9 +37,18 @@ def split(stack: Stack, clip: ClipMaker) -> Stack:
     return stack
 
 
-def attempt(stack: Stack, index: int, state: str, **attributes: Any) -> None:
-    row = {"job_id": {"S": "job-1"}, "segment_index": {"N": str(index)}, "state": {"S": state}, "attempt": {"N": "2"}}
-    stack.aws.dynamodb.put_item(TableName="SegmentAttempts", Item=row | {"worker": {"S": "gpu-7"}} | attributes)
+def attempt(stack: Stack, index: int, state: AttemptState, **attributes: Any) -> None:
+    latest = Attempt(
+        job_id="job-1",
+        segment_index=index,
+        attempt=2,
+        worker="gpu-7",
+        run_id="message/2",
+        state=state,
+        plan=stack.job().plan,
+        **attributes,
+    )
+    stack.aws.dynamodb.put_item(TableName="SegmentAttempts", Item=latest.to_item())
 
 
 def complete(stack: Stack, index: int) -> None:
@@ -48,19 +58,19 @@ def complete(stack: Stack, index: int) -> None:
 
 def test_each_segment_has_a_state(split: Stack) -> None:
     """Done counts more than an attempt; an attempt without a heartbeat has failed."""
-    soon, past = {"N": str(jobs.now_s() + 60)}, {"N": "1"}
+    soon, past = jobs.now_s() + 60, 1
     complete(split, 0)
-    attempt(split, 0, "done")
-    attempt(split, 1, "running", expires_at=soon, progress={"N": "0.42"})
-    attempt(split, 2, "failed", error={"S": "CUDA out of memory"})
+    attempt(split, 0, AttemptState.DONE)
+    attempt(split, 1, AttemptState.RUNNING, expires_at=soon, progress=0.42)
+    attempt(split, 2, AttemptState.FAILED, error="CUDA out of memory")
     described = describe_job(split.aws, "job-1")
     assert [segment.state for segment in described.segments] == ["done", "running", "failed"]
     assert described.processed == 1
     assert [segment.frames for segment in described.segments] == [100, 100, 50]
     running = described.segments[1].attempt
     assert running
-    assert (running.worker, running.progress, running.number) == ("gpu-7", 0.42, 2)
-    attempt(split, 1, "running", expires_at=past)
+    assert (running.worker, running.progress, running.attempt) == ("gpu-7", 0.42, 2)
+    attempt(split, 1, AttemptState.RUNNING, expires_at=past)
     assert describe_job(split.aws, "job-1").segments[1].state == "failed"
 
 
@@ -117,8 +127,8 @@ def test_show_prints_a_table_of_segments(
     split: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With worker, progress and error."""
-    attempt(split, 1, "running", expires_at={"N": str(jobs.now_s() + 60)}, progress={"N": "0.42"})
-    attempt(split, 2, "failed", error={"S": "CUDA out of memory"})
+    attempt(split, 1, AttemptState.RUNNING, expires_at=jobs.now_s() + 60, progress=0.42)
+    attempt(split, 2, AttemptState.FAILED, error="CUDA out of memory")
     capsys.readouterr()
     assert show(split, monkeypatch, as_json=False) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -132,11 +142,11 @@ def test_show_prints_json(split: Stack, monkeypatch: pytest.MonkeyPatch, capsys:
     complete(split, 0)
     capsys.readouterr()
     assert show(split, monkeypatch, as_json=True) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["status"], shown["processed"], shown["final"]) == ("chunking_complete", 1, None)
-    assert shown["segments"][0]["state"] == "done"
-    assert shown["segments"][1]["attempt"] is None
-    assert shown["source"]["tracks"] == ["vide/avc1", "soun/mp4a"]
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["status"], printed["processed"], printed["final"]) == ("chunking_complete", 1, None)
+    assert printed["segments"][0]["state"] == "done"
+    assert printed["segments"][1]["attempt"] is None
+    assert printed["source"]["tracks"] == ["vide/avc1", "soun/mp4a"]
 
 
 NOW = 1_000_000

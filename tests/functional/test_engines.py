@@ -109,7 +109,23 @@ def test_a_final_that_differs_from_the_plan_fails_the_job(stack: Stack, clip: Cl
     stack.aws.s3.meta.events.register("provide-client-params.s3.PutObject", lose_a_segment)
     assert stack.reassemble() == []
     assert stack.job().status is JobStatus.FAILED
-    assert "the final differs from the plan" in (stack.job().error or "")
+    assert "the final" in (stack.job().error or "")
+
+
+def test_a_bad_final_of_an_earlier_attempt_is_replaced(
+    stack: Stack, clip: ClipMaker, logs: Logs, tmp_path: Path
+) -> None:
+    """The invocation that wrote it may have died before its check. It is checked, and the join is repeated."""
+    stack.add_job()
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    stack.process_segments()
+    body, plan = stack.read(INPUT, stack.segment_keys()[0]), stack.job().plan or ""
+    stack.aws.s3.put_object(Bucket=OUTPUT, Key=build_final_key("job-1"), Body=body, Metadata={"plan": plan})
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED
+    assert logs.one("final_rejected")
+    assert look.packets(stack.save_final(tmp_path / "final.mp4"), "v:0") == look.packets(clip("plain"), "v:0")
 
 
 def test_a_source_replaced_while_it_is_copied_is_retried(stack: Stack, large_clip: Path, clip: ClipMaker) -> None:
@@ -135,10 +151,10 @@ def test_a_source_replaced_while_it_is_copied_is_retried(stack: Stack, large_cli
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("audio_only", "no video track"),
-        ("audio_with_cover", "no video track"),
-        ("text", "the source cannot be split: ffmpeg cannot read it as a video"),
-        ("cut_short", "the source cannot be split: ffmpeg cannot read it as a video"),
+        ("audio_only", "there is no video track"),
+        ("audio_with_cover", "there is no video track"),
+        ("text", "ffmpeg cannot read it as a video"),
+        ("cut_short", "ffmpeg cannot read it as a video"),
     ],
 )
 def test_a_bad_source_fails_with_the_reason(stack: Stack, clip: ClipMaker, name: str, error: str) -> None:
@@ -153,7 +169,7 @@ def test_a_bad_source_fails_with_the_reason(stack: Stack, clip: ClipMaker, name:
 
 
 def test_a_processed_segment_that_differs_is_named(stack: Stack, clip: ClipMaker) -> None:
-    """A segment of another length is not what the plan says."""
+    """A segment with an additional track cannot be joined."""
     stack.add_job()
     stack.upload(clip("plain"))
     assert stack.chunk() == []
@@ -161,4 +177,4 @@ def test_a_processed_segment_that_differs_is_named(stack: Stack, clip: ClipMaker
     stack.process_segments(change=lambda index, body: odd if index == 1 else body)
     assert stack.reassemble() == []
     assert stack.job().status is JobStatus.FAILED
-    assert "segment 1 has 250 frames, 100 expected" in (stack.job().error or "")
+    assert "segment 1" in (stack.job().error or "")

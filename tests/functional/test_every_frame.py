@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from media_worker.completions import is_processed, record_segment
@@ -70,7 +70,7 @@ def test_a_retry_with_another_engine_carries_out_the_plan(stack: Stack, clip: Cl
     source = clip("late_video")
     stack.add_job(engine={"S": "copy"})
     stack.upload(source)
-    dying = Stack(replace(stack.aws, s3=Dying(stack.aws.s3, 1)), stack.temporary)
+    dying = Stack(replace(stack.aws, s3=cast("Any", Dying(stack.aws.s3, 1))), stack.temporary)
     with pytest.raises(KeyboardInterrupt):
         dying.chunk()
     planned = parse_plan(stack.read(INPUT, build_plan_key("job-1")))

@@ -20,8 +20,8 @@ from media_worker.mp4 import (
     read_movie,
     split_at,
 )
-
 from media_worker_cli.local.ffmpeg import ffmpeg_path
+
 from tests.media.clips import ffmpeg
 
 if TYPE_CHECKING:

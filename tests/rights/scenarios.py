@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from media_worker import s3
-from media_worker.engines import copy
+from media_worker import reassembly
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
+from media_worker.s3 import write_once
 from moto.s3 import models as moto_s3
 
 from tests.functional.stack import INPUT, OUTPUT, s3_event
@@ -113,7 +113,7 @@ def refuse_a_text_file(stack: GuardedStack) -> None:
     stack.open.add_job()
     stack.open.upload(b"Nothing to see here.\n")
     assert stack.deliver(UPLOADED)
-    assert "not a video" in str(stack.open.job().error)
+    assert "cannot read it as a video" in str(stack.open.job().error)
 
 
 def abort_an_incomplete_segment(stack: GuardedStack) -> None:
@@ -173,11 +173,11 @@ def let_the_final_of_a_deleted_job_expire(stack: GuardedStack) -> None:
 
     def write_and_delete(*args: Any, **options: Any) -> bool:
         stack.set_job(JobStatus.DELETED)
-        return s3.write_once(*args, **options)
+        return write_once(*args, **options)
 
     _prepare_join(stack)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(copy, "write_once", write_and_delete)
+        patch.setattr(reassembly, "write_once", write_and_delete)
         assert stack.deliver(COMPLETE)
     tags = stack.open.aws.s3.get_object_tagging(Bucket=OUTPUT, Key=build_final_key("job-1"))["TagSet"]
     assert tags == [{"Key": "kind", "Value": "processed-segment"}]

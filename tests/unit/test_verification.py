@@ -67,7 +67,7 @@ def test_durations_agree_within_one_frame(extra_s: str, accepted: bool) -> None:
     if accepted:
         assert check_segments(plan_of(50), found) == 1
     else:
-        with pytest.raises(BadSegment, match="segment 0 lasts .* s, 2.000 s expected"):
+        with pytest.raises(BadSegment, match=r"segment 0 lasts .* s, 2\.000 s expected"):
             check_segments(plan_of(50), found)
 
 

@@ -20,6 +20,10 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def is_busy(world: World) -> bool:
+    return any(each.state == "running" for each in world.attempts)
+
+
 def command_pid(world: World) -> int:
     """The process of the slow command, once it runs."""
     file = world.directory / "pid"
@@ -134,3 +138,25 @@ def test_a_missing_program_is_told_before_the_first_segment(world: World) -> Non
     assert process.returncode
     assert "the command's program 'no-such-program' is not found" in errors
     assert world.messages() == (1, 0)
+
+
+def test_workers_that_are_killed_lose_nothing(world: World) -> None:
+    """Two workers; three times one of them is killed and another one started. Each segment is recorded, and the join is
+    requested once.
+    """
+    world.add_job(12)
+    slow = python("import shutil, sys, time; time.sleep(0.7); shutil.copy(*sys.argv[1:])", "{input}", "{output}")
+    options = ("--visibility", "6", "--idle-exit", "8", "--", *slow)
+    workers = [world.start(*options) for _ in range(2)]
+    for kills in range(3):
+        wait_until(lambda: len(world.processed) >= 2 * kills and is_busy(world), 30)  # noqa: B023 - called at once
+        victim = workers.pop(0)
+        victim.kill()
+        victim.communicate()
+        workers.append(world.start(*options))
+    for worker in workers:
+        worker.communicate(timeout=60)
+    assert world.processed == list(range(12))
+    assert world.messages() == (0, 0)
+    assert world.messages("reassembly") == (1, 0)
+    assert [each.state for each in world.attempts] == ["done"] * 12

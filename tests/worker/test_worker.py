@@ -123,9 +123,11 @@ def test_the_upload_of_a_killed_attempt_is_used(world: World) -> None:
     url = world.environ["SEGMENT_QUEUE_URL"]
     message = world.aws.sqs.receive_message(QueueUrl=url, VisibilityTimeout=0)["Messages"][0]
     metadata = {"plan": PLAN, "message-id": message["MessageId"]}
+    begin_attempt(world.aws, another(f"{message['MessageId']}/1", "i-0dead", 60))
     world.aws.s3.put_object(Bucket="outputs", Key=build_output_segment_key(JOB, 0), Body=b"done", Metadata=metadata)
     assert world.work(COPY) == []
     assert world.processed == [0]
+    assert world.attempts[0].state is AttemptState.DONE
     assert world.output(0)["Bytes"] == b"done"
     assert world.messages("reassembly") == (1, 0)
 
@@ -202,7 +204,7 @@ def test_skip_leaves_the_segment_out(world: World) -> None:
 
 
 def test_pass_through_uses_the_unprocessed_segment(world: World) -> None:
-    """After the last attempt the segment itself takes its place, and the record says why."""
+    """After the last attempt the segment itself is used, and the record says why."""
     world.add_job()
     world.work(FAIL, segment=fast(on_failure="pass-through"))
     assert world.processed == [0]
@@ -258,8 +260,9 @@ def test_a_segment_in_work_is_left_to_its_worker(world: World, logs: Logs) -> No
                 s.output.write_bytes(s.input.read_bytes())
 
     threads = [threading.Thread(target=process, args=(worker,)) for worker in (slow, quick)]
-    for thread in threads:
-        thread.start()
+    threads[0].start()
+    wait_until(lambda: world.attempts)  # one after the other: moto's conditional writes are not atomic
+    threads[1].start()
     wait_until(lambda: [line for line in logs.lines if line["event"] == "segment_left"])
     release.set()
     for thread in threads:

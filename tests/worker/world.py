@@ -138,20 +138,22 @@ class World:
                 run_command(command, segment, dict(os.environ), timeout_s)
         return attempts
 
-    def start(self, *words: str, interpreter: str = sys.executable, **environ: str) -> "subprocess.Popen[str]":
+    def start(
+        self, *words: str, interpreter: str = sys.executable, stderr: int = subprocess.PIPE, **environ: str
+    ) -> "subprocess.Popen[str]":
         """`media-worker work` in a process of its own."""
         program = (
             "import argparse, sys; from media_worker_cli import work; p = argparse.ArgumentParser();"
             "work.add_parser(p.add_subparsers()); a = p.parse_args(); sys.exit(a.command(a))"
         )
         argv = [interpreter, "-c", program, "work", "--directory", str(self.directory / "worker"), *words]
-        return self.launch(argv, **environ)
+        return self.launch(argv, stderr, **environ)
 
-    def launch(self, argv: Sequence[str], **environ: str) -> "subprocess.Popen[str]":
+    def launch(self, argv: Sequence[str], stderr: int = subprocess.PIPE, **environ: str) -> "subprocess.Popen[str]":
         """A program that finds the package and the stack."""
         path = os.pathsep.join([str(ROOT / "shared"), str(ROOT / "cli")])
         everything = {**os.environ, **self.environ, "PYTHONPATH": path, **environ}
-        return subprocess.Popen(argv, env=everything, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(argv, env=everything, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
     # What a test looks at
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
 from media_worker.engines.commands import (
+    IMAGE_CODECS,
     NONSTANDARD_CODECS,
-    PICTURE_CODECS,
     PacketTimes,
     Track,
     Tracks,
@@ -148,7 +148,7 @@ def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Itera
         require_room(ffmpeg.directory, stored.size_bytes, what)
         yield _Input(ffmpeg, "pipe:0", Fed(partial(read_forward, aws, stored), stored.size_bytes))
         return
-    require_room(ffmpeg.directory, 2 * stored.size_bytes, what)
+    require_room(ffmpeg.directory, 2 * stored.size_bytes, f"{what} that ffmpeg cannot read forward")
     path = ffmpeg.directory / name
     with downloads(aws) as manager:
         download(manager, stored, path, ffmpeg.deadline)
@@ -182,8 +182,8 @@ def _probe(media: _Input) -> Tracks:
     refused = [track for track in found if track.codec in NONSTANDARD_CODECS]
     if refused or not _mp4_holds(media):
         refused += [track for track in found if track not in refused and not _mp4_holds(media, track)]
-    pictures = [track for track in found if track.kind == "video" and track.codec in PICTURE_CODECS]
-    covers = [track for track in pictures if track in refused or not _mp4_holds(media, track)]
+    images = [track for track in found if track.kind == "video" and track.codec in IMAGE_CODECS]
+    covers = [track for track in images if track in refused or not _mp4_holds(media, track)]
     return Tracks(
         kept=tuple(track for track in found if track not in refused and track not in covers),
         covers=tuple(covers),
@@ -219,8 +219,8 @@ def _checked(tracks: Tracks) -> tuple[Track, ...]:
 
 def _notices(tracks: Tracks, messages: str) -> Iterator[str]:
     """What the user should know about the remux."""
-    if tracks.refused:
-        yield f"left out, because an MP4 cannot hold it: {_listed(tracks.refused)}"
+    if left_out := tracks.refused + tracks.covers:
+        yield f"left out, because an MP4 cannot hold it: {_listed(left_out)}"
     if _CUT_OFF in messages:
         yield "the source was cut off: its recording was not finished, or its upload is incomplete"
 

@@ -15,7 +15,7 @@ from .errors import BrokenFile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Buffer: TypeAlias = "bytes | memoryview"
+Buffer: TypeAlias = bytes | memoryview
 
 # The boxes whose children are parsed. `udta` and `meta` stay closed: their content is vendor-specific.
 CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"moof", b"traf", b"mvex"})

@@ -114,7 +114,7 @@ def _sync_samples(table: SampleTable, *, with_open_gops: bool) -> array[int] | N
     return array("Q", sorted(set(table.sync).union(*others))) if any(others) else table.sync
 
 
-_GopStarts: TypeAlias = "tuple[array[int], array[int], array[int]]"
+_GopStarts: TypeAlias = "tuple[array[int], array[int], array[int]]"  # Python 3.11 knows no array[int]
 
 
 def _gop_starts(table: SampleTable, sync: array[int] | None, max_leading: int) -> _GopStarts:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
@@ -25,13 +26,13 @@ from .boxes import Box, parse_boxes, read_box_header, version_and_flags
 from .errors import BrokenFile, Mp4Error, Unsupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator
 
     from .boxes import Buffer
 
-Request: TypeAlias = "tuple[int, int]"  # offset and length
+Request: TypeAlias = tuple[int, int]  # offset and length
 # read_many(requests): the bytes of each request, in order. The requests may be carried out at the same time.
-ReadMany: TypeAlias = "Callable[[Sequence[Request]], Sequence[bytes]]"
+ReadMany: TypeAlias = Callable[[Sequence[Request]], Sequence[bytes]]
 
 MAX_FRAGMENTS = 100_000
 MAX_READS = 2 * MAX_FRAGMENTS

@@ -40,7 +40,7 @@ _EACH_DURATION, _EACH_SIZE, _EACH_FLAGS, _EACH_OFFSET = 0x100, 0x200, 0x400, 0x8
 # Sample flags (8.8.3.1). Some writers only set "depends on others" on samples that are not sync samples.
 _NON_SYNC, _DEPENDS_ON_OTHERS = 0x10000, 0x1000000
 
-Column: TypeAlias = "array[int] | int"
+Column: TypeAlias = "array[int] | int"  # Python 3.11 knows no array[int]
 
 
 @dataclass(frozen=True, slots=True)

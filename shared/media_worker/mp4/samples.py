@@ -82,6 +82,8 @@ class Runs:
         return self.starts[-1]
 
     def __iter__(self) -> Iterator[int]:
+        if len(self.values) == len(self):  # the composition offsets of most videos with B-frames
+            return iter(self.values)
         return chain.from_iterable(map(repeat, self.values, self.counts))
 
     def __getitem__(self, index: int) -> int:
@@ -170,6 +172,9 @@ class Timeline:
 
     def all_times(self) -> array[int]:
         """The decode time of every sample. Only for tracks whose number of samples is limited by their tables."""
+        if len(self.durations.values) == 1:  # a constant frame rate
+            (duration,) = self.durations.values
+            return array("q", range(0, len(self.durations) * duration, duration) if duration else self.durations)
         return array("q", islice(accumulate(self.durations, initial=0), len(self.durations)))
 
 

@@ -230,8 +230,8 @@ def _build_stsz(sizes: Sizes) -> Box:
     return Box(b"stsz", full_box(0) + struct.pack(">II", 0, sizes.count) + _big_endian(sizes.table[:]))
 
 
-# PCM sizes: the sample entry decides, as QuickTime's stsz often says 1 (QuickTime File Format, "Sound Sample
-# Descriptions").
+# PCM sizes: the sample entry decides, as QuickTime's stsz often says 1 (QuickTime File Format,
+# "sound sample descriptions").  # codespell:ignore sound
 
 _AUDIO_ENTRY = struct.Struct(">8xH6xHH")  # version, channels, bits per sample
 _AUDIO_VERSION_1 = struct.Struct(">28xIIII")  # samples per packet, bytes per packet, per frame and per sample
@@ -325,9 +325,10 @@ def _without_empty(offsets: array[int], counts: array[int], descriptions: Runs) 
 
 def _build_stsc(chunks: Chunks) -> Box:
     """An entry for each chunk that differs from the one before."""
-    starts = {0, *chunks.descriptions.starts[:-1]} if chunks.counts else set()
-    starts.update(compress(count(1), map(ne, chunks.counts[1:], chunks.counts)))
-    rows = sorted(starts)
+    rows = [0] if chunks.counts else []
+    rows.extend(compress(count(1), map(ne, islice(chunks.counts, 1, None), chunks.counts)))
+    if len(chunks.descriptions.values) > 1:
+        rows = sorted({*rows, *chunks.descriptions.starts[:-1]})
     entries = array("I", bytes(3 * 4 * len(rows)))
     entries[0::3] = array("I", map(add, rows, repeat(1)))
     entries[1::3] = array("I", map(chunks.counts.__getitem__, rows))

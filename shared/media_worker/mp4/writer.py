@@ -100,17 +100,18 @@ def media_ranges(tables: Iterable[SampleTable], max_gap_bytes: int, source: int 
 
     Bytes that several tracks share (8.7.1 allows it) are taken once.
     """
-    offsets: list[int] = []
-    lengths: list[int] = []
-    for table in tables:
-        offsets.extend(table.chunks.offsets)
-        lengths.extend(table.chunks.lengths(table.sizes))
-    if not offsets:
+    filled = [table for table in tables if table.chunks.offsets]
+    if not filled:
         return MediaRanges.of(())
-    start, end = min(offsets), max(map(add, offsets, lengths))
-    if 0 <= end - start - sum(lengths) <= max_gap_bytes:  # the usual case, and the one with most chunks: one range
+    start = min(min(table.chunks.offsets) for table in filled)
+    end = max(table.chunks.max_end(table.sizes) for table in filled)
+    media_bytes = sum(table.sizes.between(0, table.count) for table in filled)
+    if 0 <= end - start - media_bytes <= max_gap_bytes:  # the usual case, and the one with most chunks: one range
         return MediaRanges.of([ByteRange(source, start, end - start)])
-    return MediaRanges.of(_merged(sorted(zip(offsets, lengths, strict=True)), max_gap_bytes, source))
+    extents: list[tuple[int, int]] = []
+    for table in filled:
+        extents.extend(zip(table.chunks.offsets, table.chunks.lengths(table.sizes), strict=True))
+    return MediaRanges.of(_merged(sorted(extents), max_gap_bytes, source))
 
 
 def _merged(extents: Sequence[tuple[int, int]], max_gap_bytes: int, source: int) -> list[ByteRange]:

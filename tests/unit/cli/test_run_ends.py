@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from media_worker_cli.local import commands
+from media_worker_cli.local import cloud, commands
 from media_worker_cli.local.cloud import Cloud
 from media_worker_cli.main import main
 from media_worker_cli.summary import Summary
@@ -24,7 +24,7 @@ def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         source, final = tmp_path / "source.mp4", tmp_path / "final.mp4"
         source.touch()
         summary = Summary("job", final, 1, 1, frames_in, frames_out, (), 1.0)
-        monkeypatch.setattr(commands.clouds, "in_use", in_use)
+        monkeypatch.setattr(cloud, "in_use", in_use)
         monkeypatch.setattr(commands, "use_local_cloud", lambda _: None)
         monkeypatch.setattr(commands, "find_stack", lambda *_: None)
         monkeypatch.setattr(commands, "run_pipeline", lambda *_: summary)
