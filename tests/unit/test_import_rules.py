@@ -50,8 +50,8 @@ def test_only_the_shell_imports_the_aws_sdk(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_only_one_module_starts_programs(name: str) -> None:
-    """engines/ffmpeg.py limits what ffmpeg may do."""
+def test_few_modules_start_programs(name: str) -> None:
+    """They limit what a program may do."""
     assert ("subprocess" in libraries_of(name)) == (name in STARTS_PROGRAMS)
 
 

@@ -13,7 +13,7 @@ from media_worker.deadline import Deadline
 from media_worker.engines import remux
 from media_worker.engines.copy import Media, open_object
 from media_worker.errors import BadSegment, BadSource
-from media_worker.mp4 import Encrypted, Mp4Error, Unsupported
+from media_worker.mp4 import Encrypted, Mp4Error
 from media_worker.s3 import StoredObject
 from media_worker.telemetry import Steps, count, logger, submit
 
@@ -39,7 +39,7 @@ def open_source(
         if engine != "ffmpeg":
             try:
                 with steps.step("read"):
-                    media = _with_video(open_object(aws, source))
+                    media = open_object(aws, source)
             except Encrypted as error:
                 raise BadSource(f"{error}: decrypt it before the upload") from error
             except Mp4Error as error:
@@ -67,12 +67,6 @@ def open_segments(
         unread = [index for index, media in enumerate(found) if media is None]
         remuxed = stack.enter_context(remux.open_segments(aws, segments, unread, deadline)) if unread else {}
         yield [media or remuxed[index] for index, media in enumerate(found)]
-
-
-def _with_video(media: Media) -> Media:
-    if not any(track.is_video and track.table.count for track in media.movie.tracks):
-        raise Unsupported("there is no video track")
-    return media
 
 
 def _open_objects(aws: "Aws", segments: Sequence[StoredObject], engine: "Engine") -> list[Media | None]:
