@@ -267,7 +267,8 @@ def test_a_leased_job_is_left_alone(world: World, stage: str) -> None:
     world.receive_in_vain(stage)
     for _ in range(20):
         world.clock.ahead_s += 300
-        lease: dict[str, Any] = {"lease_expires_at": {"N": str(int(time.time()) + 120)}, "lease_holder": {"S": "worker"}}
+        ends_at = str(int(time.time()) + 120)
+        lease: dict[str, Any] = {"lease_expires_at": {"N": ends_at}, "lease_holder": {"S": "worker"}}
         if stage == "chunking":
             world.stack.set_job(status={"S": "chunking_in_progress"}, **lease)
         else:
