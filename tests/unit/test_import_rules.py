@@ -11,8 +11,15 @@ PACKAGE = Path(media_worker.__file__).parent
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 # The shell. All other modules get clients as an argument, or need none.
-USES_AWS_SDK = {"aws", "best_effort", "s3", "jobs"}
-STARTS_PROGRAMS = {"engines.ffmpeg"}
+USES_AWS_SDK = {"aws", "best_effort", "s3", "jobs"} | {
+    "attempts",
+    "segment_output",
+    "segment_queue",
+    "worker",
+    "worker_segment",
+}
+# ffmpeg; and the command of a segment worker, with the process that ends it when the worker dies.
+STARTS_PROGRAMS = {"engines.ffmpeg", "segment_command", "supervisor"}
 AWS_LIBRARIES = {"boto3", "botocore", "s3transfer"}
 # Neither clients nor files.
 PURE = {"byte_ranges", "deadline", "errors", "heartbeat", "keys", "messages", "engines.commands"} | {
