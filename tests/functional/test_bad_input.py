@@ -284,15 +284,12 @@ def test_special_characters_in_a_key_are_decoded(stack: Stack, clip: ClipMaker) 
     assert has_final(stack, job_id)
 
 
-@pytest.mark.parametrize(("name", "track"), [("timecode", "track 2 (data, none)"), ("cover", "track 2 (video, mjpeg")])
-def test_a_track_that_an_mp4_cannot_hold_is_logged(
-    stack: Stack, clip: ClipMaker, logs: Logs, name: str, track: str
-) -> None:
+def test_a_track_that_an_mp4_cannot_hold_is_logged(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
     """The job continues without the track."""
     stack.add_job(engine={"S": "ffmpeg"})
-    stack.upload(clip(name))
+    stack.upload(clip("timecode"))
     assert stack.chunk() == []
-    assert track in logs.one("notice")["notice"]
+    assert "track 2 (data, none)" in logs.one("notice")["notice"]
     assert stack.job().status is JobStatus.CHUNKING_COMPLETE
 
 

@@ -12,6 +12,7 @@ from media_worker import chunking, handlers
 from media_worker.errors import RetryableError
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
+from media_worker.queues import VISIBILITY_S
 from media_worker.s3 import write_once
 
 from tests.functional.conftest import ClipMaker
@@ -38,12 +39,15 @@ def versions(stack: Stack) -> dict[str, Any]:
 
 
 def delays(stack: Stack) -> list[int]:
-    """The visibility timeouts that are set from now on, in seconds."""
+    """The visibility timeouts of returned messages from now on, in seconds."""
     seconds: list[int] = []
-    stack.aws.sqs.meta.events.register(
-        "before-call.sqs.ChangeMessageVisibility",
-        lambda params, **_: seconds.append(json.loads(params["body"])["VisibilityTimeout"]),
-    )
+
+    def visibility_changed(params: dict[str, Any], **_: Any) -> None:
+        timeout_s = json.loads(params["body"])["VisibilityTimeout"]
+        if timeout_s != VISIBILITY_S:  # that hides a message whose record is being handled
+            seconds.append(timeout_s)
+
+    stack.aws.sqs.meta.events.register("before-call.sqs.ChangeMessageVisibility", visibility_changed)
     return seconds
 
 

@@ -7,14 +7,16 @@ from media_worker.errors import (
     LeaseHeld,
     MediaWorkerError,
     MessageError,
+    NoSuchJob,
     NotEnoughTime,
     NothingToDo,
+    OperationRefused,
     PermanentError,
     RetryableError,
     SettingsError,
 )
 
-BRANCHES = (SettingsError, MessageError, NothingToDo, PermanentError, RetryableError)
+BRANCHES = (SettingsError, MessageError, NoSuchJob, OperationRefused, NothingToDo, PermanentError, RetryableError)
 ALL = [
     kind
     for kind in vars(errors).values()

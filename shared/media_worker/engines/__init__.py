@@ -62,10 +62,11 @@ def open_segments(
         BadSegment: a segment is not a video; names it.
         NoRoom: the remuxed segments do not fit on /tmp.
     """
-    with ExitStack() as stack, steps.step("check"):
-        found = [None] * len(segments) if engine == "ffmpeg" else _open_objects(aws, segments, engine)
-        unread = [index for index, media in enumerate(found) if media is None]
-        remuxed = stack.enter_context(remux.open_segments(aws, segments, unread, deadline)) if unread else {}
+    with ExitStack() as stack:
+        with steps.step("check"):
+            found = [None] * len(segments) if engine == "ffmpeg" else _open_objects(aws, segments, engine)
+            unread = [index for index, media in enumerate(found) if media is None]
+            remuxed = stack.enter_context(remux.open_segments(aws, segments, unread, deadline)) if unread else {}
         yield [media or remuxed[index] for index, media in enumerate(found)]
 
 
