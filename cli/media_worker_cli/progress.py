@@ -32,7 +32,7 @@ _RUNNING_LISTED = 4
 
 
 class Display(Protocol):
-    """A place that shows progress."""
+    """Shows progress."""
 
     def say(self, text: str) -> None:
         """Print a message."""

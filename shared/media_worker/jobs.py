@@ -82,6 +82,9 @@ _ENDED = frozenset({JobStatus.COMPLETED, JobStatus.FAILED})
 _DELETED_ROW_S = 30 * 24 * 3600
 _DAY_S = 24 * 3600
 
+# The mark of the sweep on a job that it found idle (sweep.py). Every step of the job removes it.
+SWEEP_IDLE = "sweep_idle"
+
 # The chunking lease lives in the job's row; this attribute is present while the lease is held.
 CHUNKING_STARTED_AT = "chunking_started_at"
 _CHUNKING_LEASE = (CHUNKING_STARTED_AT, "lease_holder", "lease_expires_at", "lease_attempts")
@@ -343,8 +346,19 @@ def begin_retry(aws: "Aws", job: Job, to: JobStatus, attributes: Mapping[str, An
         JobMoved: the job's status has changed since it was read.
     """
     changes = {"status": to.value, "run_started_at": _next_run(job), "retried_at": now_s(), **attributes}
-    ended = ("error", "failed_at", "completed_at", CANCELLED_AT, EXPIRES_AT, "lease_attempts", *remove)
+    ended = ("error", "failed_at", "completed_at", CANCELLED_AT, EXPIRES_AT, SWEEP_IDLE, "lease_attempts", *remove)
     _write(aws, job.job_id, _Change(changes, ended), RETRIABLE & {job.status})
+
+
+def record_resend(aws: "Aws", job_id: str) -> None:
+    """Record that segments of a job that waits for them are announced again.
+
+    Raises:
+        JobMoved: the job does not wait for segments any more.
+    """
+    waits = JobStatus.CHUNKING_COMPLETE
+    change = _Change({"status": waits.value, "retried_at": now_s()}, (SWEEP_IDLE,))
+    _write(aws, job_id, change, frozenset({waits}), _NOT_CANCELLED)
 
 
 def mark_deleted(aws: "Aws", job_id: str) -> None:
@@ -398,7 +412,7 @@ def _move(
         LeaseLost: somebody else has taken over the lease.
     """
     allowed = TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to]
-    sets, removes = {"status": to.value, **change.sets}, change.removes
+    sets, removes = {"status": to.value, **change.sets}, (*change.removes, SWEEP_IDLE)
     if days := aws.settings.job_expiration_days:
         if to in _ENDED:
             sets[EXPIRES_AT] = now_s() + days * _DAY_S

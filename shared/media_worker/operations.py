@@ -160,6 +160,36 @@ def retry_job(aws: "Aws", job_id: str, segments: Iterable[int] = (), settings: N
     return Outcome(job_id, to, changed=True, detail="is retried: all segments are processed, the join was requested")
 
 
+def resend_segments(aws: "Aws", job_id: str) -> Outcome:
+    """Announce the segments that have no completion again, of a job that is still waiting for them or has failed.
+
+    Messages may have expired, or were removed from the queue. A second message about a segment that somebody is
+    processing does no harm.
+
+    Raises:
+        NoSuchJob: there is no such job.
+        OperationRefused: the job is not split yet, or has ended, or segments do not exist any more.
+        SettingsError: the settings name no segment queue.
+        TransferFailed: SQS refused messages.
+    """
+    job = _known_job(aws, job_id)
+    if job.status is JobStatus.FAILED:
+        return retry_job(aws, job_id)
+    if job.status is not JobStatus.CHUNKING_COMPLETE:
+        raise OperationRefused(f"job {job_id} is {job.status}: it does not wait for segments")
+    remaining = _look_for_remaining(aws, job)
+    if lost := sorted(remaining.unprocessed - remaining.existing):
+        raise OperationRefused(f"segments {describe_ranges(lost)} of job {job_id} do not exist any more: retry the job")
+    # Before the messages are sent: dead letters from before this time do not count any more.
+    jobs.record_resend(aws, job_id)
+    announced = announce_segments(aws, job, sorted(remaining.existing))
+    if not announced:
+        trigger_if_complete(aws, job_id)
+    return Outcome(
+        job_id, job.status, changed=bool(announced), detail=f"waits for its segments: {_announced(announced)}"
+    )
+
+
 def _require_sensible(job: Job, chosen: frozenset[int], settings: NewSettings) -> None:
     """Check what is asked for against the job."""
     if chosen and settings.need_new_plan:

@@ -67,6 +67,8 @@ class StoredObject:
     size_bytes: int
     etag: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # Unix seconds.
+    modified_at: float = field(default=0, compare=False)
 
     @property
     def uri(self) -> str:
@@ -113,7 +115,8 @@ def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
         if _code(error) in _ABSENT:
             return None
         raise
-    return StoredObject(bucket, key, head["ContentLength"], head["ETag"].strip('"'), head["Metadata"])
+    etag, modified_at = head["ETag"].strip('"'), head["LastModified"].timestamp()
+    return StoredObject(bucket, key, head["ContentLength"], etag, head["Metadata"], modified_at)
 
 
 def has_identity(stored: StoredObject, identity: tuple[str, str]) -> bool:

@@ -49,7 +49,7 @@ class Seen:
         }
 
     @property
-    def shown(self) -> set[Series]:
+    def displayed(self) -> set[Series]:
         """Our series in the dashboard."""
         found = set()
         for widget in self.widgets:
@@ -156,14 +156,14 @@ def assert_answers(text: str, seen: Seen) -> None:
     assert not missing
 
 
-def test_every_shown_metric_is_printed(seen: Seen) -> None:
+def test_every_displayed_metric_is_printed(seen: Seen) -> None:
     """No widget shows a metric that the functions do not print."""
-    assert seen.shown - seen.printed == set()
+    assert seen.displayed - seen.printed == set()
 
 
-def test_every_printed_metric_is_shown(seen: Seen) -> None:
+def test_every_printed_metric_is_displayed(seen: Seen) -> None:
     """No metric is printed, and paid for, without a widget that shows it."""
-    assert seen.printed - seen.shown == set()
+    assert seen.printed - seen.displayed == set()
 
 
 @pytest.mark.parametrize("question", QUERIES)

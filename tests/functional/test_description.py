@@ -142,11 +142,11 @@ def test_show_prints_json(split: Stack, monkeypatch: pytest.MonkeyPatch, capsys:
     complete(split, 0)
     capsys.readouterr()
     assert show(split, monkeypatch, as_json=True) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["status"], shown["processed"], shown["final"]) == ("chunking_complete", 1, None)
-    assert shown["segments"][0]["state"] == "done"
-    assert shown["segments"][1]["attempt"] is None
-    assert shown["source"]["tracks"] == ["vide/avc1", "soun/mp4a"]
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["status"], printed["processed"], printed["final"]) == ("chunking_complete", 1, None)
+    assert printed["segments"][0]["state"] == "done"
+    assert printed["segments"][1]["attempt"] is None
+    assert printed["source"]["tracks"] == ["vide/avc1", "soun/mp4a"]
 
 
 NOW = 1_000_000

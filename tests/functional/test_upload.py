@@ -20,7 +20,7 @@ from tests.functional.stack import INPUT, Stack
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """Two parts and a half, of different bytes."""
-    path = tmp_path / "film one.mp4"
+    path = tmp_path / "my video.mp4"
     path.write_bytes(b"".join(bytes([number]) * MIN_PART_BYTES for number in range(2)) + b"end")
     return path
 
@@ -61,15 +61,15 @@ def breaking(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def uploaded(stack: Stack) -> bytes:
-    return stack.read(INPUT, build_source_key("film-1"))
+    return stack.read(INPUT, build_source_key("video-1"))
 
 
 def test_a_broken_upload_goes_on_where_it_stopped(stack: Stack, source: Path, breaking: Any) -> None:
     """Parts that S3 has are not sent again. The error says how to resume."""
     breaking(at=2)
-    submission, sizes = Submission("film-1", source), list[int]()
+    submission, sizes = Submission("video-1", source), list[int]()
     with pytest.raises(
-        UploadBroken, match=r"resume the upload with `media-worker submit '.*film one.mp4' --resume film-1`"
+        UploadBroken, match=r"resume the upload with `media-worker submit '.*my video.mp4' --resume video-1`"
     ):
         submit(stack.aws, submission, sizes.append)
     client = breaking()
@@ -83,7 +83,7 @@ def test_a_broken_upload_goes_on_where_it_stopped(stack: Stack, source: Path, br
 def test_a_part_that_was_changed_is_sent_again(stack: Stack, source: Path, breaking: Any) -> None:
     """The file was edited between the two attempts."""
     breaking(at=2)
-    submission = Submission("film-1", source)
+    submission = Submission("video-1", source)
     with pytest.raises(UploadBroken):
         submit(stack.aws, submission, print)
     with source.open("r+b") as file:
@@ -98,14 +98,14 @@ def test_an_interrupt_says_how_to_resume(stack: Stack, source: Path, breaking: A
     """And stays an interrupt, which has its own exit code."""
     breaking(at=1, error=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt, match="interrupted: resume the upload with"):
-        submit(stack.aws, Submission("film-1", source), print)
+        submit(stack.aws, Submission("video-1", source), print)
 
 
 def test_an_upload_that_was_complete_is_not_repeated(stack: Stack, source: Path, breaking: Any) -> None:
     """Only its answer was lost."""
-    submit(stack.aws, Submission("film-1", source), print)
+    submit(stack.aws, Submission("video-1", source), print)
     client = breaking(at=0)
-    upload_source(stack.aws, Submission("film-1", source), print)
+    upload_source(stack.aws, Submission("video-1", source), print)
     assert client.parts == []
 
 
@@ -114,38 +114,38 @@ def test_a_small_file_is_one_request(stack: Stack, tmp_path: Path, breaking: Any
     breaking(at=0)
     small = tmp_path / "small.mp4"
     small.write_bytes(b"small")
-    submit(stack.aws, Submission("film-1", small), print)
+    submit(stack.aws, Submission("video-1", small), print)
     assert uploaded(stack) == b"small"
 
 
 @pytest.mark.parametrize(
     ("attributes", "complaint"),
     [
-        ({"status": {"S": "failed"}}, "job film-1 is failed: its source was uploaded"),
-        ({"source_file_size_bytes": {"N": "7"}}, r"has \d+ bytes, but job film-1 is for a file of 7 bytes"),
+        ({"status": {"S": "failed"}}, "job video-1 is failed: its source was uploaded"),
+        ({"source_file_size_bytes": {"N": "7"}}, r"has \d+ bytes, but job video-1 is for a file of 7 bytes"),
     ],
 )
 def test_only_a_job_that_waits_for_this_file_is_resumed(
     stack: Stack, source: Path, attributes: dict[str, Any], complaint: str
 ) -> None:
     """Otherwise the new object would start a job again, or a job for another video."""
-    stack.add_job("film-1", **attributes)
+    stack.add_job("video-1", **attributes)
     with pytest.raises(UsageError, match=complaint):
-        require_resumable(stack.aws, Submission("film-1", source))
-    with pytest.raises(UsageError, match="there is no job 'film-2'"):
-        require_resumable(stack.aws, Submission("film-2", source))
+        require_resumable(stack.aws, Submission("video-1", source))
+    with pytest.raises(UsageError, match="there is no job 'video-2'"):
+        require_resumable(stack.aws, Submission("video-2", source))
 
 
 def test_the_command_resumes_a_job(
     stack: Stack, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It prints the job id again, and the job keeps its options."""
-    stack.add_job("film-1", engine={"S": "copy"})
+    stack.add_job("video-1", engine={"S": "copy"})
     monkeypatch.setattr(commands, "choose_stack", lambda _: CliStack("test", stack.aws, {}))
     options = {"mode": "sbs", "engine": None, "segment_seconds": None, "frame_check": None, "json": False}
-    assert commands.submit(Namespace(source=source, stack=None, resume="film-1", **options)) == 0
-    assert capsys.readouterr().out == "film-1\n"
-    assert stack.job("film-1").engine == "copy"
+    assert commands.submit(Namespace(source=source, stack=None, resume="video-1", **options)) == 0
+    assert capsys.readouterr().out == "video-1\n"
+    assert stack.job("video-1").engine == "copy"
     assert uploaded(stack) == source.read_bytes()
 
 

@@ -91,7 +91,7 @@ def test_memory_does_not_pay_for_tmp(template: Json, function: Json, defaults: J
 
 def test_a_batch_has_one_tmp_and_one_timeout(defaults: Json, template: Json) -> None:
     """Messages of a batch share /tmp and the 900 s, so there is one; ten, the most that can be set, need no batching
-    window, which SQS would ask for above that.
+    range, which SQS would ask for above that.
     """
     assert defaults["BatchSize"] == 1
     assert template["Parameters"]["BatchSize"]["MaxValue"] == 10

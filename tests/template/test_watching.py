@@ -116,8 +116,8 @@ def widgets(watching: Json) -> list[Json]:
 def test_dashboard_shows_every_alarm(widgets: list[Json], alarms: dict[str, Json]) -> None:
     """The first widget has every alarm."""
     assert widgets[0]["type"] == "alarm"
-    shown = [re.fullmatch(r"\$\{(\w+)\.Arn\}", arn) for arn in widgets[0]["properties"]["alarms"]]
-    assert {match[1] for match in shown if match} == alarms.keys()
+    displayed = [re.fullmatch(r"\$\{(\w+)\.Arn\}", arn) for arn in widgets[0]["properties"]["alarms"]]
+    assert {match[1] for match in displayed if match} == alarms.keys()
 
 
 def test_widgets_do_not_overlap(widgets: list[Json]) -> None:
@@ -134,15 +134,15 @@ def test_widgets_do_not_overlap(widgets: list[Json]) -> None:
 
 @pytest.mark.parametrize("statistic", ["p50", "p95"])
 @pytest.mark.parametrize("step", ["Download", "Plan", "Split", "Check", "Join", "Upload"])
-def test_steps_are_shown_by_percentile(widgets: list[Json], step: str, statistic: str) -> None:
+def test_steps_are_displayed_by_percentile(widgets: list[Json], step: str, statistic: str) -> None:
     """Each step shows its median and its 95th percentile: means hide the video that takes long."""
-    shown = {
+    displayed = {
         (metric[1], metric[-1]["stat"])
         for widget in widgets
         if "seconds by step" in widget["properties"]["title"]
         for metric in widget["properties"]["metrics"]
     }
-    assert (f"{step}Seconds", statistic) in shown
+    assert (f"{step}Seconds", statistic) in displayed
 
 
 def test_dashboard_is_among_the_free_ones(widgets: list[Json]) -> None:
@@ -151,8 +151,8 @@ def test_dashboard_is_among_the_free_ones(widgets: list[Json]) -> None:
     assert len(series) <= 50
 
 
-def test_dead_letter_queues_are_shown(widgets: list[Json]) -> None:
-    """The depth of all six queues is shown."""
+def test_dead_letter_queues_are_displayed(widgets: list[Json]) -> None:
+    """The depth of all six queues is displayed."""
     (depth,) = (widget for widget in widgets if widget["properties"]["title"] == "Queue depth")
     waiting = [metric[3] for metric in depth["properties"]["metrics"] if metric[1].endswith("MessagesVisible")]
     assert len(set(waiting)) == 6

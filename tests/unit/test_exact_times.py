@@ -1,4 +1,4 @@
-"""Times that a container has rounded are put back on their grid; edit lists present every packet."""
+"""Times that a container has rounded are moved onto their grid; edit lists present every packet."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -64,9 +64,9 @@ def test_missing_frames_stay_missing(steps: list[int]) -> None:
 
 def test_b_frames_are_restored_in_their_order() -> None:
     """Decode times are the presentation times in order, as early as the reordering needs."""
-    shown = [0, 3, 1, 2, 6, 4, 5, 9, 7, 8]
+    displayed = [0, 3, 1, 2, 6, 4, 5, 9, 7, 8]
     decoded_ms = [round((n - 1) * 1000 / 30) + 100 for n in range(10)]
-    composed_ms = [round(n * 1000 / 30) + 100 for n in shown]
+    composed_ms = [round(n * 1000 / 30) + 100 for n in displayed]
     ticks = [time * TICKS for time in decoded_ms]
     durations = [after - before for before, after in pairwise(ticks)]
     offsets = [(c - d) * TICKS for c, d in zip(composed_ms, decoded_ms, strict=True)]
@@ -76,7 +76,7 @@ def test_b_frames_are_restored_in_their_order() -> None:
     (track,) = movie.tracks
     start = track.table.composition_start()
     frames = [Fraction(time - start, track.timescale) * 30 for time in track.table.all_composition_times()]
-    assert frames == shown
+    assert frames == displayed
     assert track.table.offsets is not None
     assert min(track.table.offsets) == 0
     ranges = track.presented_ranges(movie.timescale)

@@ -76,11 +76,11 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
         submit(stack.aws, request.submission, upload.add)
         upload_s = time.monotonic() - started
 
-        shown = JobDisplay(display)
+        job_display = JobDisplay(display)
 
         def report(progress: JobProgress) -> None:
             workers.raise_failure()
-            shown.show(progress)
+            job_display.show(progress)
 
         job = watch(stack.aws, job_id, report, LOCAL_INTERVAL_S)
         size_bytes = final_size_bytes(stack.aws, job_id)

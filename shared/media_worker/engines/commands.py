@@ -13,7 +13,7 @@ from fractions import Fraction
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
 CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
 # What cover art is stored as; a real video track may be, too.
-PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp"})
+IMAGE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp"})
 # ffmpeg writes these to an MP4 in a way of its own, which hardly another program reads.
 NONSTANDARD_CODECS = frozenset({"vorbis"})
 # Codecs whose presentation times ffmpeg can work out where the container has decode times only. With H.264 and HEVC,

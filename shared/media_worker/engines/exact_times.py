@@ -3,7 +3,7 @@
 Matroska and FLV round every time to a millisecond, so that frames of 30 fps last 33 or 34 ms. And ffmpeg's MP4 muxer
 rounds edit lists to milliseconds, and may end one before the last frame. So:
 
-- Times that fit a constant frame rate, or packets of a constant duration, are put back on that grid. None moves by
+- Times that fit a constant frame rate, or packets of a constant duration, are moved onto that grid. None moves by
   more than one tick of the source.
 - The edit lists are written again, so that they present every packet that went in, at its time.
 """

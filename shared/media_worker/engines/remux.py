@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from media_worker.deadline import Deadline
 from media_worker.engines.commands import (
     NONSTANDARD_CODECS,
-    PICTURE_CODECS,
+    IMAGE_CODECS,
     PacketTimes,
     Track,
     Tracks,
@@ -179,8 +179,8 @@ def _probe(media: _Input) -> Tracks:
     refused = [track for track in found if track.codec in NONSTANDARD_CODECS]
     if refused or not _mp4_holds(media):
         refused += [track for track in found if track not in refused and not _mp4_holds(media, track)]
-    pictures = [track for track in found if track.kind == "video" and track.codec in PICTURE_CODECS]
-    covers = [track for track in pictures if track in refused or not _mp4_holds(media, track)]
+    images = [track for track in found if track.kind == "video" and track.codec in IMAGE_CODECS]
+    covers = [track for track in images if track in refused or not _mp4_holds(media, track)]
     return Tracks(
         kept=tuple(track for track in found if track not in refused and track not in covers),
         covers=tuple(covers),

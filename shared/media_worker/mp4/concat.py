@@ -521,7 +521,7 @@ def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack
     """Packets that encoders added at the inner edges (delay, padding) are dropped. The others follow each other.
 
     Whole packets seldom fit the time between two joins. So that there is no hole at a join, and so that players which
-    count packets instead of reading times agree with the others, packets may be early or late (`surplus`), by less than
+    count packets instead of reading times agree with the others, packets may be early or late (`excess`), by less than
     half a packet. That does not add up. At a longer gap in the audio, the packets keep their times.
     """
     filled = [part for part in parts if part is not None]
@@ -529,11 +529,11 @@ def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack
         return ConcatenatedTrack((SampleTable.empty(),) * len(parts))
     ranges = _packet_ranges(filled)
     is_pcm = all(part.table.is_pcm for part in filled)
-    surplus = late = 0
+    excess = late = 0
     lengths: list[int] = []
     for before, after in itertools.pairwise(ranges):
-        surplus = _fit(before, after, 0 if is_pcm else surplus)
-        was_late, late = late, surplus if abs(surplus) <= before.last_duration // 2 and not is_pcm else 0
+        excess = _fit(before, after, 0 if is_pcm else excess)
+        was_late, late = late, excess if abs(excess) <= before.last_duration // 2 and not is_pcm else 0
         lengths.append(after.start + late - before.start - was_late)
     lengths.append(ranges[-1].end - ranges[-1].start)
     with_length = _pcm_with_length if is_pcm else _with_length
@@ -612,27 +612,27 @@ def _with_whole_packets(part: SegmentTrack) -> SegmentTrack:
     return replace(part, table=replace(part.table, durations=durations.with_last(last)))
 
 
-def _fit(before: _PacketRange, after: _PacketRange, surplus: int) -> int:
-    """Choose the packets on both sides of a join so that their number fits the time. Returns the new surplus."""
+def _fit(before: _PacketRange, after: _PacketRange, excess: int) -> int:
+    """Choose the packets on both sides of a join so that their number fits the time. Returns the new excess."""
     packet = before.last_duration
-    surplus += before.end - after.start
-    if surplus > packet // 2 and after.starts_hidden:
-        # Hidden packets are encoder delay. ffmpeg shortens the hidden part of the first packet by the surplus.
+    excess += before.end - after.start
+    if excess > packet // 2 and after.starts_hidden:
+        # Hidden packets are encoder delay. ffmpeg shortens the hidden part of the first packet by the excess.
         old_start = after.start
         after.first_packet += 1
-        surplus -= after.start - old_start
-    if surplus > packet // 2:
+        excess -= after.start - old_start
+    if excess > packet // 2:
         old_end = before.end
-        before.drop_from(old_end - (surplus + packet // 2) // packet * packet)
-        surplus -= old_end - before.end
-    if surplus < -(packet // 2):
+        before.drop_from(old_end - (excess + packet // 2) // packet * packet)
+        excess -= old_end - before.end
+    if excess < -(packet // 2):
         old_start = after.start
-        after.include_from(old_start + surplus + packet // 2)
-        surplus += old_start - after.start
-    # Decode times must increase, whatever the surplus is: the last packet starts before the next segment's first one.
+        after.include_from(old_start + excess + packet // 2)
+        excess += old_start - after.start
+    # Decode times must increase, whatever the excess is: the last packet starts before the next segment's first one.
     old_end = before.end
     before.drop_from(after.start)
-    return surplus - (old_end - before.end)
+    return excess - (old_end - before.end)
 
 
 def _pcm_with_length(table: SampleTable, length: int) -> SampleTable:

@@ -210,14 +210,14 @@ def _is_vp9_key(sample: _Sample) -> bool:
 
 # MPEG-2 and MPEG-4 part 2
 
-_PICTURE = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
+_MPEG2_HEADER = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
 _VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
 _MPEG4_VISUAL = 0x20
 _MPEG2_VIDEO = range(0x60, 0x66)
 
 
 def _is_mpeg2_key(sample: _Sample) -> bool:
-    found = _PICTURE.search(sample.head)
+    found = _MPEG2_HEADER.search(sample.head)
     return found is not None and (found[1][1] >> 3) & 7 == 1
 
 
@@ -296,18 +296,18 @@ class KeyFrames:
         It is the first of them if that is a key frame. Otherwise it is the first key frame among the largest samples.
         """
         remaining = iter(samples)
-        if not (window := list(islice(remaining, _SAMPLES_AT_ONCE))):
+        if not (block := list(islice(remaining, _SAMPLES_AT_ONCE))):
             return None
-        if self.are_key(window[:1])[0]:
-            return window[0]
+        if self.are_key(block[:1])[0]:
+            return block[0]
         sizes = self._track.table.sizes
         for _ in range(_MAX_ROUNDS):
-            by_size = sorted(window, key=lambda sample: sizes.between(sample, sample + 1), reverse=True)
+            by_size = sorted(block, key=lambda sample: sizes.between(sample, sample + 1), reverse=True)
             largest = sorted(by_size[:_LOOKS_AT_ONCE])
             for sample, is_key in zip(largest, self.are_key(largest), strict=True):
                 if is_key:
                     return sample
-            if not (window := list(islice(remaining, _SAMPLES_AT_ONCE))):
+            if not (block := list(islice(remaining, _SAMPLES_AT_ONCE))):
                 return None
         return None
 

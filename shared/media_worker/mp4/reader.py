@@ -56,7 +56,7 @@ def read_movie(read: Read, size_bytes: int, read_many: ReadMany | None = None) -
     file = BufferedFile(read, size_bytes)
     index = find_index(file)
     fingerprint = hashlib.blake2b(digest_size=16)
-    moov, tracks = _parse_moov(_moov_pieces(file, index.moov), fingerprint)
+    moov, tracks = _parse_moov(_moov_blocks(file, index.moov), fingerprint)
     timescale = timescale_of(moov.need(b"mvhd"))
     notices: tuple[str, ...] = ()
     if has_fragments(moov):
@@ -189,7 +189,7 @@ def _check_size(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> None:
         raise Unsupported(f"box {name} has {box.size_bytes} bytes, more than the limit of {limit_bytes}")
 
 
-def _moov_pieces(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
+def _moov_blocks(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
     """The payload of `moov`: all of it, or if it is large, box by box, so that one track is in memory at a time."""
     if moov.size_bytes <= MAX_WHOLE_MOOV_BYTES:
         yield moov.payload(file)
@@ -208,18 +208,18 @@ def _moov_pieces(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
 # Parsing the index
 
 
-def _parse_moov(pieces: Iterable[bytes], digest: hashlib.blake2b) -> tuple[Box, tuple[Track, ...]]:
+def _parse_moov(blocks: Iterable[bytes], digest: hashlib.blake2b) -> tuple[Box, tuple[Track, ...]]:
     """The `moov` box without tables, and its tracks.
 
-    An error in a track is raised after all tracks were checked for encryption, because ffmpeg tries what is unsupported
+    An error in a track is raised after all tracks were checked for encryption, because ffmpeg gets what is unsupported
     or broken.
     """
     children: list[Box] = []
     tracks: list[Track] = []
     error: Mp4Error | None = None
-    for piece in pieces:
-        digest.update(piece)
-        for box in parse_boxes(memoryview(piece), b"moov"):
+    for block in blocks:
+        digest.update(block)
+        for box in parse_boxes(memoryview(block), b"moov"):
             children.append(_without_tables(box))
             if box.kind != b"trak":
                 continue

@@ -19,7 +19,7 @@ def test_a_step_has_a_first_and_a_last_line() -> None:
     assert stream.getvalue().splitlines() == ["processing: 0 of 3 segments", "processing: 3 of 3 segments"]
 
 
-def test_bytes_are_shown_in_megabytes() -> None:
+def test_bytes_are_displayed_in_megabytes() -> None:
     """Blocks add up, the last byte completes the step, and the rate follows."""
     stream = io.StringIO()
     upload = Bytes(Lines(stream), "upload", 2_500_001)
@@ -30,14 +30,14 @@ def test_bytes_are_shown_in_megabytes() -> None:
 
 
 def test_a_job_has_three_steps() -> None:
-    """Nothing is shown before the plan exists. The join begins when all segments are processed."""
+    """Nothing is displayed before the plan exists. The join begins when all segments are processed."""
     stream = io.StringIO()
-    shown = JobDisplay(Lines(stream))
+    steps = JobDisplay(Lines(stream))
     planned = Job("job", JobStatus.CHUNKING_IN_PROGRESS, "sbs", total_segments=2)
-    shown.show(JobProgress(Job("job", JobStatus.CREATED, "sbs")))
+    steps.show(JobProgress(Job("job", JobStatus.CREATED, "sbs")))
     assert stream.getvalue() == ""
-    shown.show(JobProgress(planned, 2, 1))
-    shown.show(JobProgress(Job("job", JobStatus.COMPLETED, "sbs", total_segments=2), 2, 2))
+    steps.show(JobProgress(planned, 2, 1))
+    steps.show(JobProgress(Job("job", JobStatus.COMPLETED, "sbs", total_segments=2), 2, 2))
     assert stream.getvalue().splitlines() == [
         "segments: 2 of 2 segments",
         "processing: 1 of 2 segments",
@@ -46,12 +46,12 @@ def test_a_job_has_three_steps() -> None:
     ]
 
 
-def test_a_notice_is_shown_once() -> None:
+def test_a_notice_is_displayed_once() -> None:
     """Above the steps, as soon as the plan has one."""
     stream = io.StringIO()
-    shown = JobDisplay(Lines(stream))
+    steps = JobDisplay(Lines(stream))
     for _ in range(2):
-        shown.show(JobProgress(Job("job", JobStatus.CREATED, "sbs", notice="one segment: a single keyframe")))
+        steps.show(JobProgress(Job("job", JobStatus.CREATED, "sbs", notice="one segment: a single keyframe")))
     assert stream.getvalue() == "notice: one segment: a single keyframe\n"
 
 

@@ -51,7 +51,7 @@ SAMPLES = {
     "av1 key": (entry(b"av01"), b"\x12\0\x0a\x02ab\x32\x03\x10xx", True),
     "av1 forward key": (entry(b"av01"), b"\x12\0\x32\x03\0xx", False),
     "av1 inter": (entry(b"av01"), b"\x12\0\x32\x03\x30xx", False),
-    "av1 shown again": (entry(b"av01"), b"\x1a\x02\xc0x", False),
+    "av1 displayed again": (entry(b"av01"), b"\x1a\x02\xc0x", False),
     "vp9 key": (entry(b"vp09"), b"\x82\x49\x83\x42", True),
     "vp9 inter": (entry(b"vp09"), b"\x86\0", False),
     "vp8 key": (entry(b"vp08"), b"\x50\x01", True),
