@@ -27,7 +27,7 @@ from media_worker.jobs import FRAME_CHECKS, JobStatus
 from media_worker.keys import MODES
 from media_worker.settings import Engine
 
-from media_worker_cli import commands, dead_letters, doctor, job_commands
+from media_worker_cli import commands, dead_letters, doctor, job_commands, work
 from media_worker_cli.errors import CommandError
 
 _INTERRUPTED = 130
@@ -103,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="List, show and redrive messages in the dead-letter queues.",
     )
     dead_letters.add_commands(letters)
+    work.add_parser(subparsers)
     serve = add("serve", commands.serve, "do the work of both functions in this process, until interrupted")
     serve.add_argument(
         "--env-file",

@@ -29,11 +29,16 @@ def test_required_variables(function: Json, variable: str, resource: str) -> Non
     assert function["Environment"]["Variables"][variable] == {"Ref": resource}
 
 
+# Settings that only segment workers, and what reads their state, use.
+FOR_WORKERS = {"SEGMENT_QUEUE_URL", "SEGMENT_ATTEMPTS_TABLE_NAME"}
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_settings_are_declared(stack_with: Callable[..., Json], name: str) -> None:
     """Every setting that the code reads is declared: `sam local invoke` passes no others. Lambda sets AWS_REGION."""
-    resources = stack_with(EndpointUrl="http://127.0.0.1:1", S3EndpointUrl="http://127.0.0.1:2")["Resources"]
-    read = {field.name.upper() for field in dataclasses.fields(Settings)} - {"AWS_REGION"}
+    urls = {"EndpointUrl": "http://127.0.0.1:1", "S3EndpointUrl": "http://127.0.0.1:2"}
+    resources = stack_with(**urls, JobExpirationDays="30")["Resources"]
+    read = {field.name.upper() for field in dataclasses.fields(Settings)} - {"AWS_REGION"} - FOR_WORKERS
     assert read <= resources[name]["Properties"]["Environment"]["Variables"].keys()
 
 

@@ -139,7 +139,7 @@ def test_what_the_source_hides_stays_hidden() -> None:
     exact = with_exact_times(movie, [packets])
     ranges = exact.tracks[0].presented_ranges(exact.timescale)
     assert ranges is not None
-    assert (ranges[0].start, ranges[0].media_start, ranges[0].media_end) == (0, 80 * TICKS, 360 * TICKS)
+    assert [ranges[0].start, ranges[0].media_start, ranges[0].media_end] == [0, 80 * TICKS, 360 * TICKS]
 
 
 @pytest.mark.parametrize("handler", [b"text", b"tmcd"])

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
 from media_worker.engines.commands import (
-    NONSTANDARD_CODECS,
     IMAGE_CODECS,
+    NONSTANDARD_CODECS,
     PacketTimes,
     Track,
     Tracks,
@@ -216,8 +216,8 @@ def _checked(tracks: Tracks) -> tuple[Track, ...]:
 
 def _notices(tracks: Tracks, messages: str) -> Iterator[str]:
     """What the user should know about the remux."""
-    if tracks.refused:
-        yield f"left out, because an MP4 cannot hold it: {_listed(tracks.refused)}"
+    if left_out := tracks.refused + tracks.covers:
+        yield f"left out, because an MP4 cannot hold it: {_listed(left_out)}"
     if _CUT_OFF in messages:
         yield "the source was cut off: its recording was not finished, or its upload is incomplete"
 

@@ -230,8 +230,8 @@ def _build_stsz(sizes: Sizes) -> Box:
     return Box(b"stsz", full_box(0) + struct.pack(">II", 0, sizes.count) + _big_endian(sizes.table[:]))
 
 
-# PCM sizes: the sample entry decides, as QuickTime's stsz often says 1 (QuickTime File Format, "Sound Sample
-# Descriptions").
+# PCM sizes: the sample entry decides, as QuickTime's stsz often says 1 (QuickTime File Format,
+# "sound sample descriptions").  # codespell:ignore sound
 
 _AUDIO_ENTRY = struct.Struct(">8xH6xHH")  # version, channels, bits per sample
 _AUDIO_VERSION_1 = struct.Struct(">28xIIII")  # samples per packet, bytes per packet, per frame and per sample
