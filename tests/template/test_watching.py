@@ -133,7 +133,7 @@ def test_widgets_do_not_overlap(widgets: list[Json]) -> None:
 
 
 @pytest.mark.parametrize("statistic", ["p50", "p95"])
-@pytest.mark.parametrize("step", ["Download", "Plan", "Split", "Check", "Join", "Upload"])
+@pytest.mark.parametrize("step", ["Remux", "Plan", "Split", "Check", "Join"])
 def test_steps_are_displayed_by_percentile(widgets: list[Json], step: str, statistic: str) -> None:
     """Each step shows its median and its 95th percentile: means hide the video that takes long."""
     displayed = {
