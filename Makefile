@@ -51,6 +51,10 @@ $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .c
 		$(UV) sync -q --frozen --project .ci/template-checks --python $(BIN)/python
 	@touch $@
 
+.PHONY: joins
+joins: setup ## measure holes in the audio over 30 joins, for each container and encoder
+	@$(BIN)/python -m tests.fidelity.joins
+
 CORPUS ?= .cache/clips
 .PHONY: fidelity
 fidelity: setup ## compare the final with the source for every media file in CORPUS=dir (default: generated clips)

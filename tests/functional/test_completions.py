@@ -3,10 +3,12 @@
 import random
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from media_worker.completions import is_complete, record_segment, trigger_if_complete
+from media_worker.errors import StaleSegment
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_output_segment_key
 from moto.dynamodb.models import dynamodb_backends
@@ -129,7 +131,8 @@ def test_a_segment_of_an_unknown_job_is_only_written(stack: Stack) -> None:
 def test_other_statuses_do_not_trigger(stack: Stack, status: JobStatus) -> None:
     """A job is ready to be joined when it is `chunking_complete`, or `failed` with all segments completed."""
     stack.add_job(status={"S": status.value}, total_segments={"N": "1"})
-    record(stack, 0)
+    with suppress(StaleSegment):  # the segments of a deleted job do not count
+        record(stack, 0)
     assert stack.reassembly_messages() == []
 
 

@@ -39,12 +39,15 @@ def versions(stack: Stack) -> dict[str, Any]:
 
 
 def delays(stack: Stack) -> list[int]:
-    """The visibility timeouts that are set from now on, in seconds."""
+    """The visibility timeouts of returned messages from now on, in seconds."""
     seconds: list[int] = []
-    stack.aws.sqs.meta.events.register(
-        "before-call.sqs.ChangeMessageVisibility",
-        lambda params, **_: seconds.append(json.loads(params["body"])["VisibilityTimeout"]),
-    )
+
+    def visibility_changed(params: dict[str, Any], **_: Any) -> None:
+        timeout_s = json.loads(params["body"])["VisibilityTimeout"]
+        if timeout_s != VISIBILITY_S:  # that hides a message whose record is being handled
+            seconds.append(timeout_s)
+
+    stack.aws.sqs.meta.events.register("before-call.sqs.ChangeMessageVisibility", visibility_changed)
     return seconds
 
 

@@ -64,7 +64,10 @@ def open_source(aws: "Aws", source: StoredObject, deadline: Deadline, steps: Ste
     with work_directory() as directory:
         ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
         with steps.step("remux", source.size_bytes):
-            media = _remux(aws, source, ffmpeg, "source")
+            try:
+                media = _remux(aws, source, ffmpeg, "source")
+            except BadSource as error:
+                raise BadSource(f"the source cannot be split: {error}") from error
         yield media
 
 
@@ -140,12 +143,12 @@ class _Input:
 @contextmanager
 def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Iterator[_Input]:
     """The object through a pipe, or downloaded while the body runs."""
+    what = f"remuxing {stored.size_bytes / 1e6:,.0f} MB"
     if not _needs_seeking(read_range(aws, stored, 0, min(16, stored.size_bytes))):
-        require_room(ffmpeg.directory, stored.size_bytes, f"remuxing {stored.size_bytes / 1e6:,.0f} MB")
+        require_room(ffmpeg.directory, stored.size_bytes, what)
         yield _Input(ffmpeg, "pipe:0", Fed(partial(read_forward, aws, stored), stored.size_bytes))
         return
-    what = f"remuxing {stored.size_bytes / 1e6:,.0f} MB that ffmpeg cannot read forward"
-    require_room(ffmpeg.directory, 2 * stored.size_bytes, what)
+    require_room(ffmpeg.directory, 2 * stored.size_bytes, f"{what} that ffmpeg cannot read forward")
     path = ffmpeg.directory / name
     with downloads(aws) as manager:
         download(manager, stored, path, ffmpeg.deadline)
