@@ -336,3 +336,18 @@ def test_the_signature_decides_what_needs_seeking() -> None:
     assert not remux._needs_seeking(bytes.fromhex("1a45dfa3"))
     assert not remux._needs_seeking(b"G@\x11\x10")
     assert not remux._needs_seeking(b"")
+
+
+@pytest.mark.parametrize("engine", ["auto", "copy", "ffmpeg"])
+def test_an_encrypted_source_is_never_remuxed(stack: Stack, clip: ClipMaker, tmp_path: Path, engine: str) -> None:
+    """Ffmpeg would copy the encrypted samples and drop what says so."""
+    source = tmp_path / "encrypted.mp4"
+    key = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "00" * 16, "-encryption_kid", "11" * 16)
+    ffmpeg("-i", str(clip("plain")), "-c", "copy", *key, str(source))
+    stack.add_job(engine={"S": engine})
+    stack.upload(source)
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert "encrypted" in (stack.job().error or "")
+    assert "decrypt it" in (stack.job().error or "")
+    assert stack.segment_keys() == []

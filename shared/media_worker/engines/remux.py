@@ -34,9 +34,9 @@ from media_worker.engines.copy import Media
 from media_worker.engines.exact_times import with_exact_times
 from media_worker.engines.ffmpeg import Fed, Ffmpeg
 from media_worker.errors import BadSegment, BadSource, FfmpegFailed
-from media_worker.mp4 import Movie, Mp4Error, read_movie
+from media_worker.mp4 import Encrypted, Movie, Mp4Error, read_movie
 from media_worker.mp4.reader import FIRST_BOXES
-from media_worker.s3 import StoredObject, download, downloads, read_forward, read_range
+from media_worker.s3 import StoredObject, download, downloads, read_forward, read_range, read_ranges
 from media_worker.telemetry import Steps, logger, submit
 from media_worker.workdir import require_room, work_directory
 
@@ -149,6 +149,7 @@ def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Itera
         yield _Input(ffmpeg, "pipe:0", Fed(partial(read_forward, aws, stored), stored.size_bytes))
         return
     require_room(ffmpeg.directory, 2 * stored.size_bytes, f"{what} that ffmpeg cannot read forward")
+    _refuse_encrypted(aws, stored)
     path = ffmpeg.directory / name
     with downloads(aws) as manager:
         download(manager, stored, path, ffmpeg.deadline)
@@ -156,6 +157,20 @@ def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Itera
         yield _Input(ffmpeg, name)
     finally:
         path.unlink()
+
+
+def _refuse_encrypted(aws: "Aws", stored: StoredObject) -> None:
+    """Ffmpeg would copy encrypted samples into an MP4 that does not say so.
+
+    Raises:
+        BadSource: the samples are encrypted.
+    """
+    try:
+        read_movie(partial(read_range, aws, stored), stored.size_bytes, partial(read_ranges, aws, stored))
+    except Encrypted as error:
+        raise BadSource(f"{error}: decrypt it before the upload") from error
+    except Mp4Error:
+        pass  # why it is remuxed, unless all files are
 
 
 def _needs_seeking(head: bytes) -> bool:
