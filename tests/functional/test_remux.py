@@ -351,3 +351,14 @@ def test_an_encrypted_source_is_never_remuxed(stack: Stack, clip: ClipMaker, tmp
     assert "encrypted" in (stack.job().error or "")
     assert "decrypt it" in (stack.job().error or "")
     assert stack.segment_keys() == []
+
+
+def test_a_track_without_packets_is_left_out(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """A recorder that announced a second audio track and never wrote it."""
+    source = tmp_path / "announced.mkv"
+    plain = str(clip_of(folder, "h264-aac.mkv"))
+    ffmpeg("-i", plain, "-map", "0", "-map", "0:a", "-c", "copy", "-bsf:a:1", "noise=drop=1", str(source))
+    assert len(look.streams(source)) == 3
+    final = run_through(stack, source, tmp_path)
+    assert [stream["codec_type"] for stream in look.streams(final)] == ["video", "audio"]
+    assert contents(source, final)

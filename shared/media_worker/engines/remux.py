@@ -111,7 +111,7 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
             tracks = _probe(media)
             kept = _checked(tracks)
             path = ffmpeg.directory / f"{name}.mp4"
-            packets, messages = _copy_packets(media, kept, path)
+            found, messages = _copy_packets(media, kept, path)
     except FfmpegFailed as error:
         raise BadSource(f"ffmpeg cannot read it as a video: {error.reason}") from error
     if messages:
@@ -121,7 +121,10 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
         movie = read_movie(read, path.stat().st_size)
     except Mp4Error as error:
         raise BadSource(f"the MP4 that ffmpeg made of it cannot be read: {error}") from error
-    _check_packets(movie, kept, packets)
+    # ffmpeg's muxer leaves out tracks without packets.
+    filled = [(track, times) for track, times in zip(kept, found, strict=True) if times.count]
+    packets = [times for _, times in filled]
+    _check_packets(movie, [track for track, _ in filled], packets)
     return Media(with_exact_times(movie, packets), path, "remux", read, tuple(_notices(tracks, messages)))
 
 
@@ -261,7 +264,7 @@ def _check_packets(movie: Movie, kept: Sequence[Track], packets: Sequence[Packet
     Raises:
         BadSource: packets have no presentation times, or ffmpeg has lost some.
     """
-    if len(packets) != len(kept) or len(movie.tracks) < len(kept):
+    if len(movie.tracks) < len(kept):
         raise BadSource(f"ffmpeg wrote {len(movie.tracks)} of {len(kept)} tracks")
     for track, times, written in zip(kept, packets, movie.tracks, strict=False):
         if track.kind == "video" and not times.are_known:
