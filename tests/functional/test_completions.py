@@ -166,6 +166,21 @@ def test_a_live_sender_is_given_time(stack: Stack, monkeypatch: pytest.MonkeyPat
     assert stack.reassembly_messages() == []
 
 
+def test_a_sender_knows_its_own_row(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the write of the row was lost, so the SDK repeated it and was refused: the message is sent."""
+    add_chunked_job(stack, 1)
+    put = stack.aws.dynamodb.put_item
+
+    def put_twice(**request: Any) -> Any:
+        answer = put(**request)
+        return put(**request) if request["TableName"] == "ReassemblyTriggered" else answer
+
+    monkeypatch.setattr(stack.aws.dynamodb, "put_item", put_twice)
+    record(stack, 0)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    assert "sent_at" in stack.row("ReassemblyTriggered")
+
+
 def test_the_row_of_an_earlier_run_is_replaced(stack: Stack) -> None:
     """The job failed and was started again, so the row of the earlier run no longer counts."""
     add_chunked_job(stack, 1, run_started_at={"N": "2000"})

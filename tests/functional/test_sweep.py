@@ -5,11 +5,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from media_worker import sweep as sweep_module
 from media_worker.attempts import Attempt, AttemptState, begin_attempt
 from media_worker.aws import Aws
@@ -432,3 +435,48 @@ def test_resending_needs_the_segments(world: World) -> None:
     world.aws.s3.delete_object(Bucket=INPUT, Key=key_of(1))
     with pytest.raises(OperationRefused, match="segments 1 of job job-1 do not exist any more"):
         resend_segments(world.aws, "job-1")
+
+
+# A sweep that dies or fails in the middle
+
+
+class Killed(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+@contextmanager
+def interrupted(aws: Aws, at_call: int, error: BaseException) -> Iterator[None]:
+    """Raise an error before one of the calls in the body, and end the body with it."""
+    calls = count()
+
+    def raise_error(**_: Any) -> None:
+        if next(calls) == at_call:
+            raise error
+
+    clients = (aws.s3, aws.sqs, aws.dynamodb)
+    for client in clients:
+        client.meta.events.register_first("before-call.*.*", raise_error)
+    with suppress(type(error)):
+        yield
+    for client in clients:
+        client.meta.events.unregister("before-call.*.*", raise_error)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "error", [Killed(), ConnectionClosedError(endpoint_url="http://127.0.0.1")], ids=["killed", "closed"]
+)
+@pytest.mark.parametrize("at_call", range(20))
+def test_a_sweep_may_die_at_every_call(world: World, stage: str, error: BaseException, at_call: int) -> None:
+    """The next ones finish its work: the job fails once, and its dead letters are visible again."""
+    world.add_job_in(stage)
+    world.receive_in_vain(stage)
+    letters = world.depth(f"{stage}-dead")
+    world.clock.ahead_s += IDLE_S + 60
+    world.sweep()
+    world.clock.ahead_s += CONFIRM_S + 60
+    with interrupted(world.aws, at_call, error):
+        world.sweep()
+    world.sweep_for(CONFIRM_S + 600)
+    assert world.status() is JobStatus.FAILED
+    assert world.depth(f"{stage}-dead") == letters

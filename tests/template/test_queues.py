@@ -42,7 +42,7 @@ def test_a_concurrency_of_one_is_refused(template: Json, defaults: Json) -> None
 
 
 def test_no_reserved_concurrency(function: Json) -> None:
-    """No function reserves concurrency: throttled polls use up receives and end good messages as dead letters."""
+    """No function reserves concurrency: invocations that are throttled for long use up receives."""
     assert "ReservedConcurrentExecutions" not in function
 
 
