@@ -28,7 +28,7 @@ from moto import mock_aws
 
 from tests.crash.clock import Clock
 from tests.functional.conftest import ClipMaker
-from tests.functional.logs import Logs
+from tests.functional.logs import Logs, metrics
 from tests.functional.stack import ENVIRONMENT, INPUT, OUTPUT, Stack
 from tests.functional.sweep_world import RECEIVES, SEGMENTS, SETTINGS, STAGES, World, complete_stack, key_of, url
 
@@ -376,6 +376,18 @@ def test_the_handler_answers_with_its_counts(world: World) -> None:
     world.add_job_in("chunking")
     answer = build_sweep_handler(world.aws)({"source": "aws.scheduler"}, world.stack.context)
     assert answer == {"jobs": 1, "suspected": 0, "failed": 0}
+
+
+def test_a_failed_job_is_counted(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """The handler prints the metric `JobsFailed`, which the dashboard shows."""
+    world.add_job_in("chunking")
+    world.aws.sqs.purge_queue(QueueUrl=url("chunking"))
+    handler = build_sweep_handler(world.aws)
+    for _ in range(6):
+        world.clock.ahead_s += 600
+        handler({"source": "aws.scheduler"}, world.stack.context)
+    assert world.status() is JobStatus.FAILED
+    assert [found["JobsFailed"] for found in metrics(capsys) if "JobsFailed" in found] == [[1.0]]
 
 
 def test_without_the_segment_queue_split_jobs_are_left_alone(world: World) -> None:
