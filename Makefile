@@ -39,9 +39,9 @@ include tests/crash/crash.mk
 # Three processes on two cores, because these tests spend half of their time waiting for ffmpeg and timeouts.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template --cov --cov-report=
+	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template tests/worker --cov --cov-report=
 	@$(BIN)/coverage report
-	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile tests/worker
+	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q tests/e2e
 
 # The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.
@@ -50,6 +50,10 @@ $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .c
 	@UV_PROJECT_ENVIRONMENT="$(CURDIR)/$(TEMPLATE_CHECKS)" \
 		$(UV) sync -q --frozen --project .ci/template-checks --python $(BIN)/python
 	@touch $@
+
+.PHONY: joins
+joins: setup ## measure holes in the audio over 30 joins, for each container and encoder
+	@$(BIN)/python -m tests.fidelity.joins
 
 CORPUS ?= .cache/clips
 .PHONY: fidelity

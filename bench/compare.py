@@ -129,7 +129,7 @@ def _process_segments(aws: Aws, job_id: str) -> None:
 
 def _segment_keys(aws: Aws, job_id: str) -> list[str]:
     listing = aws.s3.list_objects_v2(Bucket=aws.settings.input_bucket_name, Prefix=f"segments/{job_id}/")
-    return [entry["Key"] for entry in listing["Contents"]]
+    return [entry["Key"] for entry in listing["Contents"] if parse_segment_key("", entry["Key"])]
 
 
 def _total(aws: Aws, job_id: str) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from media_worker.aws import Aws
 from media_worker.completions import record_segment
-from media_worker.keys import build_output_segment_key, build_source_key, parse_segment_key
+from media_worker.keys import build_output_segment_key, build_segment_key, build_source_key, parse_segment_key
 from media_worker.settings import Settings
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 
@@ -100,13 +100,14 @@ def _copy_segments(aws: Aws) -> int:
     """The segment worker: copies each segment unchanged, inside S3."""
     s3 = s3_client(str(aws.settings.aws_endpoint_url_s3))
     listing = aws.s3.list_objects_v2(Bucket="bench-input", Prefix=f"segments/{_JOB}/")["Contents"]
-    for entry in listing:
-        parts = parse_segment_key("bench-input", entry["Key"])
-        assert parts
-        key = build_output_segment_key(_JOB, parts.segment_index)
-        s3.copy({"Bucket": "bench-input", "Key": entry["Key"]}, "bench-output", key)
-        record_segment(aws, job_id=_JOB, segment_index=parts.segment_index, output_s3_uri=f"s3://bench-output/{key}")
-    return len(listing)
+    segments = [segment for entry in listing if (segment := parse_segment_key("bench-input", entry["Key"]))]
+    for segment in segments:
+        index = segment.segment_index
+        source = build_segment_key(_JOB, index, segment.total_segments, segment.mode)
+        key = build_output_segment_key(_JOB, index)
+        s3.copy({"Bucket": "bench-input", "Key": source}, "bench-output", key)
+        record_segment(aws, job_id=_JOB, segment_index=index, output_s3_uri=f"s3://bench-output/{key}")
+    return len(segments)
 
 
 def batch(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> N
                 _write_segments(aws, job, plan, media, layouts, deadline)
         abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id), hold.until_s)
         jobs.finish_chunking(aws, job.job_id, steps.report, hold.fence)
+    logger.info("Job split", event="job_chunked", total_segments=len(plan.segments))
     count("JobsChunked")
     count("Segments", len(plan.segments))
 

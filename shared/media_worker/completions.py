@@ -1,6 +1,7 @@
 """SegmentCompletions and ReassemblyTriggered: which processed segments exist, and requesting the join once."""
 
 import random
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -223,7 +224,8 @@ def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
     job = read_job(aws, job_id)
     if job is None or job.status not in _TRIGGERED_FROM or job.cancelled_at or not is_complete(aws, job):
         return False
-    if not (_create_trigger(aws, job) or _sender_is_lost(aws, job_id)):
+    sender = uuid.uuid4().hex
+    if not (_create_trigger(aws, job, sender) or _shall_send(aws, job_id, sender)):
         return False
     request_reassembly(aws, job)
     return True
@@ -237,7 +239,7 @@ def request_reassembly(aws: "Aws", job: Job) -> None:
     logger.info("Reassembly requested", event="reassembly_requested", job_id=job.job_id, total_segments=total)
 
 
-def _create_trigger(aws: "Aws", job: Job) -> bool:
+def _create_trigger(aws: "Aws", job: Job, sender: str) -> bool:
     """Create the job's row, or replace the one of an earlier run. Says whether this call wrote it."""
     now = now_s()
     try:
@@ -248,6 +250,7 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
                 "triggered_at": {"N": str(now)},
                 "ttl": {"N": str(now + TRIGGER_TTL_S)},
                 "run_started_at": {"N": str(job.run_started_at or 0)},
+                "sender": {"S": sender},
             },
             # A row written by another tracker does not name its run; its time tells, except within the same second.
             ConditionExpression="attribute_not_exists(job_id) OR run_started_at <> :run AND "
@@ -259,15 +262,18 @@ def _create_trigger(aws: "Aws", job: Job) -> bool:
     return True
 
 
-def _sender_is_lost(aws: "Aws", job_id: str) -> bool:
-    """Whether nobody has sent the message: nothing was marked as sent, and no join is at work.
+def _shall_send(aws: "Aws", job_id: str, sender: str) -> bool:
+    """Whether the message is to be sent although the row exists: nothing was marked as sent, and no join is at work.
 
-    The row's creator may be about to send, so it gets a moment. A row that a join has left behind was created by that:
-    a message sent by hand came before the segments were processed.
+    The row may be our own: the SDK repeats a call whose answer was lost, and is refused then. Another creator may be
+    about to send, so it gets a moment. A row that a join has left behind was created by that: a message sent by hand
+    came before the segments were processed.
     """
     row = read_trigger(aws, job_id)
     if not row or "sent_at" in row or "reassembly_started_at" in row:
         return False
+    if row.get("sender") == {"S": sender}:
+        return True
     if "lease_attempts" not in row and now_s() - int(row["triggered_at"]["N"]) < SENDER_GRACE_S:
         return False
     logger.warning("Reassembly triggered but never sent: sending it", event="reassembly_resent", job_id=job_id)

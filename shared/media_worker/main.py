@@ -42,7 +42,7 @@ class LocalContext:
     end: float = field(default_factory=lambda: time.monotonic() + _WORK_S)
 
     def get_remaining_time_in_millis(self) -> int:
-        """Milliseconds until the message may be delivered to somebody else."""
+        """Milliseconds until the work has to end."""
         return max(0, int((self.end - time.monotonic()) * 1000))
 
 

@@ -107,6 +107,7 @@ def build_sweep_handler(aws: "Aws") -> Handler:
 
 def sweep(aws: "Aws", deadline: Deadline) -> Swept:
     """Look at all unfinished jobs. What the time does not allow is left to the next sweep."""
+    count("Sweeps")
     queues, swept = _Queues(aws), Swept()
     for status in (*CHUNKING_STATUSES, *REASSEMBLY_STATUSES):
         for job_id in _job_ids(aws, status):

@@ -44,6 +44,18 @@ class Clock:
         )
 
 
+class StoppedClock(Clock):
+    """A clock that only a test moves, so that the same steps give the same result each time."""
+
+    _START = 1_800_000_000.0
+
+    def time(self) -> float:
+        return self._START + self.ahead_s
+
+    def monotonic(self) -> float:
+        return self._START + self.ahead_s
+
+
 class _All:
     def __init__(self, *patches: Any) -> None:
         self._patches = patches

@@ -20,7 +20,7 @@ from media_worker.queues import VISIBILITY_S
 from media_worker.s3 import StoredObject
 from moto import mock_aws
 
-from tests.crash.clock import Clock
+from tests.crash.clock import StoppedClock
 from tests.crash.process import InvocationContext
 from tests.functional.stack import INPUT, Stack, s3_event, sqs_event
 
@@ -49,7 +49,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self._aws = mock_aws()
         self._aws.start()
-        self._clock = Clock()
+        self._clock = StoppedClock()
         self._patches = self._clock.patches()
         self._patches.__enter__()
         self._stack = Stack.create(Path(tempfile.gettempdir()))

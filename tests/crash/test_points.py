@@ -22,6 +22,8 @@ KNOWN = (
     Case(ONE, "chunking", Fault(Call("UpdateItem Jobs", 4), "killed after")),
     Case(FAST, "chunking", Fault(Call("UpdateItem Jobs", 4), "hit and lost")),
     Case(ONE, "chunking", Fault(Call("UpdateItem Jobs", 1), "hit and lost")),
+    Case(FAST, "chunking", Fault(Call("PutItem ReassemblyTriggered", 1), "hit and lost")),
+    Case(ONE, "worker", Fault(Call("PutItem ReassemblyTriggered", 1), "hit and lost")),
     Case(FIVE, "chunking", Fault(Call("PutObject", 3), "killed after")),
     Case(PARTS, "chunking", Fault(Call("CreateMultipartUpload", 1), "hit and lost")),
     Case(PARTS, "reassembly", Fault(Call("CompleteMultipartUpload", 1), "error in a 200")),

@@ -174,7 +174,7 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
     done = [job for job in jobs.read() if job.status in ENDED]
     assert {job.status for job in done} == {JobStatus.COMPLETED}
     assert storage(environment) == before
-    assert len(before) == 11
+    assert len(before) == 12
     assert len(jobs.ids) > RUNNING
     assert len(jobs.ids) - len(done) <= RUNNING
     assert {job.total_segments for job in done} == {OLD_SEGMENTS, NEW_SEGMENTS}
@@ -233,7 +233,8 @@ def test_deleting_the_stack_keeps_buckets_and_tables(environment: dict[str, str]
     assert deleted["StackStatus"] == "DELETE_COMPLETE"
     events = cloudformation.describe_stack_events(StackName=deleted["StackId"])["StackEvents"]
     kept = {event["LogicalResourceId"] for event in events if event["ResourceStatus"] == "DELETE_SKIPPED"}
-    assert kept == {"InputBucket", "OutputBucket", "JobsTable", "SegmentCompletionsTable", "ReassemblyTriggeredTable"}
+    tables = {"JobsTable", "SegmentCompletionsTable", "ReassemblyTriggeredTable", "SegmentAttemptsTable"}
+    assert kept == {"InputBucket", "OutputBucket", *tables}
     assert jobs.read()[0].total_segments
     aws.s3.head_object(Bucket=settings.input_bucket_name, Key=build_source_key(jobs.ids[0]))
     aws.s3.head_bucket(Bucket=settings.output_bucket_name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from media_worker.keys import build_output_segment_key
 
 from tests.e2e.conftest import ROOT, CommandLine
 from tests.e2e.insights import Query, Row
@@ -22,8 +23,7 @@ type Json = dict[str, Any]
 type Series = tuple[str, str, frozenset[str], str]
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
-QUERIES = dict(re.findall(r"### (.+?)\n(?:(?!###).)*?```insights\n(.+?)```", OPERATIONS, re.DOTALL))
-SPOIL = "sh -c 'echo {input} > {output}'"
+QUERIES = dict(re.findall(r"### ([^\n]+)\n(?:(?!###).)*?```insights\n(.+?)```", OPERATIONS, re.DOTALL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,7 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
     assert by_ffmpeg.code == 0, by_ffmpeg.err
     (folder / "notes.mp4").write_text("no video\n")
     assert cloud("run", folder / "notes.mp4", "--out", folder / "none.mp4").code == 1
-    spoiled = cloud("run", clip, "--out", folder / "none.mp4", "--segment-command", SPOIL, "--json")
-    assert spoiled.code == 1
-    waiting = cloud("submit", clip).out.strip()
+    spoiled, waiting = (cloud("submit", clip).out.strip() for _ in range(2))
     sqs, s3 = client("sqs"), client("s3")
     send = {"chunking": environment["CHUNKING_QUEUE_URL"], "reassembly": environment["REASSEMBLY_QUEUE_URL"]}
     sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": "nobody"}))
@@ -106,7 +104,11 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
     def logged(event: str, job_id: str) -> bool:
         return any(row.get("event") == event and row.get("job_id") == job_id for row in rows())
 
-    wait_until(lambda: logged("segment_written", waiting))
+    wait_until(lambda: logged("job_chunked", spoiled))
+    spoil_segments(client, environment, spoiled)
+    sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": spoiled}))
+    wait_until(lambda: logged("job_failed", spoiled))
+    wait_until(lambda: logged("job_chunked", waiting))
     sqs.send_message(QueueUrl=send["reassembly"], MessageBody=json.dumps({"job_id": waiting}))
     wait_until(lambda: logged("record_returned", waiting))
     wait_until(lambda: sum(row.get("event") == "nothing_to_do" for row in rows()) >= 2)
@@ -121,8 +123,20 @@ def seen(cloud: CommandLine, clip: Path, tmp_path_factory: pytest.TempPathFactor
         ExpressionAttributeNames={"#status": "status"},
         ExpressionAttributeValues={":deleted": {"S": "deleted"}},
     )
-    completed, failed = (json.loads(ended.out)["job_id"] for ended in (finished, spoiled))
-    return Seen(found, dashboard["widgets"], completed, failed, waiting)
+    return Seen(found, dashboard["widgets"], json.loads(finished.out)["job_id"], spoiled, waiting)
+
+
+def spoil_segments(client: Callable[[str], Any], environment: dict[str, str], job_id: str) -> None:
+    """What a careless worker of somebody else's does: it records processed segments that are no video."""
+    key = {"job_id": {"S": job_id}}
+    row = client("dynamodb").get_item(TableName=environment["JOBS_TABLE_NAME"], Key=key)["Item"]
+    for index in range(int(row["total_segments"]["N"])):
+        bucket, name = environment["OUTPUT_BUCKET_NAME"], build_output_segment_key(job_id, index)
+        client("s3").put_object(Bucket=bucket, Key=name, Body=b"no video\n")
+        completion = key | {"segment_index": {"N": str(index)}, "output_s3_uri": {"S": f"s3://{bucket}/{name}"}}
+        client("dynamodb").put_item(
+            TableName=environment["SEGMENT_COMPLETIONS_TABLE_NAME"], Item=completion | {"completed_at": {"N": "1"}}
+        )
 
 
 def as_row(event: Json) -> Row:
@@ -158,7 +172,8 @@ def assert_answers(text: str, seen: Seen) -> None:
 
 def test_every_displayed_metric_is_printed(seen: Seen) -> None:
     """No widget shows a metric that the functions do not print."""
-    assert seen.displayed - seen.printed == set()
+    # The sweep fails a job after half an hour, longer than a test: tests/functional/test_sweep.py looks at its metric.
+    assert {series for series in seen.displayed - seen.printed if series[3] != "sweep"} == set()
 
 
 def test_every_printed_metric_is_displayed(seen: Seen) -> None:
@@ -198,9 +213,9 @@ def test_stuck_jobs(seen: Seen) -> None:
     assert [row["job_id"] for row in stuck] == [seen.waiting_job]
 
 
-def test_failures_by_kind(seen: Seen) -> None:
+def test_failures_by_class(seen: Seen) -> None:
     """Failures of both functions are grouped by their class."""
-    failures = {(row["service"], row["failure"]) for row in Query(QUERIES["Failures by kind"]).run(seen.rows)}
+    failures = {(row["service"], row["failure"]) for row in Query(QUERIES["Failures by class"]).run(seen.rows)}
     assert failures >= {
         ("chunking", "BadSource"),
         ("chunking", "MessageError"),

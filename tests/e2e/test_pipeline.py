@@ -77,7 +77,7 @@ def test_a_source_that_is_not_a_video(cloud: CommandLine, tmp_path: Path) -> Non
     source.write_text("Nothing to see here.\n")
     ended = cloud("run", source, "--out", final, "--json")
     assert ended.code == 1
-    assert "not a video" in ended.last_error
+    assert "cannot read it as a video" in ended.last_error
     failed = json.loads(ended.out)
     assert failed["status"] == "failed"
     assert failed["error"] in ended.last_error

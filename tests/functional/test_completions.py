@@ -3,13 +3,15 @@
 import random
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from media_worker.completions import is_complete, record_segment, trigger_if_complete
+from media_worker.errors import StaleSegment
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_output_segment_key
-from moto.dynamodb.models import dynamodb_backends
+from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.logs import Logs
@@ -76,8 +78,20 @@ def test_a_repeated_completion_requests_nothing_more(stack: Stack) -> None:
     assert len(stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]) == 1
 
 
-def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack) -> None:
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make moto check a condition and write in one step, as DynamoDB does, also when two threads call it."""
+    put_item, lock = DynamoDBBackend.put_item, threading.Lock()
+
+    def locked(*args: Any, **options: Any) -> Any:
+        with lock:
+            return put_item(*args, **options)
+
+    monkeypatch.setattr(DynamoDBBackend, "put_item", locked)
+
+
+def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two workers find the set complete at the same time: one creates the row, the other sees that it was sent."""
+    one_at_a_time(monkeypatch)
     add_chunked_job(stack, 2)
     both_are_there = threading.Barrier(2)
 
@@ -129,7 +143,8 @@ def test_a_segment_of_an_unknown_job_is_only_written(stack: Stack) -> None:
 def test_other_statuses_do_not_trigger(stack: Stack, status: JobStatus) -> None:
     """A job is ready to be joined when it is `chunking_complete`, or `failed` with all segments completed."""
     stack.add_job(status={"S": status.value}, total_segments={"N": "1"})
-    record(stack, 0)
+    with suppress(StaleSegment):  # the segments of a deleted job do not count
+        record(stack, 0)
     assert stack.reassembly_messages() == []
 
 
@@ -161,6 +176,21 @@ def test_a_live_sender_is_given_time(stack: Stack, monkeypatch: pytest.MonkeyPat
     record(stack, 0)
     assert time.monotonic() - began < 2
     assert stack.reassembly_messages() == []
+
+
+def test_a_sender_knows_its_own_row(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the write of the row was lost, so the SDK repeated it and was refused: the message is sent."""
+    add_chunked_job(stack, 1)
+    put = stack.aws.dynamodb.put_item
+
+    def put_twice(**request: Any) -> Any:
+        answer = put(**request)
+        return put(**request) if request["TableName"] == "ReassemblyTriggered" else answer
+
+    monkeypatch.setattr(stack.aws.dynamodb, "put_item", put_twice)
+    record(stack, 0)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
+    assert "sent_at" in stack.row("ReassemblyTriggered")
 
 
 def test_the_row_of_an_earlier_run_is_replaced(stack: Stack) -> None:

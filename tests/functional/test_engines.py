@@ -151,8 +151,8 @@ def test_a_source_replaced_while_it_is_copied_is_retried(stack: Stack, large_cli
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("audio_only", "there is no video track"),
-        ("audio_with_cover", "there is no video track"),
+        ("audio_only", "no video track"),
+        ("audio_with_cover", "no video track"),
         ("text", "ffmpeg cannot read it as a video"),
         ("cut_short", "ffmpeg cannot read it as a video"),
     ],

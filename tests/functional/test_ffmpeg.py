@@ -1,6 +1,7 @@
 """How ffmpeg is run and how it is ended. Shell scripts replace ffmpeg where the test looks from inside the process."""
 
 import os
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -202,3 +203,18 @@ def test_an_error_in_reading_the_media_ends_ffmpeg(tmp_path: Path) -> None:
 
     with pytest.raises(TransferFailed, match="broke off"):
         ffmpeg(tmp_path).run([script(tmp_path, "exec /bin/cat")], Fed(blocks, 10))
+
+
+def test_a_hung_ffmpeg_that_does_not_read_is_killed_at_the_deadline(tmp_path: Path) -> None:
+    """The thread that feeds it ends with it."""
+
+    def blocks() -> Generator[bytes]:
+        while True:
+            yield bytes(1 << 20)
+
+    before = set(threading.enumerate())
+    with pytest.raises(FfmpegStopped, match="did not end within 1 s"):
+        ffmpeg(tmp_path, remaining_s=1).run([script(tmp_path, "exec /bin/sleep 60")], Fed(blocks, 1 << 30))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()

@@ -39,12 +39,15 @@ def versions(stack: Stack) -> dict[str, Any]:
 
 
 def delays(stack: Stack) -> list[int]:
-    """The visibility timeouts that are set from now on, in seconds."""
+    """The visibility timeouts of returned messages from now on, in seconds."""
     seconds: list[int] = []
-    stack.aws.sqs.meta.events.register(
-        "before-call.sqs.ChangeMessageVisibility",
-        lambda params, **_: seconds.append(json.loads(params["body"])["VisibilityTimeout"]),
-    )
+
+    def visibility_changed(params: dict[str, Any], **_: Any) -> None:
+        timeout_s = json.loads(params["body"])["VisibilityTimeout"]
+        if timeout_s != VISIBILITY_S:  # that hides a message whose record is being handled
+            seconds.append(timeout_s)
+
+    stack.aws.sqs.meta.events.register("before-call.sqs.ChangeMessageVisibility", visibility_changed)
     return seconds
 
 
@@ -223,7 +226,7 @@ def test_the_back_off_doubles(stack: Stack, receive_count: int, delay_s: int) ->
     stack.add_job(status={"S": "chunking_complete"}, total_segments={"N": "1"})
     asked = delays(stack)
     assert stack.reassemble(receive_count=receive_count) == ["message-0"]
-    assert asked == [VISIBILITY_S, delay_s]
+    assert asked == [delay_s]
 
 
 def test_a_record_without_a_receive_count_is_the_first_receive(stack: Stack) -> None:
@@ -234,7 +237,7 @@ def test_a_record_without_a_receive_count_is_the_first_receive(stack: Stack) -> 
     del event["Records"][0]["attributes"]["ApproximateReceiveCount"]
     answer = stack.reassembly(event, stack.context)
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == [event["Records"][0]["messageId"]]
-    assert asked == [VISIBILITY_S, 5]
+    assert asked == [5]
 
 
 def test_the_last_attempt_fails_the_job(stack: Stack) -> None:

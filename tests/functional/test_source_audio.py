@@ -307,4 +307,4 @@ def test_requests(stack: Stack, rich: Path, tmp_path: Path, monkeypatch: pytest.
     chunks = sum(len(track.table.chunks.offsets) for track in movie_of(rich).tracks if not track.is_video)
     assert chunks > 40
     assert calls.count("GetObject") < chunks / 2
-    assert calls.count("UploadPartCopy") >= stack.job().total_segments
+    assert calls.count("UploadPartCopy") >= (stack.job().total_segments or 0) > 0

@@ -171,22 +171,23 @@ def test_a_margin_is_needed_beside_the_media(tmp_path: Path, free_bytes: list[in
 def test_a_source_without_room_fails_before_its_download(stack: Stack, clip: ClipMaker, free_bytes: list[int]) -> None:
     """The error says how much is needed, how much is free, and what to do."""
     free_bytes[0] = 10_000_000
-    fetched: list[object] = []
-    stack.aws.s3.meta.events.register("before-call.s3.GetObject", lambda **call: fetched.append(call))
+    read_bytes: list[int] = []
+    stack.aws.s3.meta.events.register(
+        "after-call.s3.GetObject", lambda parsed, **_: read_bytes.append(parsed["ContentLength"])
+    )
     stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("plain"))
     assert stack.chunk() == []
     assert stack.job().status is JobStatus.FAILED
-    assert stack.job().error == (
-        "remuxing 0 MB that ffmpeg cannot read forward needs 68 MB of temporary space and 10 MB are free: give the "
-        "function a larger EphemeralStorage (10,240 MB at most) or upload a smaller file"
-    )
-    assert len(fetched) == 1  # the first bytes, which say what the container is
+    error = stack.job().error or ""
+    for words in ("needs 68 MB", "10 MB are free", "EphemeralStorage"):
+        assert words in error
+    assert sum(read_bytes) < 1000, "more than its first boxes was read"
     assert stack.leftovers() == []
 
 
 def test_segments_without_room_fail_before_their_download(stack: Stack, clip: ClipMaker, free_bytes: list[int]) -> None:
-    """The remuxed segments need space; the final is composed from them."""
+    """Space for the remuxed segments is needed."""
     free_bytes[0] = 10**12
     stack.add_job(engine={"S": "ffmpeg"})
     stack.upload(clip("plain"))

@@ -20,9 +20,13 @@ class Sample:
     content: str
 
 
+# Without rounding to the frame rate.
+_EXACT_TIMES = ("-fps_mode", "passthrough", "-enc_time_base:v", "demux")
+
+
 def decoded_frames(path: Path) -> list[Sample]:
     """Every decoded frame of the first video track."""
-    return _samples(ffmpeg("-i", str(path), "-map", "0:V:0", "-fps_mode", "passthrough", "-f", "framemd5", "-"))
+    return _samples(ffmpeg("-i", str(path), "-map", "0:V:0", *_EXACT_TIMES, "-f", "framemd5", "-"))
 
 
 def count_frames(path: Path) -> int:

@@ -10,6 +10,7 @@ from media_worker.settings import Settings
 from moto import mock_aws
 
 from tests.functional.stack import ENVIRONMENT, Stack
+from tests.functional.sweep_world import SETTINGS
 from tests.media import clips
 from tests.rights.enforcement import Guard
 from tests.rights.policies import Policy
@@ -26,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clients() -> Aws:
     """Clients that may do anything."""
-    return Aws.connect(Settings.from_environment(ENVIRONMENT))
+    return Aws.connect(Settings.from_environment(ENVIRONMENT | SETTINGS))
 
 
 @pytest.fixture(scope="session")

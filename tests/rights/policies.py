@@ -21,6 +21,7 @@ from tests.functional.stack import INPUT, OUTPUT
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 ACCOUNT, REGION = "123456789012", "us-east-1"
+_NO_VALUE = "no value"
 UNDERSTOOD = {"Sid", "Effect", "Action", "Resource"}
 
 
@@ -45,6 +46,12 @@ ARNS = {
     "ReassemblyTriggeredTable": table_arn("ReassemblyTriggered"),
     "ChunkingQueue": queue_arn("chunking"),
     "ReassemblyQueue": queue_arn("reassembly"),
+    "SegmentAttemptsTable": table_arn("SegmentAttempts"),
+    "SegmentQueue": queue_arn("segments"),
+    "ChunkingDeadLetterQueue": queue_arn("chunking-dead"),
+    "SegmentDeadLetterQueue": queue_arn("segments-dead"),
+    "ReassemblyDeadLetterQueue": queue_arn("reassembly-dead"),
+    "SweepLogGroup": log_group_arn("sweep"),
     "ChunkingLogGroup": log_group_arn("chunking"),
     "ReassemblyLogGroup": log_group_arn("reassembly"),
 }
@@ -124,22 +131,29 @@ GIVEN = (
     ("ExistingReassemblyTriggeredTable", "ReassemblyTriggered"),
     ("ExistingChunkingQueueArn", ARNS["ChunkingQueue"]),
     ("ExistingReassemblyQueueArn", ARNS["ReassemblyQueue"]),
+    ("ExistingSegmentQueueArn", ARNS["SegmentQueue"]),
+    ("ExistingChunkingDeadLetterQueueArn", ARNS["ChunkingDeadLetterQueue"]),
+    ("ExistingSegmentDeadLetterQueueArn", ARNS["SegmentDeadLetterQueue"]),
+    ("ExistingReassemblyDeadLetterQueueArn", ARNS["ReassemblyDeadLetterQueue"]),
 )
 
 
 @cache
 def read_policy(function: str, parameters: tuple[tuple[str, str], ...] = ()) -> Policy:
-    """The policy of a function's role (`Chunking`, `Reassembly`) in a stack with these parameters."""
+    """The policy of a function's role (`Chunking`, `Reassembly`, `Sweep`) in a stack with these parameters."""
     template = yaml_parse(TEMPLATE.read_text())
     # A reference to a bucket or table is its name, the end of its ARN.
     names: dict[str, Any] = {
         logical_id: {"Arn": arn, "Ref": re.split("[:/]", arn)[-1]} for logical_id, arn in ARNS.items()
     }
+    # The resolver takes AWS::NoValue in an Fn::If for a mistake. No policy may hold this one.
+    names["AWS::NoValue"] = {"Ref": _NO_VALUE}
     for name, value in parameters:
         template["Parameters"][name]["Default"] = value
     resolver = IntrinsicResolver(template, IntrinsicsSymbolTable(template, logical_id_translator=names))
     role = resolver.intrinsic_property_resolver(template["Resources"][f"{function}Role"]["Properties"], False)
     assert "ManagedPolicyArns" not in role
+    assert _NO_VALUE not in str(role)
     return Policy.parse(policy["PolicyDocument"] for policy in role["Policies"])
 
 

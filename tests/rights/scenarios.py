@@ -1,4 +1,4 @@
-"""Everything that the two functions do, at least once. A scenario fails when a right is missing."""
+"""Everything that the functions do, at least once. A scenario fails when a right is missing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +11,12 @@ from media_worker import reassembly
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
 from media_worker.s3 import write_once
+from media_worker.sweep import CONFIRM_S, IDLE_S
 from moto.s3 import models as moto_s3
 
+from tests.crash.clock import Clock
 from tests.functional.stack import INPUT, OUTPUT, s3_event
+from tests.functional.sweep_world import World, complete_stack
 from tests.media.clips import ffmpeg, make
 from tests.rights.stack import GuardedStack
 from tests.small_parts import use_small_parts
@@ -237,6 +240,72 @@ def miss_the_audio_of_a_source(stack: GuardedStack) -> None:
     assert "was removed after it was split" in str(stack.open.job().error)
 
 
+# The sweep
+
+
+@contextmanager
+def _swept(stack: GuardedStack) -> Iterator[World]:
+    """A world for the sweep, on a clock that runs ahead."""
+    clock = Clock()
+    complete_stack(stack.open.aws)
+    with pytest.MonkeyPatch.context() as patch, clock.patches():
+        patch.setattr("media_worker.queues._LONG_POLL_S", 0)
+        yield World(stack.open, clock)
+
+
+def _sweep_until_it_fails(stack: GuardedStack, world: World) -> None:
+    for seconds in (IDLE_S + 60, CONFIRM_S + 60):
+        world.clock.ahead_s += seconds
+        stack.sweep()
+    assert world.status() is JobStatus.FAILED
+
+
+def fail_a_job_that_was_not_split(stack: GuardedStack) -> None:
+    """Its message is a dead letter, and is visible again."""
+    with _swept(stack) as world:
+        world.add_job_in("chunking")
+        world.receive_in_vain("chunking")
+        _sweep_until_it_fails(stack, world)
+        assert len(world.receive("chunking-dead", visibility_s=0)) == 1
+
+
+def fail_a_job_whose_source_is_gone(stack: GuardedStack) -> None:
+    """A missing object is not a forbidden one."""
+    with _swept(stack) as world:
+        world.add_job_in("chunking", status={"S": "chunking_in_progress"})
+        world.receive_in_vain("chunking")
+        stack.open.aws.s3.delete_object(Bucket=INPUT, Key=build_source_key("job-1"))
+        _sweep_until_it_fails(stack, world)
+
+
+def fail_a_job_with_an_unprocessed_segment(stack: GuardedStack) -> None:
+    """Completions, attempts and the segment are looked at."""
+    with _swept(stack) as world:
+        world.add_job_in("segments")
+        world.complete(0)
+        world.receive_in_vain("segments")
+        _sweep_until_it_fails(stack, world)
+        assert "segment 1 was not processed" in world.error
+
+
+def fail_a_job_that_was_not_joined(stack: GuardedStack) -> None:
+    """The trigger is looked at."""
+    with _swept(stack) as world:
+        world.add_job_in("reassembly")
+        world.receive_in_vain("reassembly")
+        _sweep_until_it_fails(stack, world)
+
+
+def request_a_reassembly(stack: GuardedStack) -> None:
+    """The last worker died before it did."""
+    with _swept(stack) as world:
+        world.add_job_in("segments")
+        stack.add_processed(SEGMENTS)
+        stack.sweep()
+        assert stack.open.reassembly_messages() == [COMPLETE]
+        assert "sent_at" in stack.open.row("ReassemblyTriggered")
+
+
 # Scenarios that use many rights come first, so that a missing one is found early.
 SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     "Chunking": (
@@ -263,5 +332,12 @@ SCENARIOS: dict[str, tuple[Scenario, ...]] = {
         wait_for_a_held_lease,
         miss_a_segment,
         join_with_copies,
+    ),
+    "Sweep": (
+        fail_a_job_with_an_unprocessed_segment,
+        fail_a_job_that_was_not_split,
+        fail_a_job_that_was_not_joined,
+        request_a_reassembly,
+        fail_a_job_whose_source_is_gone,
     ),
 }

@@ -11,11 +11,22 @@ from media_worker.handlers import build_chunking_handler, build_reassembly_handl
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_output_segment_key
 from media_worker.s3 import SOURCE_ETAG
+from media_worker.sweep import build_sweep_handler
+from media_worker.telemetry import Handler
 
 from tests.functional.stack import OUTPUT, LambdaContext, Stack
 from tests.rights.enforcement import Guard
 
-FUNCTIONS = ("Chunking", "Reassembly")
+FUNCTIONS = ("Chunking", "Reassembly", "Sweep")
+# The functions that a queue feeds.
+FED = ("Chunking", "Reassembly")
+
+
+HANDLERS: dict[str, Callable[[Aws], Handler]] = {
+    "Chunking": build_chunking_handler,
+    "Reassembly": build_reassembly_handler,
+    "Sweep": build_sweep_handler,
+}
 
 
 @dataclass
@@ -39,8 +50,11 @@ class GuardedStack:
 
     @property
     def handler(self) -> Callable[..., Mapping[str, Any]]:
-        build = build_chunking_handler if self.function == "Chunking" else build_reassembly_handler
-        return build(self.aws)
+        return HANDLERS[self.function](self.aws)
+
+    def sweep(self) -> Mapping[str, Any]:
+        """Run the sweep once."""
+        return self.handler({}, LambdaContext())
 
     def deliver(self, body: Any, *, receive_count: int = 1, remaining_ms: int = 900_000) -> bool:
         """Send a message, deliver it to the function, delete it unless it was returned. Says whether it was deleted."""

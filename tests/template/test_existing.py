@@ -35,6 +35,7 @@ VARIABLES = {
     "REASSEMBLY_TRIGGERED_TABLE_NAME": "their-triggered",
     "CHUNKING_QUEUE_URL": "their-chunking",
     "REASSEMBLY_QUEUE_URL": "their-reassembly",
+    "SEGMENT_QUEUE_URL": "their-segment",
 }
 
 

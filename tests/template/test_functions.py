@@ -21,9 +21,11 @@ REQUIRED = {
     "CHUNKING_QUEUE_URL": "ChunkingQueue",
     "REASSEMBLY_QUEUE_URL": "ReassemblyQueue",
 }
+# The sweep asks for these too.
+OPTIONAL = {"SEGMENT_QUEUE_URL": "SegmentQueue", "SEGMENT_ATTEMPTS_TABLE_NAME": "SegmentAttemptsTable"}
 
 
-@pytest.mark.parametrize(("variable", "resource"), REQUIRED.items())
+@pytest.mark.parametrize(("variable", "resource"), (REQUIRED | OPTIONAL).items())
 def test_required_variables(function: Json, variable: str, resource: str) -> None:
     """Both functions are told the name of each bucket, table and queue of this stack."""
     assert function["Environment"]["Variables"][variable] == {"Ref": resource}
@@ -56,7 +58,7 @@ def test_default_settings_are_valid(function: Json, defaults: Json) -> None:
 
 def test_powertools(resources: Json) -> None:
     """Logs and metrics say which function they are from."""
-    names = {"ChunkingFunction": "chunking", "ReassemblyFunction": "reassembly"}
+    names = {"ChunkingFunction": "chunking", "ReassemblyFunction": "reassembly", "SweepFunction": "sweep"}
     for logical_id, service in names.items():
         variables = resources[logical_id]["Properties"]["Environment"]["Variables"]
         assert variables["POWERTOOLS_SERVICE_NAME"] == service
@@ -71,7 +73,7 @@ def test_runtime(function: Json) -> None:
     assert function["EphemeralStorage"] == {"Size": 10240}
 
 
-@pytest.mark.parametrize("folder", ["chunking", "reassembly"])
+@pytest.mark.parametrize("folder", ["chunking", "reassembly", "sweep"])
 def test_handler_exists(template: Json, root: Path, folder: str) -> None:
     """Each function's code is where the template says, and its handler is app.handler."""
     function = template["Resources"][f"{folder.title()}Function"]
@@ -117,3 +119,29 @@ def test_endpoint_is_left_out_on_aws(
     assert variable not in function["Environment"]["Variables"]
     given = stack_with(**{parameter: "http://127.0.0.1:1"})["Resources"]["ChunkingFunction"]["Properties"]
     assert given["Environment"]["Variables"][variable] == "http://127.0.0.1:1"
+
+
+def schedule(stack: Json) -> Json:
+    (rule,) = (one["Properties"] for one in stack["Resources"].values() if one["Type"] == "AWS::Events::Rule")
+    return dict(rule)
+
+
+def test_the_sweep_is_scheduled(stack: Json, resources: Json) -> None:
+    """Every five minutes, and a sweep ends before the next one begins."""
+    rule = schedule(stack)
+    assert (rule["ScheduleExpression"], rule["State"]) == ("rate(5 minutes)", "ENABLED")
+    assert rule["Targets"][0]["Arn"] == {"Fn::GetAtt": ["SweepFunction", "Arn"]}
+    assert resources["SweepFunction"]["Properties"]["Timeout"] < 300
+
+
+def test_the_sweep_can_be_switched_off(stack_with: Callable[..., Json]) -> None:
+    """An empty schedule disables the rule. Another one replaces the default."""
+    assert schedule(stack_with(SweepSchedule=""))["State"] == "DISABLED"
+    assert schedule(stack_with(SweepSchedule="rate(1 hour)"))["ScheduleExpression"] == "rate(1 hour)"
+
+
+def test_the_sweeps_logs(resources: Json) -> None:
+    """Like those of the other functions."""
+    group = resources[resources["SweepFunction"]["Properties"]["LoggingConfig"]["LogGroup"]["Ref"]]["Properties"]
+    assert group["LogGroupName"]["Fn::Sub"].endswith("/sweep")
+    assert group["RetentionInDays"] == 30

@@ -15,6 +15,8 @@ OUTPUTS = {
     "JobsTableName": "JobsTable",
     "SegmentCompletionsTableName": "SegmentCompletionsTable",
     "ReassemblyTriggeredTableName": "ReassemblyTriggeredTable",
+    "SegmentAttemptsTableName": "SegmentAttemptsTable",
+    "SegmentWorkerPolicyArn": "SegmentWorkerPolicy",
     "ChunkingQueueUrl": "ChunkingQueue",
     "ReassemblyQueueUrl": "ReassemblyQueue",
     "SegmentQueueUrl": "SegmentQueue",

@@ -13,7 +13,9 @@ QUEUES = ("Chunking", "Segment", "Reassembly")
 
 
 def test_visibility_outlasts_the_function(function: Json, event_source: Json, resources: Json) -> None:
-    """A message stays hidden for longer than a function may work on it, or a second invocation would start on it."""
+    """Lambda refuses a queue whose visibility timeout is shorter than its function's timeout
+    (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html).
+    """
     queue = resources[event_source["EventSourceArn"]["Fn::GetAtt"][0]]["Properties"]
     assert queue["VisibilityTimeout"] >= function["Timeout"] + 60
 
@@ -40,7 +42,7 @@ def test_a_concurrency_of_one_is_refused(template: Json, defaults: Json) -> None
 
 
 def test_no_reserved_concurrency(function: Json) -> None:
-    """No function reserves concurrency: throttled polls use up receives and end good messages as dead letters."""
+    """No function reserves concurrency: invocations that are throttled for long use up receives."""
     assert "ReservedConcurrentExecutions" not in function
 
 
@@ -71,11 +73,18 @@ def test_receives(defaults: Json) -> None:
     assert defaults["MaxReceiveCount"] >= 5
 
 
-@pytest.mark.parametrize("name", QUEUES)
+@pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
 def test_dead_letters_last_longer(resources: Json, name: str) -> None:
     """A dead letter outlasts its queue: its age counts from when it was first sent."""
     queue, dead_letters = (resources[f"{name}{kind}Queue"]["Properties"] for kind in ("", "DeadLetter"))
     assert dead_letters["MessageRetentionPeriod"] > queue["MessageRetentionPeriod"]
+
+
+def test_a_segment_waits_for_as_long_as_sqs_allows(resources: Json, defaults: Json) -> None:
+    """Two weeks, and the segment itself is kept for longer."""
+    for kind in ("", "DeadLetter"):
+        assert resources[f"Segment{kind}Queue"]["Properties"]["MessageRetentionPeriod"] == 14 * 24 * 3600
+    assert defaults["SegmentExpirationDays"] > 14
 
 
 def test_every_queue(template: Json) -> None:

@@ -1,6 +1,8 @@
 """What each function may do: these lists, and nothing else."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ type Json = dict[str, Any]
 type Right = tuple[str, str]
 
 LOG = {"logs:CreateLogStream", "logs:PutLogEvents"}
+READ_DEAD_LETTERS = {"sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"}
 CONSUME = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ChangeMessageVisibility"}
 
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -35,6 +38,20 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
         "SegmentCompletionsTable": {"dynamodb:Query"},
         "ReassemblyTriggeredTable": {"dynamodb:UpdateItem"},
+    },
+    "Sweep": {
+        "SweepLogGroup": LOG,
+        **{f"{name}Queue": {"sqs:GetQueueAttributes"} for name in ("Chunking", "Segment")},
+        "ReassemblyQueue": {"sqs:GetQueueAttributes", "sqs:SendMessage"},
+        **{f"{name}DeadLetterQueue": READ_DEAD_LETTERS for name in ("Chunking", "Segment", "Reassembly")},
+        "InputBucket": {"s3:ListBucket"},
+        "InputBucket/input/*": {"s3:GetObject"},
+        "InputBucket/segments/*": {"s3:GetObject"},
+        "JobsTable/index/status-created_at": {"dynamodb:Query"},
+        "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
+        "SegmentCompletionsTable": {"dynamodb:Query"},
+        "SegmentAttemptsTable": {"dynamodb:Query"},
+        "ReassemblyTriggeredTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
     },
 }
 
@@ -93,6 +110,26 @@ def test_role_belongs_to_its_function(resources: Json, name: str) -> None:
 
 
 def test_no_other_roles(resources: Json) -> None:
-    """There are two roles; SAM adds none of its own."""
+    """There is one role for each function; SAM adds none of its own."""
     roles = {name for name, resource in resources.items() if resource["Type"] == "AWS::IAM::Role"}
-    assert roles == {"ChunkingRole", "ReassemblyRole"}
+    assert roles == {"ChunkingRole", "ReassemblyRole", "SweepRole"}
+
+
+def worker_rights(documents: list[Json]) -> dict[str, set[str]]:
+    """The rights of a worker's policy: by the resource as `docs/segment-worker-policy.json` writes it."""
+    found: dict[str, set[str]] = {}
+    for document in documents:
+        for statement in document["Statement"]:
+            assert statement["Effect"] == "Allow"
+            for resource in listed(statement["Resource"]):
+                name = re.sub(r"\$\{(\w+)\.Arn\}", r"\1", resource) if isinstance(resource, str) else readable(resource)
+                found.setdefault(name, set()).update(listed(statement["Action"]))
+    return found
+
+
+def test_the_policy_of_segment_workers(resources: Json, root: Path) -> None:
+    """It equals the documented one, which tests/worker/test_rights.py runs a worker with. It is attached to nobody."""
+    policy = resources["SegmentWorkerPolicy"]["Properties"]
+    documented = json.loads((root / "docs" / "segment-worker-policy.json").read_text())
+    assert worker_rights([policy["PolicyDocument"]]) == worker_rights([documented])
+    assert not policy.keys() & {"Roles", "Users", "Groups"}

@@ -19,6 +19,7 @@ RECORDED: dict[str, tuple[str, Json]] = {
     "JobsTable": ("AWS::DynamoDB::Table", {"KeySchema": ["job_id"]}),
     "SegmentCompletionsTable": ("AWS::DynamoDB::Table", {"KeySchema": ["job_id", "segment_index"]}),
     "ReassemblyTriggeredTable": ("AWS::DynamoDB::Table", {"KeySchema": ["job_id"]}),
+    "SegmentAttemptsTable": ("AWS::DynamoDB::Table", {"KeySchema": ["job_id", "segment_index"]}),
     "ChunkingQueue": ("AWS::SQS::Queue", {}),
     "ChunkingDeadLetterQueue": ("AWS::SQS::Queue", {}),
     "SegmentQueue": ("AWS::SQS::Queue", {}),
@@ -30,6 +31,8 @@ RECORDED: dict[str, tuple[str, Json]] = {
 NAMED_ELSEWHERE = {
     "ChunkingRole": "AWS::IAM::Role",
     "ReassemblyRole": "AWS::IAM::Role",
+    "SweepRole": "AWS::IAM::Role",
+    "SegmentWorkerPolicy": "AWS::IAM::ManagedPolicy",
     "AlarmTopic": "AWS::SNS::Topic",
 }
 STATEFUL = {kind for kind, _ in RECORDED.values()}

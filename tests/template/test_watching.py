@@ -67,6 +67,13 @@ def test_errors_and_throttles(alarms: dict[str, Json], name: str, kind: str) -> 
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("GreaterThanThreshold", 0)
 
 
+def test_a_failing_sweep_is_an_alarm(alarms: dict[str, Json]) -> None:
+    """Without the sweep, a job may wait for ever."""
+    alarm = alarms["SweepErrorAlarm"]
+    assert (alarm["MetricName"], alarm["Statistic"], alarm["Threshold"]) == ("Errors", "Sum", 0)
+    assert alarm["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "SweepFunction"}}]
+
+
 @pytest.mark.parametrize("name", ["Chunking", "Reassembly"])
 def test_duration(alarms: dict[str, Json], resources: Json, name: str) -> None:
     """The alarm is at nine tenths of the timeout: a somewhat longer video would time out."""
@@ -97,7 +104,7 @@ def test_who_is_told(
     """Every alarm goes to the mail address and the topic that were given; a topic is made for a mail address only."""
     watching = watching_with(**given)["Resources"].values()
     told = [one["Properties"].get("AlarmActions") for one in watching if one["Type"] == "AWS::CloudWatch::Alarm"]
-    assert told == [actions] * 12
+    assert told == [actions] * 13
     resources = stack_with(**given)["Resources"]
     assert ("AlarmTopic" in resources) == ("AlarmEmail" in given)
     if "AlarmEmail" in given:

@@ -16,7 +16,7 @@ from media_worker.errors import (
     SettingsError,
 )
 
-BRANCHES = (NoSuchJob, OperationRefused, SettingsError, MessageError, NothingToDo, PermanentError, RetryableError)
+BRANCHES = (SettingsError, MessageError, NoSuchJob, OperationRefused, NothingToDo, PermanentError, RetryableError)
 ALL = [
     kind
     for kind in vars(errors).values()

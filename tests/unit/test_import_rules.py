@@ -11,14 +11,10 @@ PACKAGE = Path(media_worker.__file__).parent
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 # The shell. All other modules get clients as an argument, or need none.
-USES_AWS_SDK = {"aws", "best_effort", "s3", "jobs"} | {
-    "attempts",
-    "segment_output",
-    "segment_queue",
-    "worker",
-    "worker_segment",
-}
-# ffmpeg; and the command of a segment worker, with the process that ends it when the worker dies.
+FUNCTIONS_SHELL = {"aws", "best_effort", "s3", "jobs"}
+WORKER_SHELL = {"attempts", "segment_output", "segment_queue", "worker", "worker_segment"}
+USES_AWS_SDK = FUNCTIONS_SHELL | WORKER_SHELL
+# ffmpeg, and the command of a segment worker.
 STARTS_PROGRAMS = {"engines.ffmpeg", "segment_command", "supervisor"}
 AWS_LIBRARIES = {"boto3", "botocore", "s3transfer"}
 # Neither clients nor files.

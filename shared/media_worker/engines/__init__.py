@@ -67,8 +67,8 @@ def open_segments(
             found = [None] * len(segments) if engine == "ffmpeg" else _open_objects(aws, segments, engine)
             unread = [index for index, media in enumerate(found) if media is None]
             remuxed = stack.enter_context(remux.open_segments(aws, segments, unread, deadline)) if unread else {}
-            opened = [media or remuxed[index] for index, media in enumerate(found)]
-        yield opened
+            count("CopyEngineUsed", 0 if unread else 1)
+        yield [media or remuxed[index] for index, media in enumerate(found)]
 
 
 def _open_objects(aws: "Aws", segments: Sequence[StoredObject], engine: "Engine") -> list[Media | None]:

@@ -34,9 +34,9 @@ from media_worker.engines.copy import Media
 from media_worker.engines.exact_times import with_exact_times
 from media_worker.engines.ffmpeg import Fed, Ffmpeg
 from media_worker.errors import BadSegment, BadSource, FfmpegFailed
-from media_worker.mp4 import Movie, Mp4Error, read_movie
+from media_worker.mp4 import Encrypted, Movie, Mp4Error, read_movie
 from media_worker.mp4.reader import FIRST_BOXES
-from media_worker.s3 import StoredObject, download, downloads, read_forward, read_range
+from media_worker.s3 import StoredObject, download, downloads, read_forward, read_range, read_ranges
 from media_worker.telemetry import Steps, logger, submit
 from media_worker.workdir import require_room, work_directory
 
@@ -64,7 +64,10 @@ def open_source(aws: "Aws", source: StoredObject, deadline: Deadline, steps: Ste
     with work_directory() as directory:
         ffmpeg = Ffmpeg(aws.settings.ffmpeg_path, directory, deadline)
         with steps.step("remux", source.size_bytes):
-            media = _remux(aws, source, ffmpeg, "source")
+            try:
+                media = _remux(aws, source, ffmpeg, "source")
+            except BadSource as error:
+                raise BadSource(f"the source cannot be split: {error}") from error
         yield media
 
 
@@ -108,7 +111,7 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
             tracks = _probe(media)
             kept = _checked(tracks)
             path = ffmpeg.directory / f"{name}.mp4"
-            packets, messages = _copy_packets(media, kept, path)
+            found, messages = _copy_packets(media, kept, path)
     except FfmpegFailed as error:
         raise BadSource(f"ffmpeg cannot read it as a video: {error.reason}") from error
     if messages:
@@ -118,7 +121,10 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
         movie = read_movie(read, path.stat().st_size)
     except Mp4Error as error:
         raise BadSource(f"the MP4 that ffmpeg made of it cannot be read: {error}") from error
-    _check_packets(movie, kept, packets)
+    # ffmpeg's muxer leaves out tracks without packets.
+    filled = [(track, times) for track, times in zip(kept, found, strict=True) if times.count]
+    packets = [times for _, times in filled]
+    _check_packets(movie, [track for track, _ in filled], packets)
     return Media(with_exact_times(movie, packets), path, "remux", read, tuple(_notices(tracks, messages)))
 
 
@@ -140,12 +146,13 @@ class _Input:
 @contextmanager
 def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Iterator[_Input]:
     """The object through a pipe, or downloaded while the body runs."""
+    what = f"remuxing {stored.size_bytes / 1e6:,.0f} MB"
     if not _needs_seeking(read_range(aws, stored, 0, min(16, stored.size_bytes))):
-        require_room(ffmpeg.directory, stored.size_bytes, f"remuxing {stored.size_bytes / 1e6:,.0f} MB")
+        require_room(ffmpeg.directory, stored.size_bytes, what)
         yield _Input(ffmpeg, "pipe:0", Fed(partial(read_forward, aws, stored), stored.size_bytes))
         return
-    what = f"remuxing {stored.size_bytes / 1e6:,.0f} MB that ffmpeg cannot read forward"
-    require_room(ffmpeg.directory, 2 * stored.size_bytes, what)
+    require_room(ffmpeg.directory, 2 * stored.size_bytes, f"{what} that ffmpeg cannot read forward")
+    _refuse_encrypted(aws, stored)
     path = ffmpeg.directory / name
     with downloads(aws) as manager:
         download(manager, stored, path, ffmpeg.deadline)
@@ -153,6 +160,20 @@ def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Itera
         yield _Input(ffmpeg, name)
     finally:
         path.unlink()
+
+
+def _refuse_encrypted(aws: "Aws", stored: StoredObject) -> None:
+    """Ffmpeg would copy encrypted samples into an MP4 that does not say so.
+
+    Raises:
+        BadSource: the samples are encrypted.
+    """
+    try:
+        read_movie(partial(read_range, aws, stored), stored.size_bytes, partial(read_ranges, aws, stored))
+    except Encrypted as error:
+        raise BadSource(f"{error}: decrypt it before the upload") from error
+    except Mp4Error:
+        pass  # why it is remuxed, unless all files are
 
 
 def _needs_seeking(head: bytes) -> bool:
@@ -243,7 +264,7 @@ def _check_packets(movie: Movie, kept: Sequence[Track], packets: Sequence[Packet
     Raises:
         BadSource: packets have no presentation times, or ffmpeg has lost some.
     """
-    if len(packets) != len(kept) or len(movie.tracks) < len(kept):
+    if len(movie.tracks) < len(kept):
         raise BadSource(f"ffmpeg wrote {len(movie.tracks)} of {len(kept)} tracks")
     for track, times, written in zip(kept, packets, movie.tracks, strict=False):
         if track.kind == "video" and not times.are_known:

@@ -535,11 +535,14 @@ def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack
         excess = _fit(before, after, 0 if is_pcm else excess)
         was_late, late = late, excess if abs(excess) <= before.last_duration // 2 and not is_pcm else 0
         lengths.append(after.start + late - before.start - was_late)
+    first, last = filled[0], filled[-1]
+    length = last.start + last.length - first.start + min(late, 0)
+    if late > 0:
+        # Otherwise the final would have one packet more than a file that was encoded in one go.
+        ranges[-1].drop_from(first.media_start + length - late)
     lengths.append(ranges[-1].end - ranges[-1].start)
     with_length = _pcm_with_length if is_pcm else _with_length
     tables = [with_length(packets.table(), length) for packets, length in zip(ranges, lengths, strict=True)]
-    first, last = filled[0], filled[-1]
-    length = last.start + last.length + late - first.start
     return ConcatenatedTrack.of(_for_all_segments(parts, tables), first.media_start, first.start, length)
 
 

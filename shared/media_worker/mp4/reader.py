@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from .boxes import FULL_BOX_BYTES, MAX_CHILDREN, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
+from .compressed import decompressed
 from .edit_list import parse_elst
 from .encryption import refuse_encrypted_track
 from .errors import BrokenFile, Mp4Error, Unsupported, overflow_is_unsupported
@@ -192,7 +193,7 @@ def _check_size(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> None:
 def _moov_blocks(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
     """The payload of `moov`: all of it, or if it is large, box by box, so that one track is in memory at a time."""
     if moov.size_bytes <= MAX_WHOLE_MOOV_BYTES:
-        yield moov.payload(file)
+        yield decompressed(moov.payload(file))
         return
     offset = moov.offset + moov.header_bytes
     while offset < moov.end:
@@ -231,8 +232,6 @@ def _parse_moov(blocks: Iterable[bytes], digest: hashlib.blake2b) -> tuple[Box, 
             if len(tracks) > MAX_TRACKS or len(children) > MAX_CHILDREN:
                 raise BrokenFile(f"more than {MAX_TRACKS} tracks or {MAX_CHILDREN} boxes in moov")
     moov = Box(b"moov", children=tuple(children))
-    if moov.find(b"cmov"):
-        raise Unsupported("the index is compressed (cmov)")
     if error is not None:
         raise error
     if len({track.track_id for track in tracks}) < len(tracks):

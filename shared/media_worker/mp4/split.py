@@ -16,6 +16,7 @@ leading samples (`L`) are only in the first one, whose edit list ends when S is 
 
 from __future__ import annotations
 
+import math
 from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -40,7 +41,7 @@ from .errors import Unsupported, overflow_is_unsupported
 from .key_frames import KeyFrames, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
 from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
-from .samples import SampleTable, concat_tables
+from .samples import SampleTable, Timeline, concat_tables
 from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from .fragment_reader import ReadMany
     from .movie import Movie, Track
     from .reader import Read
+
+
+_PRE_ROLL_S = Fraction(8, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,10 +343,10 @@ def _segment_track(
 ) -> tuple[Track, TrackProvenance]:
     """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
-    begin = plan.cuts[track_number][segment_index]
-    table, left_out, is_marked = _segment_table(
-        track.table, *plan.cuts[track_number][segment_index : segment_index + 2]
-    )
+    begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
+    table, left_out, is_marked = _segment_table(track.table, begin, end)
+    if pre_roll := _pre_roll(track, begin, end):
+        table = track.table.slice(begin.sample - pre_roll, end.sample)
     edits, shift = track.edits, 0
     if plan.total_segments > 1:
         edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
@@ -352,10 +356,25 @@ def _segment_track(
         first_sample=begin.sample + begin.overlap,
         offset_shift=shift + left_out,
         edits=track.edits,
-        repeated_samples=1 if begin.overlap else 0,
+        repeated_samples=1 if begin.overlap else pre_roll,
         is_marked=is_marked,
     )
     return replace(track, edits=edits, table=table), provenance
+
+
+def _pre_roll(track: Track, begin: Cut, end: Cut) -> int:
+    """How many audio packets before its first one a segment has. They are decoded, but not presented.
+
+    A decoder that starts in the middle of a stream fades in: the first packet of most codecs overlaps with the one
+    before it, Opus needs 80 ms (RFC 7845, 4.6), and MP3 packets refer to bits of earlier ones.
+    """
+    table = track.table
+    can_start_anywhere = table.offsets is None and table.sync is None and not table.is_pcm
+    if track.handler != b"soun" or not can_start_anywhere or begin.sample >= end.sample:
+        return 0
+    ticks = math.ceil(_PRE_ROLL_S * track.timescale)
+    first = Timeline.of(table.durations).first_at(begin.decode_time - ticks + 1) - 1
+    return begin.sample - max(0, first) if begin.sample else 0
 
 
 def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, int, bool]:
@@ -401,12 +420,17 @@ def _segment_edits(
     edits = edits_of(
         clipped,
         movie_start=plan.starts_s[segment_index] * track.timescale if segment_index else Fraction(0),
-        media_zero=begin.decode_time - shift,
+        media_zero=begin.decode_time - shift - _pre_roll_ticks(track, begin, end),
         media_end=plan.cuts[track_number][-1].media_time,
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
     )
     return edits, shift
+
+
+def _pre_roll_ticks(track: Track, begin: Cut, end: Cut) -> int:
+    first = begin.sample - _pre_roll(track, begin, end)
+    return track.table.durations.slice(first, begin.sample).total()
 
 
 def _presented_from(track: Track, begin: Cut, segment_index: int) -> int | None:

@@ -71,7 +71,6 @@ def test_many_boxes_before_the_index_cost_less_than_a_megabyte() -> None:
         (MOVIE[: HEADER_END - 10], BrokenFile, "beyond the end"),
         (MOVIE[:-1], Unsupported, "cut short"),
         (MOVIE.replace(b"avc1", b"encv"), Encrypted, "encrypted"),
-        (MOVIE.replace(b"udta", b"cmov"), Unsupported, "compressed"),
         (MOVIE.replace(struct.pack(">4sI", b"url ", 1), struct.pack(">4sI", b"url ", 0)), Unsupported, "another file"),
     ],
 )

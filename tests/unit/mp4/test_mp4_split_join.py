@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_worker.mp4 import differences, lay_out, plan_join, plan_split, presented_video, summary_of
 from media_worker.mp4.edit_list import is_presented, presentation_time
+from media_worker.mp4.provenance import find_provenance
 
 from tests.unit.mp4.movies import (
     TrackSpec,
@@ -58,16 +60,55 @@ def test_every_frame_is_presented_by_one_segment(specs: tuple[TrackSpec, ...], d
 @settings(max_examples=80, deadline=None)
 @given(MOVIES, SECONDS)
 def test_every_sample_is_in_a_segment_in_order(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
-    """The segments together have the samples of each track, byte for byte. Only open GOPs overlap."""
+    """The segments together have the samples of each track, byte for byte. Only open GOPs and the pre-roll of audio
+    overlap: with the samples before.
+    """
     source = make_movie(specs)
-    plan = plan_split(load(source), duration_s)
     segments = [(segment, load(segment)) for segment in split(source, duration_s)]
     for number, track in enumerate(load(source).tracks):
         found: list[bytes] = []
-        for (data, movie), cut in zip(segments, plan.cuts[number], strict=False):
-            samples = samples_of(data, movie.tracks[number])
-            found.extend(sample.data for sample in samples[1 if cut.leading else 0 :])
+        for data, movie in segments:
+            provenance = find_provenance(movie.box)
+            assert provenance is not None
+            repeated = provenance.tracks[number].repeated_samples
+            samples = [sample.data for sample in samples_of(data, movie.tracks[number])]
+            if repeated and not track.is_video:
+                assert samples[:repeated] == found[-repeated:]
+            found.extend(samples[repeated:])
         assert found == [sample.data for sample in samples_of(source, track)]
+
+
+@pytest.mark.parametrize(("packet", "expected"), [(1024, 4), (960, 4), (4096, 1), (100, 39)])
+def test_audio_has_a_pre_roll_of_80_ms(packet: int, expected: int) -> None:
+    """The packets before the first one are decoded, but hidden by the edit list."""
+    video = TrackSpec([40] * 100, sync=[0, 50])
+    audio = TrackSpec([packet] * (4 * 48000 // packet), handler=b"soun", timescale=48000)
+    source = make_movie([video, audio])
+    movie = load(source)
+    plan = plan_split(movie, Fraction(2))
+    segment = load(assemble(lay_out(movie, plan, 1), source))
+    provenance = find_provenance(segment.box)
+    assert provenance is not None
+    repeated = provenance.tracks[1].repeated_samples
+    assert repeated == expected
+    ranges = segment.tracks[1].presented_ranges(segment.timescale)
+    assert ranges is not None
+    assert ranges[0].media_start == repeated * packet
+    first = plan.cuts[1][1]
+    assert ranges[0].start == first.decode_time - 2 * 48000
+    assert first.sample * packet == first.decode_time
+
+
+def test_pcm_needs_no_pre_roll() -> None:
+    """Each sample is decoded alone."""
+    video = TrackSpec([40] * 100, sync=[0, 50])
+    audio = TrackSpec([1] * 32000, handler=b"soun", timescale=8000, sizes=[2] * 32000, per_chunk=1000)
+    source = make_movie([video, audio])
+    movie = load(source)
+    segment = load(assemble(lay_out(movie, plan_split(movie, Fraction(2)), 1), source))
+    provenance = find_provenance(segment.box)
+    assert provenance is not None
+    assert provenance.tracks[1].repeated_samples == 0
 
 
 @settings(max_examples=80, deadline=None)

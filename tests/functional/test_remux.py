@@ -1,0 +1,364 @@
+"""Sources and processed segments in other containers: remuxed by ffmpeg, then split and joined by the same code."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media_worker import workdir
+from media_worker.engines import remux
+from media_worker.jobs import JobStatus
+
+from tests.functional.conftest import ClipMaker
+from tests.functional.logs import Logs
+from tests.functional.stack import INPUT, Stack
+from tests.functional.test_media import run_through
+from tests.media import look
+from tests.media.clips import ffmpeg
+
+_H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "30", "-pix_fmt", "yuv420p")
+_PYRAMID = (
+    *("-c:v", "libx264", "-preset", "fast", "-pix_fmt", "yuv420p"),
+    *("-x264-params", "bframes=3:b-pyramid=normal:keyint=30:min-keyint=30:scenecut=0"),
+)
+_HEVC = (
+    *("-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p"),
+    *("-x265-params", "log-level=none:open-gop=0:keyint=30:min-keyint=30"),
+)
+_VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "30")
+_VP8 = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "30")
+_MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-flags", "+cgop", "-sc_threshold", "1000000000")
+_MPEG4 = ("-c:v", "mpeg4", "-bf", "2", "-g", "30")
+_SIMPLE = ("-c:v", "mpeg4", "-g", "30")
+
+# Frame rate, video, audio.
+SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "h264-aac.mkv": ("30", _H264, ("-c:a", "aac")),
+    "pyramid-23976.mkv": ("24000/1001", _PYRAMID, ("-c:a", "aac")),
+    "pyramid-24-ac3.mkv": ("24", _PYRAMID, ("-c:a", "ac3")),
+    "opus.mkv": ("25", _H264, ("-c:a", "libopus")),
+    "flac.mkv": ("30", _H264, ("-c:a", "flac")),
+    "pcm.mkv": ("30", _H264, ("-c:a", "pcm_s16le")),
+    "vp9-opus.webm": ("30", _VP9, ("-c:a", "libopus")),
+    "h264-aac.ts": ("30", _H264, ("-c:a", "aac")),
+    "hevc-eac3.ts": ("50", _HEVC, ("-c:a", "eac3")),
+    "mpeg2-mp2.mpg": ("25", _MPEG2, ("-c:a", "mp2")),
+    "mpeg4-mp3.avi": ("30", _SIMPLE, ("-c:a", "libmp3lame")),
+    "mpeg4-b-frames.avi": ("30", _MPEG4, ("-c:a", "libmp3lame")),
+    "h264-aac.flv": ("30", _H264, ("-c:a", "aac")),
+    "mpeg2-pcm.mxf": ("25", _MPEG2, ("-c:a", "pcm_s16le")),
+}
+REFUSED: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    "vp8-vorbis.webm": ("30", _VP8, ("-c:a", "vorbis", "-strict", "-2", "-ac", "2")),
+    "wma.asf": ("30", _H264, ("-c:a", "wmav2")),
+    "vorbis.mkv": ("30", _H264, ("-c:a", "vorbis", "-strict", "-2", "-ac", "2")),
+    "h264-b-frames.avi": ("30", _H264, ("-c:a", "libmp3lame")),
+}
+
+
+TOLERANCE_S = 0.0015  # times are rounded to a millisecond at most
+REFUSED_TRACKS = {
+    "vp8-vorbis.webm": ("track 0 (video, vp8, 192x108)", "track 1 (audio, vorbis, 48000 Hz stereo)"),
+    "wma.asf": ("track 1 (audio, wmav2, 48000 Hz mono)",),
+    "vorbis.mkv": ("track 1 (audio, vorbis, 48000 Hz stereo)",),
+    "h264-b-frames.avi": ("track 0 (video, h264, 192x108)",),
+}
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("containers")
+
+
+def clip_of(folder: Path, name: str) -> Path:
+    """Ten seconds, each clip made once."""
+    path = folder / name
+    if not path.exists():
+        rate, video, audio = (SOURCES | REFUSED)[name]
+        ffmpeg(
+            *("-f", "lavfi", "-i", f"testsrc2=size=192x108:rate={rate}:duration=10"),
+            *("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000:duration=10"),
+            *(*video, *audio, str(path)),
+        )
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_frame_and_every_packet_is_in_the_final(stack: Stack, folder: Path, tmp_path: Path, name: str) -> None:
+    """In the source's order, within one tick of the container's times, and in more than one segment."""
+    source = clip_of(folder, name)
+    final = run_through(stack, source, tmp_path)
+    assert len(stack.segment_keys()) == 3
+    assert contents(source, final)
+    (old_video, old_audio), (new_video, new_audio) = times_s(source), times_s(final)
+    assert len(new_video) == len(old_video)
+    for old, new in zip(sorted(old_video), sorted(new_video), strict=True):
+        assert abs(new - old) <= TOLERANCE_S
+    if "pcm" not in name:  # MP4 has other packets of it
+        assert len(new_audio) == len(old_audio)
+        assert abs(new_audio[0] - old_audio[0]) <= TOLERANCE_S
+        assert abs(new_audio[-1] - old_audio[-1]) <= TOLERANCE_S
+
+
+def contents(source: Path, final: Path) -> bool:
+    """Whether both have the same frames in the same order."""
+    before, after = look.decoded_frames(source), look.decoded_frames(final)
+    return [frame.content for frame in before] == [frame.content for frame in after]
+
+
+def times_s(path: Path) -> tuple[list[float], list[float]]:
+    """When each frame and each audio packet is presented, counted from the start of the file."""
+    flags = ("-fflags", "+genpts") if path.suffix in {".avi", ".mpg"} else ()
+    printed = ffmpeg(*flags, "-i", str(path), "-map", "0:V:0", "-map", "0:a:0", "-c", "copy", "-f", "framecrc", "-")
+    video, audio = parse_times(printed)
+    return video, audio
+
+
+def parse_times(printed: str) -> tuple[list[float], list[float]]:
+    bases: dict[str, Fraction] = {}
+    found: dict[str, list[float]] = {"0": [], "1": []}
+    for line in printed.splitlines():
+        if line.startswith("#tb "):
+            bases[line[4]] = Fraction(line.partition(":")[2].strip())
+        elif not line.startswith("#"):
+            track, _, pts, *_ = line.split(",")
+            found[track].append(float(int(pts) * bases[track]))
+    return found["0"], found["1"]
+
+
+@pytest.mark.parametrize("name", ["h264-aac.mkv", "pyramid-23976.mkv", "h264-aac.flv"])
+def test_frames_last_equally_long_again(stack: Stack, folder: Path, tmp_path: Path, name: str) -> None:
+    """The container has rounded them to 33 or 34 ms."""
+    final = run_through(stack, clip_of(folder, name), tmp_path)
+    times = [frame.presented_at_s for frame in look.decoded_frames(final)]
+    video = next(stream for stream in look.streams(final) if stream["codec_type"] == "video")
+    assert video["avg_frame_rate"] == video["r_frame_rate"] == {"pyramid-23976.mkv": "24000/1001"}.get(name, "30/1")
+    assert len(set(times)) == len(times)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("vp8-vorbis.webm", "convert the audio to AAC or Opus and convert the video to H.264, HEVC, VP9 or AV1"),
+        ("wma.asf", "convert the audio to AAC or Opus, then upload it again"),
+        ("vorbis.mkv", "an MP4 cannot hold track 1"),
+        ("h264-b-frames.avi", "the container does not say when each frame"),
+    ],
+)
+def test_what_an_mp4_cannot_hold_is_named(stack: Stack, folder: Path, name: str, error: str) -> None:
+    """Which track, which codec, and what to do."""
+    stack.add_job()
+    stack.upload(clip_of(folder, name))
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    for track in REFUSED_TRACKS[name]:
+        assert track in (stack.job().error or "")
+    assert error in (stack.job().error or "")
+    assert stack.segment_keys() == []
+    assert stack.leftovers() == []
+
+
+def test_subtitles_that_an_mp4_cannot_hold_are_left_out_with_a_notice(
+    stack: Stack, folder: Path, tmp_path: Path, logs: Logs
+) -> None:
+    """The video and the audio go on."""
+    (tmp_path / "titles.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\none\n")
+    source = tmp_path / "titles.mkv"
+    plain = clip_of(folder, "h264-aac.mkv")
+    ffmpeg("-i", str(plain), "-i", str(tmp_path / "titles.srt"), "-c", "copy", "-c:s", "srt", str(source))
+    final = run_through(stack, source, tmp_path)
+    assert [stream["codec_type"] for stream in look.streams(final)] == ["video", "audio"]
+    assert logs.one("notice")["notice"] == "left out, because an MP4 cannot hold it: track 2 (subtitle, subrip)"
+
+
+def test_a_recording_that_was_cut_off_says_so(stack: Stack, folder: Path, tmp_path: Path, logs: Logs) -> None:
+    """What is there is processed."""
+    source = tmp_path / "cut-off.mkv"
+    content = clip_of(folder, "h264-aac.mkv").read_bytes()
+    source.write_bytes(content[: len(content) * 3 // 4])
+    run_through(stack, source, tmp_path)
+    assert logs.one("notice")["notice"].startswith("the source was cut off")
+
+
+# What takes space
+
+
+@contextmanager
+def watched_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[set[str]]]:
+    """The files that are on /tmp whenever ffmpeg starts."""
+    seen: list[set[str]] = []
+    from media_worker.engines.ffmpeg import Process  # noqa: PLC0415
+
+    def limit(self: Any, original: Any = Process._limit) -> None:
+        seen.append({path.name for path in self.directory.iterdir()})
+        original(self)
+
+    monkeypatch.setattr(Process, "_limit", limit)
+    yield seen
+
+
+@pytest.mark.parametrize(
+    ("name", "downloaded"),
+    [
+        ("h264-aac.mkv", False),
+        ("h264-aac.ts", False),
+        ("h264-aac.flv", False),
+        ("mpeg4-mp3.avi", False),
+        ("mpeg2-mp2.mpg", False),
+        ("vp9-opus.webm", False),
+        ("mpeg2-pcm.mxf", True),
+    ],
+)
+def test_only_what_needs_seeking_is_downloaded(
+    stack: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, downloaded: bool
+) -> None:
+    """The others pass through a pipe: /tmp holds the MP4 alone."""
+    with watched_names(monkeypatch) as seen:
+        stack.add_job()
+        stack.upload(clip_of(folder, name))
+        assert stack.chunk() == []
+    assert stack.job().status is JobStatus.CHUNKING_COMPLETE, stack.job().error
+    assert any("source" in names for names in seen) is downloaded
+
+
+@pytest.mark.parametrize(("name", "times"), [("h264-aac.mkv", 1), ("mpeg2-pcm.mxf", 2)])
+def test_a_source_that_does_not_fit_fails_before_it_is_read(
+    stack: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, times: int
+) -> None:
+    """Through a pipe it needs its size once, else twice. The error says how much, and what to do."""
+    source = clip_of(folder, name)
+    usage = shutil.disk_usage("/")._replace(free=workdir._MARGIN_BYTES + times * source.stat().st_size - 1)
+    monkeypatch.setattr("media_worker.workdir.shutil.disk_usage", lambda _: usage)
+    stack.add_job()
+    stack.upload(source)
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert "of temporary space" in (stack.job().error or "")
+    monkeypatch.setattr("media_worker.workdir.shutil.disk_usage", lambda _: usage._replace(free=usage.free + 1))
+    stack.add_job("job-2")
+    stack.upload(source, "job-2")
+    assert stack.chunk("job-2") == []
+    assert stack.job("job-2").status is JobStatus.CHUNKING_COMPLETE
+
+
+def test_a_source_replaced_while_it_is_fed_is_retried(
+    stack: Stack, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ffmpeg does not get one half of each."""
+    monkeypatch.setattr("media_worker.s3._FORWARD_BYTES", 65536)
+    stack.add_job()
+    stack.upload(clip_of(folder, "h264-aac.mkv"))
+    ranges: list[str] = []
+
+    def replace_source(params: dict[str, Any], **_: Any) -> None:
+        ranges.append(params["Range"])
+        if params["Range"].startswith("bytes=131072-"):
+            stack.aws.s3.meta.events.unregister("provide-client-params.s3.GetObject", replace_source)
+            stack.upload(clip_of(folder, "opus.mkv"))
+
+    stack.aws.s3.meta.events.register("provide-client-params.s3.GetObject", replace_source)
+    assert stack.chunk() == ["message-0"]
+    assert stack.segment_keys() == []
+    assert stack.leftovers() == []
+    assert stack.chunk(receive_count=2) == []
+    assert stack.job().status is JobStatus.CHUNKING_COMPLETE
+
+
+# Processed segments
+
+
+def test_processed_segments_in_another_container_join(
+    stack: Stack, clip: ClipMaker, tmp_path: Path, logs: Logs
+) -> None:
+    """One segment is Matroska under the name of an MP4; the others stay where they are."""
+    source = clip("plain")
+    stack.add_job(engine={"S": "auto"})
+    stack.upload(source)
+    assert stack.chunk() == []
+
+    def to_matroska(index: int, body: bytes) -> bytes:
+        if index != 1:
+            return body
+        (tmp_path / "in.mp4").write_bytes(body)
+        ffmpeg("-i", str(tmp_path / "in.mp4"), "-c", "copy", str(tmp_path / "out.mkv"))
+        return (tmp_path / "out.mkv").read_bytes()
+
+    stack.process_segments(change=to_matroska)
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.COMPLETED, stack.job().error
+    final = stack.save_final(tmp_path / "final.mp4")
+    before, after = look.decoded_frames(source), look.decoded_frames(final)
+    assert [frame.content for frame in after] == [frame.content for frame in before]
+    assert look.largest_shift_ms(before, after) < 1
+    assert logs.one("engine_fallback")["key"] == "jobs/job-1/segments/1.mp4"
+    assert stack.leftovers() == []
+
+
+@pytest.mark.parametrize(("body", "error"), [(b"no video at all" * 100, "ffmpeg cannot read it as a video")])
+def test_a_processed_segment_that_is_no_video_is_named(stack: Stack, clip: ClipMaker, body: bytes, error: str) -> None:
+    """The job fails with the segment's number."""
+    stack.add_job(engine={"S": "auto"})
+    stack.upload(clip("plain"))
+    assert stack.chunk() == []
+    stack.process_segments(change=lambda index, content: body if index == 1 else content)
+    assert stack.reassemble() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert f"segment 1 cannot be joined: {error}" in (stack.job().error or "")
+
+
+def test_a_retry_makes_the_same_segments(stack: Stack, folder: Path) -> None:
+    """The remux is repeatable, so a second attempt completes what the first has begun."""
+    stack.add_job()
+    stack.upload(clip_of(folder, "pyramid-23976.mkv"))
+    assert stack.chunk() == []
+    first = {key: stack.read(INPUT, key) for key in stack.segment_keys()}
+    lost = sorted(first)[1]
+    stack.aws.s3.delete_object(Bucket=INPUT, Key=lost)
+    stack.aws.dynamodb.update_item(
+        TableName="Jobs",
+        Key={"job_id": {"S": "job-1"}},
+        UpdateExpression="SET #s = :s",
+        ExpressionAttributeNames={"#s": "status"},
+        ExpressionAttributeValues={":s": {"S": "chunking_in_progress"}},
+    )
+    assert stack.chunk(receive_count=2) == []
+    assert {key: stack.read(INPUT, key) for key in stack.segment_keys()} == first
+
+
+def test_the_signature_decides_what_needs_seeking() -> None:
+    """Boxes of MP4 and QuickTime, and the key of MXF."""
+    assert remux._needs_seeking(b"\0\0\0\x20ftypisom\0\0\0\0")
+    assert remux._needs_seeking(b"\0\0\0\x08wide\0\0\0\0mdat")
+    assert remux._needs_seeking(bytes.fromhex("060e2b34020501010d01020101020400"))
+    assert not remux._needs_seeking(bytes.fromhex("1a45dfa3"))
+    assert not remux._needs_seeking(b"G@\x11\x10")
+    assert not remux._needs_seeking(b"")
+
+
+@pytest.mark.parametrize("engine", ["auto", "copy", "ffmpeg"])
+def test_an_encrypted_source_is_never_remuxed(stack: Stack, clip: ClipMaker, tmp_path: Path, engine: str) -> None:
+    """Ffmpeg would copy the encrypted samples and drop what says so."""
+    source = tmp_path / "encrypted.mp4"
+    key = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", "00" * 16, "-encryption_kid", "11" * 16)
+    ffmpeg("-i", str(clip("plain")), "-c", "copy", *key, str(source))
+    stack.add_job(engine={"S": engine})
+    stack.upload(source)
+    assert stack.chunk() == []
+    assert stack.job().status is JobStatus.FAILED
+    assert "encrypted" in (stack.job().error or "")
+    assert "decrypt it" in (stack.job().error or "")
+    assert stack.segment_keys() == []
+
+
+def test_a_track_without_packets_is_left_out(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """A recorder that announced a second audio track and never wrote it."""
+    source = tmp_path / "announced.mkv"
+    plain = str(clip_of(folder, "h264-aac.mkv"))
+    ffmpeg("-i", plain, "-map", "0", "-map", "0:a", "-c", "copy", "-bsf:a:1", "noise=drop=1", str(source))
+    assert len(look.streams(source)) == 3
+    final = run_through(stack, source, tmp_path)
+    assert [stream["codec_type"] for stream in look.streams(final)] == ["video", "audio"]
+    assert contents(source, final)
