@@ -3,9 +3,12 @@
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from moto.core.botocore_stubber import BotocoreStubber
 
 # No test may reach AWS, even if the environment has credentials.
 for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -17,6 +20,19 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
     POWERTOOLS_METRICS_NAMESPACE="MediaWorker",
 )
+
+_process_request, _one_request = BotocoreStubber.process_request, threading.RLock()
+
+
+def _process_atomically(stubber: BotocoreStubber, request: Any) -> Any:
+    """Check a condition and write in one step, as S3 and DynamoDB do; in moto two threads can pass one check."""
+    if "sqs" in request.url:  # a long poll would keep the sender of its message out
+        return _process_request(stubber, request)
+    with _one_request:
+        return _process_request(stubber, request)
+
+
+setattr(BotocoreStubber, "process_request", _process_atomically)  # noqa: B010 (mypy refuses the assignment)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from media_worker.completions import is_complete, record_segment, trigger_if_com
 from media_worker.errors import StaleSegment
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_output_segment_key
-from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
+from moto.dynamodb.models import dynamodb_backends
 
 from tests.functional.conftest import ClipMaker
 from tests.functional.logs import Logs
@@ -78,20 +78,8 @@ def test_a_repeated_completion_requests_nothing_more(stack: Stack) -> None:
     assert len(stack.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"]) == 1
 
 
-def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make moto check a condition and write in one step, as DynamoDB does, also when two threads call it."""
-    put_item, lock = DynamoDBBackend.put_item, threading.Lock()
-
-    def locked(*args: Any, **options: Any) -> Any:
-        with lock:
-            return put_item(*args, **options)
-
-    monkeypatch.setattr(DynamoDBBackend, "put_item", locked)
-
-
-def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_last_segments_at_the_same_moment_send_one_message(stack: Stack) -> None:
     """Two workers find the set complete at the same time: one creates the row, the other sees that it was sent."""
-    one_at_a_time(monkeypatch)
     add_chunked_job(stack, 2)
     both_are_there = threading.Barrier(2)
 

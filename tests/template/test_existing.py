@@ -109,9 +109,11 @@ def test_event_source_is_the_given_queue(stack_with: StackWith, name: str) -> No
     assert mapping["EventSourceArn"] == QUEUES[f"Existing{name}QueueArn"]
 
 
-def as_given(resource: Json) -> Any:
-    """A policy's resource in a stack that makes everything, with the given name or ARN instead of the one made."""
+def as_given(resource: Any) -> Any:
+    """A policy's resources in a stack that makes everything, with the given name or ARN instead of the one made."""
     match resource:
+        case list():
+            return [as_given(one) for one in resource]
         case {"Fn::GetAtt": [name, "Arn"]}:
             return QUEUES.get(f"Existing{name}Arn", resource)
         case {"Fn::Sub": text}:
