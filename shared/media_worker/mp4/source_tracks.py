@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Seconds of media in a block. A player that reads forward finds audio and video at most this far apart.
 # docs/performance.md says why.
 BLOCK_S = Fraction(60)
-# Coarser timescales cannot place the start of a segment to the tenth of a millisecond.
+# Coarser timescales cannot express the start of a segment to the tenth of a millisecond.
 _FINE_TIMESCALE = 10_000
 # A first frame this close to its time in the source is not moved: edit lists are often in milliseconds.
 _ROUNDING_S = Fraction(1, 1000)
@@ -157,7 +157,7 @@ def _join_video(movies: Sequence[Movie], source: SourceTracks, starts_s: Sequenc
 
 
 def _with_fine_timescale(movie: Movie) -> Movie:
-    """A movie of one track whose timescale is fine enough to place the track at any time."""
+    """A movie of one track whose timescale is fine enough for the track to start at any time."""
     (track,) = movie.tracks
     factor = -(-_FINE_TIMESCALE // track.timescale)
     if factor == 1:
