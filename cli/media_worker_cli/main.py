@@ -171,12 +171,13 @@ def _add_verbs(add: AddCommand) -> None:
         "--segments", metavar="LIST", help="process these segments again, such as 3,7-9; of a completed job too"
     )
     _add_settings(retry, "other segments: everything is planned, split and processed again")
+    resend = add("resend", job_commands.resend, "announce the segments without a completion to the workers again")
     delete = add("delete", job_commands.delete, "delete a job with its source, segments and final")
     delete.add_argument("--keep-final", action="store_true", help="keep the final video")
     check = add("doctor", doctor.doctor, "check credentials, stack, queues, notifications, ffmpeg and quotas")
-    for command in (show, cancel, retry, delete):
+    for command in (show, cancel, retry, resend, delete):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
-    for command in (jobs, show, cancel, retry, delete, check):
+    for command in (jobs, show, cancel, retry, resend, delete, check):
         _add_stack(command)
         _add_json(command)
 
