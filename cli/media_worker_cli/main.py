@@ -133,6 +133,12 @@ def _add_local_commands(add: AddCommand) -> None:
     run.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the source segments and the processed segments in this folder"
     )
+    run.add_argument(
+        "--concurrency", type=_count, metavar="N", help="process N segments at once (default: the number of CPU cores)"
+    )
+    run.add_argument(
+        "--resume", metavar="JOB", help="go on with a run that was interrupted or failed; the job keeps its options"
+    )
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

@@ -111,7 +111,7 @@ def test_resend_announces_segments_without_a_completion(command: Any, stack: Sta
     record_segment(stack.aws, job_id="job-1", segment_index=1, output_s3_uri="s3://out/1.mp4")
     announced = "job-1 waits for its segments: segments 0, 2 announced again\n"
     assert command("resend", "job-1") == (0, announced, "")
-    url = stack.aws.settings.segment_queue_url
+    url = stack.aws.settings.segment_queue_url or ""
     received = stack.aws.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
     keys = [parse_segment_body(message["Body"], stack.aws.settings.input_bucket_name)[0] for message in received]
     assert sorted(key.segment_index for key in keys) == [0, 2]
