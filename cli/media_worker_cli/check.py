@@ -133,8 +133,8 @@ def check(arguments: Namespace) -> int:
     findings: list[Finding] = []
     started_at = time.time()
     try:
-        with display() as shown:
-            examine(smoke, shown, findings)
+        with display() as screen:
+            examine(smoke, screen, findings)
     finally:
         report = build_report(smoke, started_at, findings)
         if arguments.report:
@@ -166,12 +166,12 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
             yield f"\n{finding.check}: {finding.advice}"
 
 
-def examine(smoke: Smoke, shown: Display, findings: list[Finding]) -> None:
+def examine(smoke: Smoke, screen: Display, findings: list[Finding]) -> None:
     """Make all checks, in the order in which a job meets them. The last one is the cleanup, which always runs."""
     unproven: set[str] = set()
     try:
         for step in STEPS:
-            shown.say(f"checking: {step.name}")
+            screen.say(f"checking: {step.name}")
             is_blocked = step.needs in unproven
             if is_blocked:
                 findings.append(Finding(step.name, "not checked", f"it needs: {step.needs}"))
@@ -180,7 +180,7 @@ def examine(smoke: Smoke, shown: Display, findings: list[Finding]) -> None:
             if is_blocked or findings[-1].result == "failed":
                 unproven.add(step.name)
     finally:
-        shown.say("removing the jobs of the check")
+        screen.say("removing the jobs of the check")
         findings.append(_look(smoke, Step("cleanup", None, clean_up)))
 
 

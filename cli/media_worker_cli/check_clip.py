@@ -1,6 +1,6 @@
 """The video of `media-worker check`: made without an encoder, so that the check needs no ffmpeg.
 
-Every frame is an H.264 IDR picture of I_PCM macroblocks (ITU-T H.264, 7.3.5): the samples are in the stream as they
+Every frame is an H.264 IDR frame of I_PCM macroblocks (ITU-T H.264, 7.3.5): the samples are in the stream as they
 are, uncompressed. So the size of a frame is known, and a segment can be made large enough that S3 copies a part of it.
 """
 
@@ -64,7 +64,7 @@ class _Bits:
         return int(text, 2).to_bytes(len(text) // 8)
 
 
-def _sequence_parameter_set(columns: int, rows: int) -> bytes:
+def _sps(columns: int, rows: int) -> bytes:
     bits = _Bits().golomb(0, 0, 2, 0)  # id, log2_max_frame_num - 4, pic_order_cnt_type, max_num_ref_frames
     bits.fixed(0, 1).golomb(columns - 1, rows - 1)
     bits.fixed(0b1100, 4)  # frame_mbs_only, direct_8x8_inference, no cropping, no VUI
@@ -72,7 +72,7 @@ def _sequence_parameter_set(columns: int, rows: int) -> bytes:
     return b"\x67\x42\xc0\x33" + bits.fixed(1, 1).padded()
 
 
-def _picture_parameter_set() -> bytes:
+def _pps() -> bytes:
     bits = _Bits().golomb(0, 0).fixed(0, 2).golomb(0, 0, 0).fixed(0, 3).golomb(0, 0, 0)
     return b"\x68" + bits.fixed(0b100, 3).fixed(1, 1).padded()  # deblocking is controlled by the slice header
 
@@ -127,9 +127,9 @@ def _sample_table(width: int, height: int, samples: list[bytes], offset: int) ->
 
 
 def _sample_entry(width: int, height: int) -> bytes:
-    sequence, picture = _sequence_parameter_set(width // _MACROBLOCK, height // _MACROBLOCK), _picture_parameter_set()
-    configuration = b"\1" + sequence[1:4] + b"\xff\xe1" + struct.pack(">H", len(sequence)) + sequence
-    configuration += b"\1" + struct.pack(">H", len(picture)) + picture
+    sps, pps = _sps(width // _MACROBLOCK, height // _MACROBLOCK), _pps()
+    configuration = b"\1" + sps[1:4] + b"\xff\xe1" + struct.pack(">H", len(sps)) + sps
+    configuration += b"\1" + struct.pack(">H", len(pps)) + pps
     entry = bytes(6) + struct.pack(">H16x2H", 1, width, height) + struct.pack(">3IH", 0x480000, 0x480000, 0, 1)
     entry += bytes(32) + struct.pack(">Hh", 24, -1) + Box(b"avcC", configuration).to_bytes()
     return Box(b"avc1", entry).to_bytes()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from media_worker.messages import build_object_created_body
 from media_worker.s3 import describe
 from media_worker_cli import check
 from media_worker_cli.check import STEPS, Finding, Smoke, Step, examine
@@ -94,11 +95,10 @@ def test_only_a_rule_that_applies_counts(smoke: Smoke, rule: dict[str, Any], day
 
 def test_messages_about_other_jobs_stay_in_the_queue(smoke: Smoke) -> None:
     """The check does not remove them, and says why it stopped looking."""
-    body = (
-        '{"Records": [{"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "%s"}, "object": {"key": "%s"}}}]}'
-    )
     url = smoke.stack.segment_queue_url
-    smoke.aws.sqs.send_message(QueueUrl=url, MessageBody=body % (INPUT, "segments/theirs/00000_00001_sbs.mp4"))
+    smoke.aws.sqs.send_message(
+        QueueUrl=url, MessageBody=build_object_created_body(INPUT, "segments/b/00000_00001_sbs.mp4")
+    )
     with pytest.raises(check.NotChecked, match="other jobs"):
         check._receive_announcements(smoke, {"ours"})
     assert len(smoke.aws.sqs.receive_message(QueueUrl=url)["Messages"]) == 1
