@@ -184,8 +184,8 @@ def check_notifications(stack: Stack) -> Check:
             "notifications",
             "problem",
             f"not announced: {', '.join(missing)}",
-            "for a bucket of your own, set what `media-worker doctor --notifications` prints (docs/existing-resources.md), "
-            "else deploy the stack again",
+            "for a bucket of your own, set what `media-worker doctor --notifications` prints "
+            "(docs/existing-resources.md), else deploy the stack again",
         )
     return Check("notifications", "ok", "sources and segments are announced to their queues")
 

@@ -10,6 +10,7 @@ from typing import Any
 _KINDS = ("QueueConfigurations", "TopicConfigurations", "LambdaFunctionConfigurations")
 _CREATED = "s3:ObjectCreated:"
 _SUFFIX = ".mp4"
+# Id and prefix of each entry, and the output of the stack with the ARN of its queue.
 _OURS = (
     ("media-worker-sources", "input/", "ChunkingQueueArn"),
     ("media-worker-segments", "segments/", "SegmentQueueArn"),
