@@ -1,8 +1,7 @@
-"""Long and large movies: time and memory that the index takes, and offsets above 32 bits."""
+"""Long and large movies: the memory that the index takes, and offsets above 32 bits."""
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from array import array
 from fractions import Fraction
@@ -15,7 +14,7 @@ from media_worker.mp4.writer import build_header
 
 from tests.unit.mp4.movies import FTYP, TrackSpec, audio_entry, moov_box, trak_box, video_entry
 
-HOURS_S = 36_000
+HOUR_S = 3600
 GB = 1 << 30
 
 
@@ -38,9 +37,9 @@ def movie_header(video: SampleTable, audio: SampleTable, media_bytes: int) -> by
     return build_header(Movie(FTYP, moov_box(traks, 1000), 1000, tracks), media_bytes)
 
 
-def ten_hours() -> tuple[bytes, int]:
+def one_hour() -> tuple[bytes, int]:
     """60 fps with B-frames and AAC at 48 kHz, half a second per chunk. Returns header and file size."""
-    frames, packets = HOURS_S * 60, HOURS_S * 48_000 // 1024
+    frames, packets = HOUR_S * 60, HOUR_S * 48_000 // 1024
     sizes = Sizes.of(array("I", islice(cycle(range(2000, 60_000, 977)), frames)))
     audio_sizes = Sizes.of(array("I", islice(cycle(range(200, 400, 7)), packets)))
     video = SampleTable(
@@ -62,29 +61,21 @@ def read_header(header: bytes, size_bytes: int) -> Movie:
     return read_movie(lambda offset, length: header[offset : offset + length], size_bytes)
 
 
-@pytest.mark.timeout(120)
-def test_ten_hours_are_read_in_seconds_and_little_memory() -> None:
-    """They have about four million samples. The limits leave room for a slow machine."""
-    header, size_bytes = ten_hours()
-    started = time.process_time()
-    movie = read_header(header, size_bytes)
-    assert time.process_time() - started < 4
-    assert movie.tracks[0].table.count == HOURS_S * 60
-    started = time.process_time()
-    plan = plan_split(movie, Fraction(300))
-    assert time.process_time() - started < 5
-    assert plan.total_segments == 120
-    assert sum(segment.frames for segment in plan.segments) == HOURS_S * 60
-    layout = lay_out(movie, plan, 60)
-    assert len(layout.header) < 2 * len(header) // 120
-    assert len(layout.ranges) == 2
-    del movie
+def test_the_index_of_a_long_movie_takes_little_memory() -> None:
+    """An hour has about 400,000 samples. `make bench-plan` measures time and memory for ten."""
+    header, size_bytes = one_hour()
     tracemalloc.start()
     movie = read_header(header, size_bytes)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert movie.tracks[1].table.count == HOURS_S * 48_000 // 1024
     assert peak_bytes < 3 * len(header)
+    assert [track.table.count for track in movie.tracks] == [HOUR_S * 60, HOUR_S * 48_000 // 1024]
+    plan = plan_split(movie, Fraction(30))
+    assert plan.total_segments == 120
+    assert sum(segment.frames for segment in plan.segments) == HOUR_S * 60
+    layout = lay_out(movie, plan, 60)
+    assert len(layout.header) < 2 * len(header) // 120
+    assert len(layout.ranges) == 2
 
 
 def large_segment(samples: int, sample_bytes: int) -> tuple[bytes, int]:
