@@ -84,6 +84,10 @@ bench: setup-bench ## compare four ways to split and join: writes docs/performan
 bench-memory: setup-bench ## measure the peak memory of both handlers with a source of 2 GB
 	@$(BIN)/python -m bench.memory
 
+.PHONY: bench-plan
+bench-plan: setup ## measure time and memory of planning a source of ten hours
+	@$(BIN)/python -m bench.plan
+
 .PHONY: bench-depth
 bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join
 	@$(BIN)/python -m bench.call_depth
