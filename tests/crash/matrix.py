@@ -39,14 +39,19 @@ class Shape:
     has_small_parts: bool = False
     fast_workers: bool = False
     engine: str = "ffmpeg"
+    # Where the final's audio comes from, if the job's row says so.
+    tracks: str | None = None
+    # Faults are injected into these only: the other actors make the same calls as in another shape.
+    actors: tuple[Actor, ...] = ACTORS
 
 
 SHAPES = (
     Shape("one segment", "crash_one", 1),
     Shape("five segments", "crash_five", 5),
     Shape("in parts", "crash_parts", 2, has_small_parts=True),
-    Shape("fast workers", "crash_parts", 2, fast_workers=True),
+    Shape("fast workers", "crash_parts", 2, fast_workers=True, actors=("chunking",)),
     Shape("copied by S3", "crash_long", 2, has_small_parts=True, engine="copy"),
+    Shape("audio of the source", "crash_parts", 2, has_small_parts=True, tracks="source", actors=("reassembly",)),
 )
 
 
@@ -97,7 +102,7 @@ class Lab:
 
     def world(self, shape: Shape) -> World:
         world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.has_small_parts)
-        world.fast_workers, world.engine = shape.fast_workers, shape.engine
+        world.fast_workers, world.engine, world.tracks = shape.fast_workers, shape.engine, shape.tracks
         return world
 
     def source(self, shape: Shape) -> bytes:
@@ -129,8 +134,8 @@ class Lab:
         """Every fault once, and every crash on every attempt."""
         for shape in SHAPES:
             for actor, calls in self.undisturbed(shape)[1].items():
-                if shape.fast_workers and actor != "chunking":
-                    continue  # the same as with slow workers
+                if actor not in shape.actors:
+                    continue
                 for call in calls:
                     for kind in kinds_for(call):
                         yield Case(shape, actor, Fault(call, kind))

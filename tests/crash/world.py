@@ -84,6 +84,8 @@ class World:
     # Workers finish a segment before chunking writes the next one.
     fast_workers: bool = False
     engine: str = "ffmpeg"
+    # Where the final's audio comes from: an attribute of the job's row.
+    tracks: str | None = None
     newest_first: bool = False
     fault: Fault | None = None
     fault_actor: Actor | None = None
@@ -98,6 +100,7 @@ class World:
 
     def submit(self, source: bytes, **attributes: str) -> None:
         row = {"job_id": self.job_id, "mode": "sbs", "status": "created", "engine": self.engine, **attributes}
+        row |= {"tracks": self.tracks} if self.tracks else {}
         item = {name: {"S": value} for name, value in row.items()} | {"created_at": {"N": "1"}}
         self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
         self.upload(source)
