@@ -101,7 +101,7 @@ class Lab:
             self.undisturbed(shape)
 
     def world(self, shape: Shape) -> World:
-        world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.has_small_parts)
+        world = self.cloud.world(self.folder / uuid.uuid4().hex, World, has_small_parts=shape.has_small_parts)
         world.fast_workers, world.engine, world.tracks = shape.fast_workers, shape.engine, shape.tracks
         return world
 

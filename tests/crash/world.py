@@ -170,7 +170,9 @@ class World:
                         continue  # visible again by the clock of moto
                     self.seen.add(message["MessageId"])
                     delay_s = int(message.get("Attributes", {}).get("DelaySeconds", 0))
-                    self.send(actor, json.loads(message["Body"]), receipt=message["ReceiptHandle"])
+                    body = json.loads(message["Body"])
+                    body = body if actor != "worker" else unquote(body["Records"][0]["s3"]["object"]["key"])
+                    self.send(actor, body, receipt=message["ReceiptHandle"])
                     self.queue[-1].visible_at += delay_s
                     self.reassemblies_sent += actor == "reassembly"
 
@@ -334,7 +336,12 @@ class World:
 
     def _urls(self) -> dict[Actor, str]:
         settings = self.aws.settings
-        return {"chunking": settings.chunking_queue_url, "reassembly": settings.reassembly_queue_url}
+        assert settings.segment_queue_url
+        return {
+            "chunking": settings.chunking_queue_url,
+            "reassembly": settings.reassembly_queue_url,
+            "worker": settings.segment_queue_url,
+        }
 
     def _receive_all(self, url: str) -> list[Any]:
         return self.aws.sqs.receive_message(
@@ -369,16 +376,17 @@ class Cloud:
 
     @classmethod
     def at(cls, endpoint: str) -> "Cloud":
-        queues = {f"{name.upper()}_QUEUE_URL": f"{endpoint}/123456789012/{name}" for name in ("chunking", "reassembly")}
+        names = {"CHUNKING": "chunking", "REASSEMBLY": "reassembly", "SEGMENT": "segments"}
+        queues = {f"{name}_QUEUE_URL": f"{endpoint}/123456789012/{queue}" for name, queue in names.items()}
         settings = Settings.from_environment(ENVIRONMENT | queues | {"AWS_ENDPOINT_URL": endpoint})
         return cls(endpoint, Aws.connect(settings), Aws.connect(settings), Aws.connect(settings))
 
-    def world(self, temporary: Path, has_small_parts: bool = False) -> World:
+    def world[W: World](self, temporary: Path, kind: type[W], *, has_small_parts: bool = False) -> W:
         """A new world on an empty server."""
         self._reset()
         temporary.mkdir(parents=True)
         job_id = f"job-{uuid.uuid4().hex[:12]}"
-        return World(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, has_small_parts=has_small_parts)
+        return kind(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, has_small_parts=has_small_parts)
 
     def _reset(self) -> None:
         """Empty the server; create versioned buckets, tables and queues."""
@@ -387,7 +395,7 @@ class Cloud:
         for bucket in (INPUT, OUTPUT):
             self.aws.s3.create_bucket(Bucket=bucket)
             self.aws.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        for name in ("chunking", "reassembly"):
+        for name in ("chunking", "reassembly", "segments"):
             self.aws.sqs.create_queue(QueueName=name)
         create_table(self.aws, "Jobs", job_id="S")
         create_table(self.aws, "SegmentCompletions", job_id="S", segment_index="N")
