@@ -26,6 +26,9 @@ from tests.crash.process import processes_in
 from tests.crash.world import Actor, Cloud, World, remove
 from tests.media import clips
 
+# A segment whose worker was killed is processed by another one, and the job is completed, within two minutes.
+_RECOVERS_IN_S = 120
+
 ACTORS: tuple[Actor, ...] = ("chunking", "worker", "reassembly")
 
 
@@ -41,6 +44,8 @@ class Shape:
     engine: str = "ffmpeg"
     # Where the final's audio comes from, if the job's row says so.
     tracks: str | None = None
+    # The segments are processed by the worker kit.
+    uses_kit: bool = False
     # Faults are injected into these only: the other actors make the same calls as in another shape.
     actors: tuple[Actor, ...] = ACTORS
 
@@ -52,6 +57,7 @@ SHAPES = (
     Shape("fast workers", "crash_parts", 2, fast_workers=True, actors=("chunking",)),
     Shape("copied by S3", "crash_long", 2, has_small_parts=True, engine="copy"),
     Shape("audio of the source", "crash_parts", 2, has_small_parts=True, tracks="source", actors=("reassembly",)),
+    Shape("worker kit", "crash_parts", 2, uses_kit=True, actors=("worker",)),
 )
 
 
@@ -103,6 +109,7 @@ class Lab:
     def world(self, shape: Shape) -> World:
         world = self.cloud.world(self.folder / uuid.uuid4().hex, World, has_small_parts=shape.has_small_parts)
         world.fast_workers, world.engine, world.tracks = shape.fast_workers, shape.engine, shape.tracks
+        world.uses_kit = shape.uses_kit
         return world
 
     def source(self, shape: Shape) -> bytes:
@@ -163,6 +170,8 @@ class Lab:
         # If the release fails on every attempt, the lease can only expire.
         yield from (text for text in world.leftovers() if not (case.every_attempt and text.startswith("a lease")))
         yield from self._judge_end(world, case)
+        if case.shape.uses_kit and world.fired_at and world.clock.time() - world.fired_at > _RECOVERS_IN_S:
+            yield f"recovered after {world.clock.time() - world.fired_at:.0f} s"
         if not case.every_attempt and world.reassemblies_sent > _most_reassemblies(case.fault):
             yield f"doubled: {world.reassemblies_sent} reassembly messages"
         for name, delivery in world.deliveries:
