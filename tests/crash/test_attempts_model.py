@@ -57,7 +57,8 @@ def _make_source(name: SourceName, folder: Path) -> bytes:
     path = folder / f"{name}.{'mkv' if name == 'matroska' else 'mp4'}"
     tiny = [word.format(s=9 if name == "other" else 12) for word in _TINY]
     options = ("-vf", "negate") if name == "other" else ()
-    encoded = (*_X264, "-g", "4", "-bf", "1", "-c:a", "aac", "-b:a", "32k")
+    # Lossless like what the workers write: ffmpeg decodes H.264 wrongly where lossy segments turn into lossless ones.
+    encoded = (*_LOSSLESS, "-g", "4", "-bf", "1", "-c:a", "aac", "-b:a", "32k")
     if name == "late":
         plain = folder / "plain.mp4"
         clips.ffmpeg(
