@@ -173,6 +173,10 @@ def _add_verbs(add: AddCommand) -> None:
     _add_settings(retry, "other segments: everything is planned, split and processed again")
     delete = add("delete", job_commands.delete, "delete a job with its source, segments and final")
     delete.add_argument("--keep-final", action="store_true", help="keep the final video")
+    page = add("ui", commands.ui, "serve a page with the jobs on 127.0.0.1, and open it")
+    page.add_argument("--port", type=int, default=0, metavar="N", help="listen on this port (default: any free one)")
+    page.add_argument("--no-open", action="store_true", help="print the page's address only")
+    _add_stack(page)
     check = add("doctor", doctor.doctor, "check credentials, stack, queues, notifications, ffmpeg and quotas")
     for command in (show, cancel, retry, delete):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
