@@ -1,4 +1,4 @@
-// The page: what the address says is shown, and server-sent events keep it up to date.
+// The page: displays what the address says, and server-sent events keep it up to date.
 
 import { bar, count, el, pill, since, age, now, time } from "./dom.js";
 import { verbButton } from "./verbs.js";
@@ -130,7 +130,7 @@ function noJobs() {
 }
 
 function unreachable() {
-  return [el("h2", {}, "The stack cannot be reached"), el("p", {}, "The message above says why. This page tries again by itself: no reload is needed.")];
+  return [el("h2", {}, "The stack cannot be reached"), el("p", {}, "The message above says why. This page reads it again by itself: no reload is needed.")];
 }
 
 function jobRow(job) {
@@ -145,9 +145,11 @@ function jobRow(job) {
     el("td", { "data-label": "Duration" }, ended === null ? "–" : age(ended - job.created_at)));
 }
 
+const QUEUES = { chunking: "Chunking queue", segments: "Segment queue", reassembly: "Reassembly queue" };
+
 function queueCard(queue) {
   const fact = (name, value, kind = "") => el(`div${kind}`, {}, el("dt", {}, name), el("dd", {}, String(value)));
-  return el("div.card", {}, el("h2", {}, `${queue.name} queue`),
+  return el("div.card", {}, el("h2", {}, QUEUES[queue.name] ?? queue.name),
     el("dl", {}, fact("waiting", queue.waiting), fact("in work", queue.in_flight), fact("dead letters", queue.dead, queue.dead ? ".bad" : "")));
 }
 

@@ -139,10 +139,15 @@ export function jobView(jobId) {
 
   function focusCell(index) {
     if (index < 0 || index >= grid.children.length) return;
+    setCurrent(index);
+    grid.children[index].focus();
+  }
+
+  // Tab reaches one cell of the grid: the one that had the focus last.
+  function setCurrent(index) {
     grid.children[current]?.setAttribute("tabindex", -1);
     current = index;
     grid.children[index].setAttribute("tabindex", 0);
-    grid.children[index].focus();
   }
 
   function select(index, withRange) {
@@ -160,6 +165,10 @@ export function jobView(jobId) {
     select(current, event.shiftKey);
     detail.dataset.open = "yes";
     drawDetail();
+  });
+  grid.addEventListener("focusin", (event) => {
+    const cell = event.target.closest(".cell");
+    if (cell) setCurrent(Number(cell.dataset.index));
   });
   grid.addEventListener("keydown", (event) => {
     const columns = Math.max(1, [...grid.children].findIndex((cell) => cell.offsetTop > grid.firstChild.offsetTop));

@@ -25,10 +25,10 @@ export function createPlayer(jobId) {
   const element = el("section.card.player", { "aria-label": "Source and final", hidden: true }, el("h2", {}, "Source and final"), stage, wipeLine, controls, message, download);
   let frameS = 1 / 25;
   let loop = 0;
-  let shown = "";
+  let loaded = "";
 
   function video(label, muted) {
-    const made = el("video", { preload: "metadata", playsinline: true, "aria-label": label, tabindex: -1, "data-kind": label.toLowerCase() });
+    const made = el("video", { preload: "auto", playsinline: true, "aria-label": label, tabindex: -1, "data-kind": label.toLowerCase() });
     made.muted = muted;
     made.addEventListener("error", () => made.error && made.getAttribute("src") && (message.textContent = `This browser cannot play the ${label.toLowerCase()} (${made.error.message || "unknown format"}). Download it instead.`));
     made.addEventListener("ended", pause);
@@ -103,8 +103,8 @@ export function createPlayer(jobId) {
     update(job) {
       element.hidden = !job.final;
       const wanted = `${job.source_etag} ${job.final_etag}`;
-      if (!job.final || wanted === shown) return;
-      shown = wanted;
+      if (!job.final || wanted === loaded) return;
+      loaded = wanted;
       if (job.plan?.frames) frameS = job.plan.duration_s / job.plan.frames;
       message.textContent = job.source ? "" : "The source does not exist any more: only the final can be played.";
       final.src = address("final", job.final_etag);

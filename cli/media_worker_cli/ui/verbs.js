@@ -29,7 +29,7 @@ export function ask({ title, text, action, option = null, danger = false }) {
   });
 }
 
-/** Send a request. Resolves to the answer, or to null after an error was shown. */
+/** Send a request. Resolves to the answer, or to null after an error was displayed. */
 export async function act(request) {
   try {
     const response = await fetch("/api/act", {
