@@ -15,6 +15,7 @@ from tests.media.clips import ffmpeg
 
 CONTEXT = {"context_frames": {"N": "8"}, "segment_duration_sec": {"N": "2"}}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "temporal_filter.sh"
+FILTER = "atadenoise=s=9:0a=0.3:0b=0.3:1a=0.3:1b=0.3:2a=0.3:2b=0.3"
 LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0")
 
 
@@ -103,7 +104,7 @@ def test_a_temporal_filter_with_context_equals_the_filter_over_the_whole_video(
     split(stack, source)
     temporal_filter(stack, tmp_path)
     final = final_of(stack, tmp_path / "final.mp4")
-    assert frames(final, "-an") == frames(source, "-vf", "tmix=frames=3:weights=1 2 1")
+    assert frames(final, "-an") == frames(source, "-vf", FILTER)
     assert ffmpeg("-i", str(final), "-map", "0:a", "-f", "md5", "-") == ffmpeg(
         "-i", str(source), "-map", "0:a", "-f", "md5", "-"
     )
@@ -112,14 +113,16 @@ def test_a_temporal_filter_with_context_equals_the_filter_over_the_whole_video(
 def test_without_context_a_temporal_filter_differs_at_the_borders(
     stack: Stack, clip: ClipMaker, tmp_path: Path
 ) -> None:
-    """The first frames of each later segment lack their neighbours."""
+    """Up to four frames on each side of a border lack their neighbours; some look alike in this clip."""
     source = clip("plain")
     split(stack, source, context_frames={"N": "0"})
     temporal_filter(stack, tmp_path)
     found = frames(final_of(stack, tmp_path / "final.mp4"))
-    expected = frames(source, "-vf", "tmix=frames=3:weights=1 2 1")
+    expected = frames(source, "-vf", FILTER)
     different = [number for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
-    assert different == [number + more for number in range(50, 250, 50) for more in range(2)]
+    borders = {number + more for number in range(50, 250, 50) for more in range(-4, 4)}
+    assert set(different) <= borders
+    assert len(different) > len(borders) / 2
 
 
 def test_a_worker_that_returns_the_context_fails_the_job_with_advice(
