@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from media_worker.jobs import JobStatus
@@ -13,7 +14,7 @@ from tests.functional.conftest import ClipMaker
 from tests.functional.stack import INPUT, Stack
 from tests.media.clips import ffmpeg
 
-CONTEXT = {"context_frames": {"N": "8"}, "segment_duration_sec": {"N": "2"}}
+CONTEXT: dict[str, Any] = {"context_frames": {"N": "8"}, "segment_duration_sec": {"N": "2"}}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "temporal_filter.sh"
 FILTER = "atadenoise=s=9:0a=0.3:0b=0.3:1a=0.3:1b=0.3:2a=0.3:2b=0.3"
 LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-qp", "0")
@@ -25,7 +26,7 @@ def frames(path: Path, *options: str) -> list[str]:
     return [line.rsplit(",", 1)[1].strip() for line in listed.splitlines() if not line.startswith("#")]
 
 
-def split(stack: Stack, source: Path, **attributes: dict[str, str]) -> None:
+def split(stack: Stack, source: Path, **attributes: Any) -> None:
     stack.add_job(**{**CONTEXT, **attributes})
     stack.upload(source)
     assert stack.chunk() == []
