@@ -43,6 +43,11 @@ test: setup ## run all tests, with coverage
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q tests/e2e
+	@$(BIN)/pytest -q tests/packaging -k "contents or processed and 3.10"
+
+.PHONY: test-wheel
+test-wheel: setup ## install the wheel into every Python of this machine, by uv, pip and pipx, and work with it
+	@$(BIN)/pytest -q tests/packaging
 
 # The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.
 TEMPLATE_CHECKS := .cache/template-checks
