@@ -23,7 +23,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from media_worker.errors import MediaWorkerError, NoSuchJob, OperationRefused
-from media_worker.jobs import FRAME_CHECKS, SEGMENT_TRACKS, JobStatus
+from media_worker.jobs import FRAME_CHECKS, MAX_CONTEXT_FRAMES, SEGMENT_TRACKS, JobStatus
 from media_worker.keys import DEFAULT_MODE, parse_mode
 from media_worker.settings import TRACKS, Engine
 
@@ -226,6 +226,13 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
     )
+    parser.add_argument(
+        "--context-frames",
+        type=_context_frames,
+        metavar="N",
+        help="let each segment also present up to N frames before its first and after its last frame, for models that "
+        "look at several frames; workers return the segment's own frames only (default: 0)",
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, note: str) -> None:
@@ -260,6 +267,12 @@ def _mode(text: str) -> str:
         return parse_mode(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _context_frames(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_CONTEXT_FRAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_CONTEXT_FRAMES}")
+    return int(text)
 
 
 def _seconds(text: str) -> Decimal:
