@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_local_commands(add)
     _add_job_commands(add)
     _add_verbs(add)
+    _add_page(add)
     letters = subparsers.add_parser(
         "dlq",
         help="list, show and redrive messages in the dead-letter queues",
@@ -203,6 +204,14 @@ def _add_check(add: AddCommand) -> None:
     )
     _add_stack(check)
     _add_json(check)
+
+
+def _add_page(add: AddCommand) -> None:
+    """The command of the page."""
+    page = add("ui", commands.ui, "serve a page with the jobs on 127.0.0.1, and open it")
+    page.add_argument("--port", type=int, default=0, metavar="N", help="listen on this port (default: any free one)")
+    page.add_argument("--no-open", action="store_true", help="print the page's address only")
+    _add_stack(page)
 
 
 def _add_stack(parser: argparse.ArgumentParser) -> None:

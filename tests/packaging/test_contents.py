@@ -68,6 +68,6 @@ def test_the_metadata_name_python_and_boto3(wheel: Path) -> None:
     (name,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(opened.read(name))
     assert metadata["Requires-Python"] == ">=3.10"
-    assert {"local", "rich", "serve"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"local", "rich", "serve", "ui"} == set(metadata.get_all("Provides-Extra", []))
     required = [each for each in metadata.get_all("Requires-Dist", []) if "extra ==" not in each]
     assert [each.partition(">")[0] for each in required] == ["boto3"]
