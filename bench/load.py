@@ -233,21 +233,30 @@ def loaded_stack(options: argparse.Namespace) -> Iterator[Load]:
             clouds.stop(state)
 
 
-def kill_workers(load: Load, options: argparse.Namespace) -> bool:
-    """One job whose workers are killed; whether all is well."""
-    source = make_source(load.folder / "long.mp4", options.segments)
+@contextlib.contextmanager
+def _killing(workers: Workers, options: argparse.Namespace) -> Iterator[None]:
+    """Kill workers at random while the body runs."""
     chance, stop = random.Random(options.seed), threading.Event()  # noqa: S311 - it chooses victims
 
     def kill() -> None:
         while not stop.wait(chance.expovariate(1 / options.kill_every)):
-            load.workers.kill_one(chance)
+            workers.kill_one(chance)
 
     killer = threading.Thread(target=kill)
-    (job_id,) = load.submit([source])
     killer.start()
-    ended = load.wait([job_id], options.limit)
-    stop.set()
-    killer.join()
+    try:
+        yield
+    finally:
+        stop.set()
+        killer.join()
+
+
+def kill_workers(load: Load, options: argparse.Namespace) -> bool:
+    """One job whose workers are killed; whether all is well."""
+    source = make_source(load.folder / "long.mp4", options.segments)
+    with _killing(load.workers, options):
+        (job_id,) = load.submit([source])
+        ended = load.wait([job_id], options.limit)
     runs, exact = load.runs([job_id]), load.is_exact(job_id, source)
     row = read_row(load.stack.aws, job_id)
     print(f"\n{options.segments} segments on {options.workers} workers, {load.workers.killed} workers killed:")
@@ -301,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", default=600, help="seconds until a part, or a wait of a job, is too long")
     add("--memory", default=250, help="MB that a function or a worker may use")
     add("--seed", default=1)
-    parser.add_argument("--kill-every", type=float, default=2.0, help="mean seconds between two kills")
+    parser.add_argument("--kill-every", type=float, default=4.0, help="mean seconds between two kills")
     parser.add_argument("--seconds", type=float, default=0.3, help="work of the command per segment")
     return parser
 
