@@ -24,7 +24,7 @@ from botocore.exceptions import (
 )
 from media_worker.errors import MediaWorkerError, NoSuchJob, OperationRefused
 from media_worker.jobs import FRAME_CHECKS, MAX_CONTEXT_FRAMES, SEGMENT_TRACKS, JobStatus
-from media_worker.keys import MODES
+from media_worker.keys import DEFAULT_MODE, parse_mode
 from media_worker.settings import TRACKS, Engine
 
 from media_worker_cli import check as checking
@@ -224,7 +224,13 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the video file")
-    parser.add_argument("--mode", choices=MODES, default="sbs", help="label in the segment keys (default: %(default)s)")
+    parser.add_argument(
+        "--mode",
+        type=_mode,
+        default=DEFAULT_MODE,
+        metavar="LABEL",
+        help="label in the segment keys: up to 32 of a-z, 0-9 and - (default: %(default)s)",
+    )
     _add_settings(parser, "default: the stack's setting")
     parser.add_argument(
         "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
@@ -263,6 +269,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _mode(text: str) -> str:
+    try:
+        return parse_mode(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _context_frames(text: str) -> int:

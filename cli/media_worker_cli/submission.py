@@ -17,7 +17,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from media_worker.aws import Aws
 from media_worker.jobs import FrameCheck, JobStatus, SegmentTracks, read_row
-from media_worker.keys import Mode, build_source_key
+from media_worker.keys import DEFAULT_MODE, build_source_key
 from media_worker.operations import delete_objects
 from media_worker.settings import Engine, Tracks
 
@@ -34,7 +34,7 @@ class Submission:
 
     job_id: str
     source: Path
-    mode: Mode = "sbs"
+    mode: str = DEFAULT_MODE
     engine: Engine | None = None
     segment_duration_s: Decimal | None = None
     frame_check: FrameCheck | None = None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from media_worker_cli.errors import CloudError
 from media_worker_cli.local import deployment
@@ -30,7 +30,7 @@ _STOP_TIMEOUT_S = 3.0
 _START_ATTEMPTS = 3
 _TAIL_LINES = 10
 
-type Report = Callable[[str], None]
+Report: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Cloud:
 
 def state_directory(environ: Mapping[str, str]) -> Path:
     """The local cloud's state directory. MEDIA_WORKER_STATE_DIR names another one, for a second cloud."""
-    return Path(environ.get("MEDIA_WORKER_STATE_DIR") or deployment.ROOT / ".local").resolve()
+    return Path(environ.get("MEDIA_WORKER_STATE_DIR") or deployment.BUILDS).resolve()
 
 
 def find(state: Path) -> Cloud | None:

@@ -15,7 +15,7 @@ from media_worker_cli import fetching, progress
 from media_worker_cli.errors import CloudError, FramesMissing, JobFailed, UsageError
 from media_worker_cli.local import cloud as clouds
 from media_worker_cli.local.cloud import Cloud, state_directory
-from media_worker_cli.local.deployment import ROOT, STACK_NAME, client_environment, current_fingerprint, isolated
+from media_worker_cli.local.deployment import CACHE, STACK_NAME, client_environment, current_fingerprint, isolated
 from media_worker_cli.local.ffmpeg import with_ffmpeg_on_path
 from media_worker_cli.local.run import Processing, RunRequest
 from media_worker_cli.local.run import run as run_pipeline
@@ -101,7 +101,7 @@ def use_local_cloud(cloud: Cloud) -> None:
 
 
 def _processing(arguments: Namespace) -> Processing:
-    environ = with_ffmpeg_on_path(dict(os.environ), ROOT / ".cache" / "bin")
+    environ = with_ffmpeg_on_path(dict(os.environ), CACHE / "bin")
     words = parse_command(arguments.segment_command, environ) if arguments.segment_command is not None else None
     if arguments.keep:
         _require_empty(arguments.keep)
