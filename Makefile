@@ -77,6 +77,7 @@ check: setup $(TEMPLATE_CHECKS)/.synced ## check lint, format, types and the tem
 	@$(BIN)/mypy .
 	@$(BIN)/codespell
 	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
+	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --template examples/ecs-worker/template.yaml
 	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules
 	@$(TEMPLATE_CHECKS)/bin/checkov
 

@@ -135,6 +135,12 @@ def _add_local_commands(add: AddCommand) -> None:
     run.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the source segments and the processed segments in this folder"
     )
+    run.add_argument(
+        "--concurrency", type=_count, metavar="N", help="process N segments at once (default: the number of CPU cores)"
+    )
+    run.add_argument(
+        "--resume", metavar="JOB", help="go on with a run that was interrupted or failed; the job keeps its options"
+    )
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -173,6 +179,7 @@ def _add_verbs(add: AddCommand) -> None:
         "--segments", metavar="LIST", help="process these segments again, such as 3,7-9; of a completed job too"
     )
     _add_settings(retry, "other segments: everything is planned, split and processed again")
+    resend = add("resend", job_commands.resend, "announce the segments without a completion to the workers again")
     delete = add("delete", job_commands.delete, "delete a job with its source, segments and final")
     delete.add_argument("--keep-final", action="store_true", help="keep the final video")
     _add_check(add)
@@ -182,9 +189,9 @@ def _add_verbs(add: AddCommand) -> None:
         action="store_true",
         help="print the notification configuration that the input bucket needs, merged with what it has, as JSON",
     )
-    for command in (show, cancel, retry, delete):
+    for command in (show, cancel, retry, resend, delete):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
-    for command in (jobs, show, cancel, retry, delete, check):
+    for command in (jobs, show, cancel, retry, resend, delete, check):
         _add_stack(command)
         _add_json(command)
 

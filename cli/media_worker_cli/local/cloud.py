@@ -20,7 +20,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from media_worker_cli.errors import CloudError
+from media_worker_cli.errors import CloudError, RunInterrupted
 from media_worker_cli.local import deployment
 from media_worker_cli.local.locks import Lock
 
@@ -82,8 +82,8 @@ def stop(state: Path) -> bool:
 def in_use(state: Path, environ: Mapping[str, str], report: Report) -> Iterator[Cloud]:
     """The cloud for one run, started if it is not running.
 
-    It stays up afterwards for the next run. If the run is interrupted, a cloud that was started for it is stopped,
-    unless another run uses it by then.
+    It stays up afterwards for the next run. If the run is interrupted and leaves nothing, a cloud that was started for
+    it is stopped, unless another run uses it by then.
     """
     users, lock = Lock(state / "users"), Lock(state / "lock")
     with contextlib.ExitStack() as use:
@@ -94,6 +94,8 @@ def in_use(state: Path, environ: Mapping[str, str], report: Report) -> Iterator[
             yield cloud
             if started:
                 report("the local cloud stays up for the next run; stop it with `media-worker down`")
+        except RunInterrupted:
+            raise
         except KeyboardInterrupt:
             use.close()
             with lock.exclusive():
