@@ -44,7 +44,7 @@ class Seen:
             (
                 directive["Namespace"],
                 metric["Name"],
-                frozenset(dimensions),
+                frozenset(names),
                 str(row["service"]),
                 str(row.get("stack", "")),
             )

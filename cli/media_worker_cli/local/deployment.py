@@ -26,7 +26,8 @@ _DUMMY = "local"
 _TAIL_LINES = 15
 
 # The files of a deployment. A change to any other file needs no new deployment.
-_DEPLOYED = ("template.yaml", "watching.yaml", "functions", "shared", "layers", str(_CONFIG.relative_to(ROOT)))
+_TEMPLATES = ("template.yaml", "events.yaml", "watching.yaml")
+_DEPLOYED = (*_TEMPLATES, "functions", "shared", "layers", str(_CONFIG.relative_to(ROOT)))
 _NOT_DEPLOYED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store"}
 
 
