@@ -1,6 +1,7 @@
 """The nested stack that sends events."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
+from tests.template.conftest import ROOT
 from tests.template.intrinsics import resolved
 
 type Json = dict[str, Any]
@@ -72,6 +74,15 @@ def test_an_existing_jobs_table(events_with: Callable[..., Json]) -> None:
     assert "SegmentFailures" in without
     given = events_with(ExistingJobsTable="their-jobs", ExistingJobsTableStreamArn=JOBS_STREAM)["Resources"]
     assert given["JobEnds"]["Properties"]["EventSourceArn"] == JOBS_STREAM
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.+?)```", (ROOT / "docs/events.md").read_text(), re.DOTALL))
+def test_the_examples_are_about_these_events(example: str) -> None:
+    """Each example in docs/events.md is YAML with a rule for our source and our types."""
+    text = json.dumps(yaml_parse(example))
+    assert '["media-worker"]' in text
+    (types,) = re.findall(r'"detail-type": (\[.*?\])', text)
+    assert set(json.loads(types)) <= {"Job Completed", "Job Failed", "Segment Failed"}
 
 
 def test_code(events_with: Callable[..., Json], root: Path) -> None:
