@@ -65,7 +65,7 @@ def test_a_completed_job(cloud: CommandLine, wait_for: Wait, clip: Path, tmp_pat
     """The event of a job that ran through the deployed functions."""
     ran = cloud("run", clip, "--out", tmp_path / "final.mp4", "--segment-seconds", "4", "--json")
     assert ran.code == 0, ran.err
-    job_id = json.loads(cloud("jobs", "--status", "completed", "--json").out)[0]["job_id"]
+    job_id = json.loads(cloud("jobs", "--status", "completed", "--json").out)["jobs"][0]["job_id"]
     event = wait_for("Job Completed", job_id)
     detail = event["detail"]
     assert event["source"] == "media-worker"
