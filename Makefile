@@ -57,8 +57,9 @@ joins: setup ## measure holes in the audio over 30 joins, for each container and
 
 CORPUS ?= .cache/clips
 .PHONY: fidelity
-fidelity: setup ## compare the final with the source for every media file in CORPUS=dir (default: generated clips)
+fidelity: setup ## compare the final with the source for every video in CORPUS=dir (default: generated clips)
 	@$(BIN)/python -m tests.fidelity $(CORPUS) $(if $(filter .cache/clips,$(CORPUS)),--make)
+	@$(BIN)/python -m tests.fidelity.workers $(filter-out .cache/clips,$(CORPUS))
 
 .PHONY: check
 check: setup $(TEMPLATE_CHECKS)/.synced ## check lint, format, types and the template

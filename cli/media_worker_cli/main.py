@@ -27,6 +27,7 @@ from media_worker.jobs import FRAME_CHECKS, SEGMENT_TRACKS, JobStatus
 from media_worker.keys import MODES
 from media_worker.settings import TRACKS, Engine
 
+from media_worker_cli import check as checking
 from media_worker_cli import commands, dead_letters, doctor, job_commands, work
 from media_worker_cli.errors import CommandError
 
@@ -173,12 +174,30 @@ def _add_verbs(add: AddCommand) -> None:
     _add_settings(retry, "other segments: everything is planned, split and processed again")
     delete = add("delete", job_commands.delete, "delete a job with its source, segments and final")
     delete.add_argument("--keep-final", action="store_true", help="keep the final video")
+    _add_check(add)
     check = add("doctor", doctor.doctor, "check credentials, stack, queues, notifications, ffmpeg and quotas")
     for command in (show, cancel, retry, delete):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
     for command in (jobs, show, cancel, retry, delete, check):
         _add_stack(command)
         _add_json(command)
+
+
+def _add_check(add: AddCommand) -> None:
+    """The smoke test."""
+    check = add("check", checking.check, "run two small jobs through the stack, and say what they proved")
+    check.add_argument("--report", type=Path, metavar="FILE", help="write the results to this file, as JSON")
+    check.add_argument(
+        "--worker-role",
+        metavar="ARN",
+        help="process the segments with this role (default: your own rights, limited to the stack's worker policy, "
+        "where AWS allows that)",
+    )
+    check.add_argument(
+        "--timeout", type=_count, default=180, metavar="S", help="seconds for each step of a job (default: %(default)s)"
+    )
+    _add_stack(check)
+    _add_json(check)
 
 
 def _add_stack(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import boto3
@@ -44,6 +44,8 @@ class Stack:
     aws: Aws
     # The environment of a program that works with the stack, without credentials.
     environment: Mapping[str, str]
+    # All outputs of the stack.
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def segment_queue_url(self) -> str:
@@ -75,9 +77,10 @@ def find_stack(name: str, environ: Mapping[str, str]) -> Stack:
     region = environ.get("AWS_REGION") or boto3.Session().region_name
     if region is None:
         raise UsageError("no AWS region is set: set AWS_REGION, or a region in your AWS profile")
-    settings = environment_of(name, _read_outputs(name, region, endpoint))
+    outputs = _read_outputs(name, region, endpoint)
+    settings = environment_of(name, outputs)
     environment = settings | {"AWS_REGION": region} | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})
-    return Stack(name, Aws.connect(Settings.from_environment(environment)), environment)
+    return Stack(name, Aws.connect(Settings.from_environment(environment)), environment, outputs)
 
 
 def environment_of(name: str, outputs: Mapping[str, str]) -> dict[str, str]:

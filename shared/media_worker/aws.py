@@ -27,8 +27,8 @@ class Aws:
     dynamodb: "DynamoDBClient"
 
     @classmethod
-    def connect(cls, settings: Settings) -> "Aws":
-        """Create the clients. Makes no network call."""
+    def connect(cls, settings: Settings, session: boto3.Session | None = None) -> "Aws":
+        """Create the clients, with the credentials of `session` if there is one. Makes no network call."""
         # Emulators answer on one host name, so the bucket must be in the path; on AWS, boto3 chooses.
         endpoint = settings.aws_endpoint_url
         s3_endpoint = settings.aws_endpoint_url_s3 or endpoint
@@ -41,7 +41,7 @@ class Aws:
             max_pool_connections=CONNECTIONS,
             s3={"addressing_style": addressing},
         )
-        session = boto3.Session(region_name=settings.aws_region)
+        session = session or boto3.Session(region_name=settings.aws_region)
         return cls(
             settings,
             session.client("s3", endpoint_url=s3_endpoint, config=config),

@@ -13,7 +13,8 @@ from media_worker.jobs import JobStatus
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 
 from tests.e2e.conftest import ROOT, CommandLine
-from tests.media import look
+from tests.fidelity.recorders import make_clips
+from tests.media import clips, look
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
@@ -52,6 +53,26 @@ def test_the_final_of_a_run_equals_the_source(cloud: CommandLine, clip: Path, tm
     assert kept == [f"{folder}/0000{n}.mp4" for folder in ("processed", "segments") for n in range(4)]
     languages = [stream["tags"]["language"] for stream in look.streams(final) if stream["codec_type"] == "audio"]
     assert languages == ["eng", "deu"]
+
+
+def test_a_command_that_returns_video_only(cloud: CommandLine, tmp_path: Path) -> None:
+    """The final has the source's two audio tracks, subtitles and chapters, sample for sample."""
+    (source,) = make_clips(tmp_path, ["multitrack.mp4"])
+    final = tmp_path / "final.mp4"
+    command = "ffmpeg -v error -i {input} -an -c:v libx264 -preset ultrafast {output}"
+    ended = cloud("run", source, "--out", final, "--segment-seconds", "2", "--segment-command", command, "--json")
+    assert ended.code == 0, ended.err
+    summary = json.loads(ended.out)
+    assert (summary["segments"], summary["tracks_used"]) == (3, "source")
+    assert (summary["frames_in"], summary["frames_out"]) == (150, 150)
+    for track in ("a:0", "a:1", "s:0"):
+        assert look.packets(final, track) == look.packets(source, track)
+    for track in ("a:0", "a:1"):
+        decoded = [clips.ffmpeg("-i", str(path), "-map", f"0:{track}", "-f", "md5", "-") for path in (final, source)]
+        assert decoded[0] == decoded[1]
+    chapters = [clips.ffmpeg("-i", str(path), "-f", "ffmetadata", "-") for path in (final, source)]
+    assert chapters[0] == chapters[1]
+    assert chapters[0].count("[CHAPTER]") == 3
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Uploading a source: a broken upload goes on where it stopped."""
 
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from botocore.exceptions import EndpointConnectionError
 from media_worker.keys import build_source_key
 from media_worker_cli import commands, uploading
 from media_worker_cli.errors import UploadBroken, UsageError
+from media_worker_cli.main import build_parser
 from media_worker_cli.stack import Stack as CliStack
 from media_worker_cli.submission import Submission, require_resumable, submit, upload_source
 from media_worker_cli.uploading import MIN_PART_BYTES, plan_parts
@@ -142,8 +142,8 @@ def test_the_command_resumes_a_job(
     """It prints the job id again, and the job keeps its options."""
     stack.add_job("video-1", engine={"S": "copy"})
     monkeypatch.setattr(commands, "choose_stack", lambda _: CliStack("test", stack.aws, {}))
-    options = {"mode": "sbs", "engine": None, "segment_seconds": None, "frame_check": None, "json": False}
-    assert commands.submit(Namespace(source=source, stack=None, resume="video-1", **options)) == 0
+    arguments = build_parser().parse_args(["submit", str(source), "--resume", "video-1"])
+    assert commands.submit(arguments) == 0
     assert capsys.readouterr().out == "video-1\n"
     assert stack.job("video-1").engine == "copy"
     assert uploaded(stack) == source.read_bytes()

@@ -201,12 +201,13 @@ def rescaled(edits: Sequence[Edit], before: int, after: int) -> tuple[Edit, ...]
 def exact_movie_timescale(timescales: Sequence[int]) -> int:
     """A movie timescale in which the ticks of all tracks are whole numbers.
 
-    If that exceeds 32 bits, the ticks of the first timescales in the list are whole numbers.
+    If that exceeds 31 bits, the ticks of the first timescales in the list are whole numbers. (The field has 32 bits,
+    but ffmpeg reads it as a signed number, and replaces a negative one by 1: audio would be delayed by months.)
     """
     result = 1
     for timescale in timescales:
         candidate = math.lcm(result, timescale)
-        if candidate < 1 << 32:
+        if candidate < 1 << 31:
             result = candidate
     return result
 

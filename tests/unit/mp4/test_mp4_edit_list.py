@@ -102,3 +102,8 @@ def test_the_movie_timescale_is_exact_for_every_track() -> None:
     """It is the least common multiple, or that of the first tracks if it exceeds 32 bits."""
     assert exact_movie_timescale([30000, 44100]) == 4410000
     assert exact_movie_timescale([90000, 4294967291, 48000]) == 720000
+
+
+def test_a_movie_timescale_fits_a_signed_number() -> None:
+    """Larger ones are negative for ffmpeg. Video at 25 fps, audio at 48 and 44.1 kHz, and subtitles need 3528000000."""
+    assert exact_movie_timescale([12800, 1000, 48000, 44100, 1000000]) == 28224000
