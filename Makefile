@@ -36,13 +36,13 @@ include bench/coldstart.mk
 include tests/crash/crash.mk
 
 .PHONY: test
-# Three processes on two cores, because these tests spend half of their time waiting for ffmpeg and timeouts.
+# Three processes on two cores, because these tests spend half of their time waiting for ffmpeg and timeouts. The tests of
+# the local cloud, which wait most, all run in one of them, beside the others.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template tests/worker --cov --cov-report=
+	@$(BIN)/pytest -q -n 3 --dist loadgroup --ignore tests/crash --ignore tests/hostile --cov --cov-report=
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
-	@$(BIN)/pytest -q tests/e2e
 
 # The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.
 TEMPLATE_CHECKS := .cache/template-checks
@@ -83,6 +83,10 @@ bench: setup-bench ## compare four ways to split and join: writes docs/performan
 .PHONY: bench-memory
 bench-memory: setup-bench ## measure the peak memory of both handlers with a source of 2 GB
 	@$(BIN)/python -m bench.memory
+
+.PHONY: bench-plan
+bench-plan: setup ## measure time and memory of planning a source of ten hours
+	@$(BIN)/python -m bench.plan
 
 .PHONY: bench-depth
 bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join

@@ -16,6 +16,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from media_worker_cli.errors import CommandError
+from media_worker_cli.notifications import merge_notifications, overlapping
 from media_worker_cli.stack import Stack, choose_stack
 from media_worker_cli.tables import as_table
 
@@ -46,7 +47,9 @@ class Check:
 
 
 def doctor(arguments: Namespace) -> int:
-    """Check a stack: 0 if there is no problem, else 1."""
+    """Check a stack: 0 if there is no problem, else 1. With `--notifications`, print a configuration instead."""
+    if arguments.notifications:
+        return _print_notifications(choose_stack(arguments.stack))
     checks = list(examine(lambda: choose_stack(arguments.stack), _find_ffmpeg(is_local=not arguments.stack)))
     problems = [check for check in checks if check.verdict == "problem"]
     if arguments.json:
@@ -58,6 +61,18 @@ def doctor(arguments: Namespace) -> int:
             if check.advice:
                 print(f"\n{check.name}: {check.advice}")
     return 1 if problems else 0
+
+
+def _print_notifications(stack: Stack) -> int:
+    """The complete notification configuration for the input bucket: what it has, and media-worker's entries."""
+    existing = stack.aws.s3.get_bucket_notification_configuration(Bucket=stack.aws.settings.input_bucket_name)
+    merged = merge_notifications(existing, stack.outputs)
+    print(json.dumps(merged, indent=2))
+    if refused := overlapping(merged):
+        raise CommandError(
+            f"S3 refuses these entries beside media-worker's, because they overlap: {'; '.join(refused)}"
+        )
+    return 0
 
 
 def _find_ffmpeg(*, is_local: bool) -> str | None:
@@ -169,8 +184,8 @@ def check_notifications(stack: Stack) -> Check:
             "notifications",
             "problem",
             f"not announced: {', '.join(missing)}",
-            "configure the bucket's notifications as the stack's output TodoInputBucketNotification says "
-            "(docs/existing-resources.md), or deploy the stack again",
+            "for a bucket of your own, set what `media-worker doctor --notifications` prints "
+            "(docs/existing-resources.md), else deploy the stack again",
         )
     return Check("notifications", "ok", "sources and segments are announced to their queues")
 

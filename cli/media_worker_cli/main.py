@@ -176,6 +176,11 @@ def _add_verbs(add: AddCommand) -> None:
     delete.add_argument("--keep-final", action="store_true", help="keep the final video")
     _add_check(add)
     check = add("doctor", doctor.doctor, "check credentials, stack, queues, notifications, ffmpeg and quotas")
+    check.add_argument(
+        "--notifications",
+        action="store_true",
+        help="print the notification configuration that the input bucket needs, merged with what it has, as JSON",
+    )
     for command in (show, cancel, retry, delete):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
     for command in (jobs, show, cancel, retry, delete, check):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import boto3
 from botocore.exceptions import ClientError
-from media_worker.aws import Aws
+from media_worker.aws import Aws, resolve_region
 from media_worker.settings import Settings
 
 from media_worker_cli.errors import UsageError
@@ -73,10 +73,7 @@ def find_stack(name: str, environ: Mapping[str, str]) -> Stack:
         UsageError: there is no such stack, or it is not a media-worker stack.
     """
     endpoint = environ.get("AWS_ENDPOINT_URL")
-    # boto3 itself reads AWS_DEFAULT_REGION and the profile, but not AWS_REGION.
-    region = environ.get("AWS_REGION") or boto3.Session().region_name
-    if region is None:
-        raise UsageError("no AWS region is set: set AWS_REGION, or a region in your AWS profile")
+    region = environ.get("AWS_REGION") or resolve_region()
     outputs = _read_outputs(name, region, endpoint)
     settings = environment_of(name, outputs)
     environment = settings | {"AWS_REGION": region} | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})

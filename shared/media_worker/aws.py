@@ -1,6 +1,6 @@
 """The AWS clients: made once, outside the handlers, and passed to everything that calls AWS."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 CONNECTIONS = 48
 
 
+def resolve_region() -> str:
+    """The region of AWS_DEFAULT_REGION or of the profile, else us-east-1. boto3 does not read AWS_REGION."""
+    return boto3.Session().region_name or "us-east-1"
+
+
 @dataclass(frozen=True, slots=True)
 class Aws:
     """The stack's settings and the clients to reach it."""
@@ -30,6 +35,7 @@ class Aws:
     def connect(cls, settings: Settings, session: boto3.Session | None = None) -> "Aws":
         """Create the clients, with the credentials of `session` if there is one. Makes no network call."""
         # Emulators answer on one host name, so the bucket must be in the path; on AWS, boto3 chooses.
+        settings = replace(settings, aws_region=settings.aws_region or resolve_region())
         endpoint = settings.aws_endpoint_url
         s3_endpoint = settings.aws_endpoint_url_s3 or endpoint
         addressing: Literal["path", "auto"] = "path" if s3_endpoint else "auto"

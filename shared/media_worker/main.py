@@ -10,10 +10,11 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from media_worker.aws import Aws
+from media_worker.engines.ffmpeg import find_ffmpeg
 from media_worker.errors import SettingsError
 from media_worker.handlers import build_chunking_handler, build_reassembly_handler
 from media_worker.settings import Settings
@@ -111,9 +112,10 @@ def build_event(message: "MessageTypeDef", queue_url: str) -> dict[str, Any]:
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Serve until SIGINT or SIGTERM; 2 when the environment does not describe a stack."""
+    """Serve until SIGINT or SIGTERM; 2 when the environment does not describe a stack, or without ffmpeg."""
     try:
         settings = Settings.from_environment(environ)
+        settings = replace(settings, ffmpeg_path=find_ffmpeg(environ.get("FFMPEG_PATH"), settings.ffmpeg_path))
     except SettingsError as error:
         sys.stderr.write(f"media-worker: {error}\n")
         return 2

@@ -106,7 +106,9 @@ def _created_object(record: Any) -> tuple[str, str] | Ignored:
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html).
     """
     try:
-        event_name, bucket, encoded = record["eventName"], record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
+        bucket, encoded = record["s3"]["bucket"]["name"], record["s3"]["object"]["key"]
+        # Other software that sends such messages may leave the event's name out.
+        event_name = record.get("eventName") or "ObjectCreated:"
         key = unquote_plus(encoded, errors="strict")
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise MessageError(f"the record is not an S3 event's ({_excerpt(json.dumps(record))})") from error

@@ -96,7 +96,8 @@ class Settings:
     reassembly_triggered_table_name: str
     chunking_queue_url: str
     reassembly_queue_url: str
-    aws_region: str = "us-east-1"
+    # None: boto3 resolves it when the clients are made.
+    aws_region: str | None = None
     aws_endpoint_url: str | None = None
     # For S3 alone: any S3-compatible server.
     aws_endpoint_url_s3: str | None = None

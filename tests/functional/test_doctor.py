@@ -146,7 +146,7 @@ def test_a_bucket_that_announces_nothing_is_a_problem(healthy: CliStack, stack: 
     notify(stack, input="chunking")
     check = checks(healthy)["notifications"]
     assert (check.verdict, check.found) == ("problem", "not announced: segments/ to segments")
-    assert "TodoInputBucketNotification" in check.advice
+    assert "doctor --notifications" in check.advice
 
 
 def test_a_jobs_table_without_its_indexes_is_a_problem(stack: Stack) -> None:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from media_worker import chunking, main
+from media_worker.engines.ffmpeg import find_ffmpeg
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_source_key
 from media_worker.main import LocalContext, build_event, serve
@@ -197,6 +199,23 @@ def test_a_bad_environment_is_reported_in_one_line() -> None:
     assert complaint.count("\n") == 1
     assert "JOBS_TABLE_NAME is not set" in complaint
     assert "CHUNK_SEGMENT_DURATION_SEC='soon' is not usable" in complaint
+
+
+def test_without_ffmpeg_it_does_not_start(tmp_path: Path) -> None:
+    """Exit code 2 and one line, also for a program that is not ffmpeg."""
+    for path, complaint in ((None, "there is no ffmpeg at /opt/bin/ffmpeg or on PATH"), ("/dev/null", "does not run")):
+        environment = ENVIRONMENT | {"FFMPEG_PATH": path or "", "PATH": str(tmp_path)}
+        program = run_main(environment)
+        _, said = program.communicate(timeout=30)
+        assert (program.returncode, said.count("\n")) == (2, 1)
+        assert complaint in said
+
+
+def test_ffmpeg_is_found_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If FFMPEG_PATH is not set and there is none where the layer has it."""
+    (tmp_path / "ffmpeg").symlink_to(ENVIRONMENT["FFMPEG_PATH"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_ffmpeg(None, "/nowhere/ffmpeg") == str(tmp_path / "ffmpeg")
 
 
 class EmptyQueue(BaseHTTPRequestHandler):

@@ -70,6 +70,12 @@ def test_every_way_to_create_an_object_counts(name: str) -> None:
     assert isinstance(request, ChunkRequest)
 
 
+def test_a_record_without_an_event_name_counts() -> None:
+    """Other software that sends such messages may leave it out."""
+    body = json.dumps({"Records": [{"s3": {"bucket": {"name": BUCKET}, "object": {"key": "input/j/source.mp4"}}}]})
+    assert parse_chunking_body(body, BUCKET) == [ChunkRequest("j", BUCKET, "input/j/source.mp4")]
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [

@@ -29,7 +29,7 @@ def test_the_required_variables_are_enough() -> None:
         reassembly_triggered_table_name="triggered",
         chunking_queue_url="https://chunking",
         reassembly_queue_url="https://reassembly",
-        aws_region="us-east-1",
+        aws_region=None,
         aws_endpoint_url=None,
         aws_endpoint_url_s3=None,
         chunk_segment_duration_sec=Fraction(300),

@@ -8,6 +8,7 @@ import errno
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import threading
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from media_worker.deadline import Deadline
-from media_worker.errors import FfmpegFailed, FfmpegStopped
+from media_worker.errors import FfmpegFailed, FfmpegStopped, SettingsError
 
 # Copying takes 64 MiB; the index of a day-long video takes a few hundred. A static ffmpeg maps little else.
 _MEMORY_BYTES = 1024 * 1024 * 1024
@@ -27,6 +28,22 @@ _STDERR_LINES = 20
 _STDERR_LINE_CHARS = 500
 # ffmpeg's exit code is the low byte of its negative error number.
 _NO_SPACE = -errno.ENOSPC & 0xFF
+
+
+def find_ffmpeg(chosen: str | None, default: str) -> str:
+    """The path of an ffmpeg that runs: the chosen one, else the one at `default`, else the one on PATH.
+
+    Raises:
+        SettingsError: there is none, or it does not run.
+    """
+    path = chosen or (default if Path(default).is_file() else shutil.which("ffmpeg"))
+    if not path:
+        raise SettingsError(f"there is no ffmpeg at {default} or on PATH: install it, or set FFMPEG_PATH")
+    try:
+        subprocess.run([path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SettingsError(f"{path} does not run: {error}; set FFMPEG_PATH to an ffmpeg") from error
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, cycle, islice
 from typing import TYPE_CHECKING
 
 from media_worker.mp4 import Layout, Movie, Track, plan_join, read_movie
@@ -152,3 +152,51 @@ def join_bytes(segments: Sequence[bytes]) -> bytes:
 def without_provenance(segment: bytes) -> bytes:
     """The segment as a worker writes it that does not know the provenance box."""
     return segment.replace(b"uuid" + PROVENANCE_UUID, b"free" + PROVENANCE_UUID)
+
+
+def chunked(sizes: Sizes, per_chunk: int, first_offset: int) -> Chunks:
+    """Chunks of `per_chunk` samples, one after the other from an offset on."""
+    counts = array("I", [per_chunk]) * (sizes.count // per_chunk)
+    if rest := sizes.count % per_chunk:
+        counts.append(rest)
+    offsets, offset = array("Q"), first_offset
+    for start in range(0, sizes.count, per_chunk):
+        offsets.append(offset)
+        offset += sizes.between(start, min(start + per_chunk, sizes.count))
+    return Chunks.of(offsets, counts, Runs.constant(len(counts), 1))
+
+
+def header_of(video: SampleTable, audio: SampleTable, media_bytes: int) -> bytes:
+    """The header of a movie with two tracks, in timescales of 60,000 and 48,000 Hz."""
+    specs = TrackSpec([], timescale=60_000), TrackSpec([], b"soun", 48_000)
+    traks = [trak_box(1, specs[0], video_entry()), trak_box(2, specs[1], audio_entry())]
+    tracks = (
+        Track(traks[0], 60_000, (video_entry(),), (), video),
+        Track(traks[1], 48_000, (audio_entry(),), (), audio),
+    )
+    return build_header(Movie(FTYP, moov_box(traks, 1000), 1000, tracks), media_bytes)
+
+
+def long_movie(seconds: int, fps: int = 60, frames_per_chunk: int = 30) -> tuple[bytes, int]:
+    """B-frames, a sync sample every two seconds, and AAC at 48 kHz. Returns the header, and the size that the file
+    would have.
+    """
+    frames, packets, ticks = seconds * fps, seconds * 48_000 // 1024, 60_000 // fps
+    sizes = Sizes.of(array("I", islice(cycle(range(2000, 60_000, 977)), frames)))
+    audio_sizes = Sizes.of(array("I", islice(cycle(range(200, 400, 7)), packets)))
+    offsets = islice(cycle([2 * ticks, 5 * ticks, 2 * ticks, 0, ticks]), frames)
+    video = SampleTable(
+        durations=Runs.constant(frames, ticks),
+        offsets=Runs.of(array("Q", [1]) * frames, offsets),
+        sizes=sizes,
+        sync=array("Q", range(0, frames, 2 * fps)),
+        chunks=chunked(sizes, frames_per_chunk, 0),
+    )
+    video_bytes = sizes.between(0, frames)
+    media_bytes = video_bytes + audio_sizes.between(0, packets)
+    packets_per_chunk = max(1, 23 * frames_per_chunk // 30)
+    audio = SampleTable(
+        Runs.constant(packets, 1024), None, audio_sizes, None, chunked(audio_sizes, packets_per_chunk, video_bytes)
+    )
+    header = header_of(video, audio, media_bytes)
+    return header, len(header) + media_bytes
