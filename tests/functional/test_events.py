@@ -17,7 +17,7 @@ from media_worker.jobs import JobStatus, cancel, fail_job, read_job
 from tests.functional.conftest import ClipMaker
 from tests.functional.stack import OUTPUT, Stack, create_table
 
-STREAM = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
+STREAM: Any = {"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"}
 
 
 class Bus:
