@@ -44,6 +44,10 @@ test: setup ## run all tests, with coverage
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 
+.PHONY: ui-screenshot
+ui-screenshot: setup ## test the page in a browser, and write docs/ui.png
+	@MEDIA_WORKER_SCREENSHOT=docs/ui.png $(BIN)/pytest -q tests/e2e/test_ui.py
+
 # The linters of template.yaml are a separate project: .ci/template-checks/pyproject.toml says why.
 TEMPLATE_CHECKS := .cache/template-checks
 $(TEMPLATE_CHECKS)/.synced: $(BIN)/.synced .ci/template-checks/pyproject.toml .ci/template-checks/uv.lock

@@ -429,7 +429,7 @@ def expiry(smoke: Smoke) -> str:
         if days is None:
             raise Disproven(
                 f"no lifecycle rule removes {what}",
-                "add the lifecycle rules that docs/existing-resources.md describes",
+                "add the lifecycle rules of the outputs TodoInputBucketLifecycle and TodoOutputBucketLifecycle",
             )
     return f"segments after {segments} days, processed segments after {processed} days, finals never"
 

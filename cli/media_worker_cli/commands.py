@@ -87,6 +87,13 @@ def fetch(arguments: Namespace) -> int:
     return 0
 
 
+def ui(arguments: Namespace) -> int:
+    """Serve a page with the jobs of a stack."""
+    from media_worker_cli.ui import command
+
+    return command.ui(arguments)
+
+
 def serve(arguments: Namespace) -> int:
     """Do the work of both functions in this process.
 

@@ -48,7 +48,9 @@ def jobs(arguments: Namespace) -> int:
     page = list_jobs(choose_stack(arguments.stack).aws, statuses, since_s=since_s, limit=arguments.limit)
     if arguments.json:
         print(
-            json.dumps({"jobs": [_listed_json(each) for each in page.jobs], "more": page.cursor is not None}, indent=2)
+            json.dumps(
+                {"jobs": [listed_as_json(each) for each in page.jobs], "more": page.cursor is not None}, indent=2
+            )
         )
         return 0
     if not page.jobs:
@@ -71,14 +73,19 @@ def _listed_row(each: ListedJob, now: int) -> tuple[str, ...]:
     return (each.job_id, str(each.status), segments, age, duration, in_short(each.error))
 
 
-def _listed_json(each: ListedJob) -> dict[str, Any]:
+def listed_as_json(each: ListedJob) -> dict[str, Any]:
+    """One job of a listing, for JSON."""
     return {name: getattr(each, name) for name in ListedJob.__slots__}
 
 
 def cancel(arguments: Namespace) -> int:
     """Cancel a job."""
-    by = f"{getpass.getuser()}@{socket.gethostname()}"
-    return _operate(arguments, lambda aws: cancel_job(aws, arguments.job, by))
+    return _operate(arguments, lambda aws: cancel_job(aws, arguments.job, this_user()))
+
+
+def this_user() -> str:
+    """Who cancels a job."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def retry(arguments: Namespace) -> int:
@@ -129,7 +136,7 @@ def show(arguments: Namespace) -> int:
     described = describe_job(aws, arguments.job)
     tracks = read_tracks(aws, described.source) if described.source else None
     if arguments.json:
-        print(json.dumps(_as_json(described, tracks), indent=2, default=str))
+        print(json.dumps(describe_as_json(described, tracks), indent=2, default=str))
         return 0
     print("\n".join(_as_lines(described, tracks)))
     return 0
@@ -205,7 +212,8 @@ def _error_of(each: Segment) -> str | None:
     return each.attempt.error or "its worker is lost"
 
 
-def _as_json(described: Description, tracks: SourceTracks | None) -> dict[str, Any]:
+def describe_as_json(described: Description, tracks: SourceTracks | None) -> dict[str, Any]:
+    """Everything about a job, for JSON."""
     job, plan, source, final = described.job, described.plan, described.source, described.final
     return {
         "job_id": job.job_id,
@@ -230,7 +238,7 @@ def _as_json(described: Description, tracks: SourceTracks | None) -> dict[str, A
             "duration_s": float(plan.duration_s),
             "segment_duration_s": float(plan.segment_duration_s),
         },
-        "segments": [_segment_json(each) for each in described.segments],
+        "segments": [segment_as_json(each) for each in described.segments],
         "processed": described.processed,
         "remaining_s": described.remaining_s,
         "final": final and {"uri": final.uri, "size_bytes": final.size_bytes},
@@ -244,6 +252,7 @@ def _as_json(described: Description, tracks: SourceTracks | None) -> dict[str, A
     }
 
 
-def _segment_json(each: Segment) -> dict[str, Any]:
+def segment_as_json(each: Segment) -> dict[str, Any]:
+    """One segment of a job with its attempt, for JSON."""
     attempt = each.attempt and asdict(each.attempt)
     return {name: getattr(each, name) for name in Segment.__slots__} | {"attempt": attempt}

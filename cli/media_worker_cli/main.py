@@ -23,7 +23,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from media_worker.errors import MediaWorkerError, NoSuchJob, OperationRefused
-from media_worker.jobs import FRAME_CHECKS, SEGMENT_TRACKS, JobStatus
+from media_worker.jobs import FRAME_CHECKS, MAX_CONTEXT_FRAMES, SEGMENT_TRACKS, JobStatus
 from media_worker.keys import MODES
 from media_worker.settings import TRACKS, Engine
 
@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_local_commands(add)
     _add_job_commands(add)
     _add_verbs(add)
+    _add_page(add)
     letters = subparsers.add_parser(
         "dlq",
         help="list, show and redrive messages in the dead-letter queues",
@@ -205,6 +206,14 @@ def _add_check(add: AddCommand) -> None:
     _add_json(check)
 
 
+def _add_page(add: AddCommand) -> None:
+    """The command of the page."""
+    page = add("ui", commands.ui, "serve a page with the jobs on 127.0.0.1, and open it")
+    page.add_argument("--port", type=int, default=0, metavar="N", help="listen on this port (default: any free one)")
+    page.add_argument("--no-open", action="store_true", help="print the page's address only")
+    _add_stack(page)
+
+
 def _add_stack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", metavar="NAME", help="use this stack on AWS (default: the local cloud)")
 
@@ -219,6 +228,13 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     _add_settings(parser, "default: the stack's setting")
     parser.add_argument(
         "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
+    )
+    parser.add_argument(
+        "--context-frames",
+        type=_context_frames,
+        metavar="N",
+        help="let each segment also present up to N frames before its first and after its last frame, for models that "
+        "look at several frames; workers return the segment's own frames only (default: 0)",
     )
 
 
@@ -246,6 +262,12 @@ def _add_settings(parser: argparse.ArgumentParser, note: str) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _context_frames(text: str) -> int:
+    if not text.isdecimal() or int(text) > MAX_CONTEXT_FRAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_CONTEXT_FRAMES}")
     return int(text)
 
 

@@ -40,6 +40,7 @@ class Submission:
     frame_check: FrameCheck | None = None
     tracks: Tracks | None = None
     segment_tracks: SegmentTracks | None = None
+    context_frames: int | None = None
 
     @classmethod
     def of(cls, arguments: Namespace) -> "Submission":
@@ -54,6 +55,7 @@ class Submission:
             arguments.frame_check,
             arguments.tracks,
             arguments.segment_tracks,
+            arguments.context_frames,
         )
 
 
@@ -145,6 +147,8 @@ def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, 
         row["tracks"] = submission.tracks
     if submission.segment_tracks:
         row["segment_tracks"] = submission.segment_tracks
+    if submission.context_frames:
+        row["context_frames"] = submission.context_frames
     return row
 
 

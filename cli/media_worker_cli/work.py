@@ -42,6 +42,8 @@ MEDIA_WORKER_INPUT and so on:
 
   {input} {output}            the segment, and the file to write
   {frames} {first_frame}      the frames that the output must have, and the number of the first one in the video
+  {context_before} {context_after}
+                              context frames that the input has before and after these; the output must not have them
   {fps} {start} {duration}    frames per second if constant (such as 30000/1001), and seconds
   {mode} {attempt}            the job's mode, and the number of this attempt, from 1
   {job} {index}               the job id, and the segment's index

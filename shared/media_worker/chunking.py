@@ -97,12 +97,13 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         if not any(track.is_video and track.table.count for track in media.movie.tracks):
             tracks = ", ".join(describe_tracks(media.movie)) or "none"
             raise BadSource(f"the source has no video track (its tracks: {tracks})")
-        split = plan_split(media.movie, duration_s, media.read, media.read_many)
+        split = plan_split(media.movie, duration_s, media.read, media.read_many, context_frames=job.context_frames)
         presented = split.segments
     first_frames = accumulate((each.frames for each in presented), initial=0)
+    contexts = [(each.before, each.after) for each in split.context] or [(0, 0)] * len(presented)
     segments = tuple(
-        PlannedSegment(index, first, each.frames, each.start_s, each.duration_s, each.longest_frame_s)
-        for index, (first, each) in enumerate(zip(first_frames, presented, strict=False))
+        PlannedSegment(index, first, each.frames, each.start_s, each.duration_s, each.longest_frame_s, *context)
+        for index, (first, each, context) in enumerate(zip(first_frames, presented, contexts, strict=False))
     )
     notices = (*media.movie.notices, *media.notices, split.notice, _notice(job, media))
     plan = Plan(
@@ -113,6 +114,7 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         segments=segments,
         notice="; ".join(filter(None, notices)) or None,
         has_audio=has_audio(media.movie),
+        context_frames=job.context_frames,
     )
     return plan, split
 
@@ -141,7 +143,7 @@ def _carry_out(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:
         BadPlan: the source cannot be cut there, or its frames are not those that were planned.
     """
     try:
-        split = split_at(media.movie, plan.starts_s, media.read, media.read_many)
+        split = split_at(media.movie, plan.starts_s, media.read, media.read_many, context_frames=plan.context_frames)
     except Mp4Error as error:
         raise BadPlan(f"the plan cannot be carried out: {error}") from error
     for planned, found in zip(plan.segments, split.segments, strict=True):
@@ -186,7 +188,7 @@ def _write_segments(
             aws.settings.input_bucket_name,
             key,
             (PLAN, plan.digest),
-            plan.segments[index].metadata(),
+            plan.segments[index].metadata(has_context=plan.context_frames > 0),
             hold=deadline.hold,
         )
         contents: list[Content] = [layouts[index].header, *layouts[index].ranges]

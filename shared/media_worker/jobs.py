@@ -29,6 +29,10 @@ SegmentTracks = Literal["all", "video"]
 SEGMENT_TRACKS: tuple[SegmentTracks, ...] = get_args(SegmentTracks)
 
 
+# The most frames of context on each side of a segment.
+MAX_CONTEXT_FRAMES = 1000
+
+
 class JobStatus(str, Enum):
     """Where a job stands."""
 
@@ -166,6 +170,8 @@ class Job:
     # Where the final's audio comes from. None: the stack's setting.
     tracks: Tracks | None = None
     segment_tracks: SegmentTracks = "all"
+    # Frames that each segment also presents before its first and after its last one.
+    context_frames: int = 0
     # Unix seconds at which the present run of the job began: a redriven job starts a new run.
     run_started_at: int | None = None
     error: str | None = None
@@ -202,6 +208,7 @@ class Job:
                 frame_check=_one_of(FRAME_CHECKS, row.get("frame_check") or "auto"),
                 tracks=_one_of(TRACKS, row["tracks"]) if row.get("tracks") else None,
                 segment_tracks=_one_of(SEGMENT_TRACKS, row.get("segment_tracks") or "all"),
+                context_frames=_context_frames(row.get("context_frames")),
                 run_started_at=_integer(row.get("run_started_at")),
                 error=row.get("error"),
                 notice=row.get("notice"),
@@ -500,6 +507,13 @@ def _integer(value: Any) -> int | None:
     if value != int(value):
         raise ValueError(f"{value} is not a whole number")
     return int(value)
+
+
+def _context_frames(value: Any) -> int:
+    frames = _integer(value) or 0
+    if not 0 <= frames <= MAX_CONTEXT_FRAMES:
+        raise ValueError(f"context_frames is {value}: it must be from 0 to {MAX_CONTEXT_FRAMES}")
+    return frames
 
 
 def _positive(value: Any) -> Fraction | None:

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from media_worker.aws import Aws
     from media_worker.jobs import Job
 
-# A reader refuses other versions; a change of meaning needs a new one.
+# A reader refuses other versions; a change of meaning needs a new one. Version 2 has context frames; plans without them
+# are still written as version 1, so that their digests do not change.
 VERSION = 1
+CONTEXT_VERSION = 2
 
 # How the source's bytes become an MP4 that can be split: as they are, or after a remux by ffmpeg.
 PlanEngine: TypeAlias = Literal["copy", "remux"]
@@ -47,6 +49,14 @@ class PlannedSegment:
     duration_s: Fraction
     # The longest of its frames: how far the duration of a re-encoded segment may be off.
     longest_frame_s: Fraction
+    # Frames of the neighbouring segments that it also presents. They are not among `frames`.
+    context_before: int = 0
+    context_after: int = 0
+
+    @property
+    def context(self) -> int:
+        """Presented frames that are not the segment's own."""
+        return self.context_before + self.context_after
 
     @property
     def frame_rate(self) -> Fraction | None:
@@ -55,15 +65,30 @@ class PlannedSegment:
             Fraction(self.frames) / self.duration_s if self.longest_frame_s * self.frames == self.duration_s else None
         )
 
-    def metadata(self) -> dict[str, str]:
-        """What a worker needs to know, as S3 metadata of the segment."""
+    def metadata(self, *, has_context: bool = False) -> dict[str, str]:
+        """What a worker needs to know, as S3 metadata of the segment. `has_context`: the plan has context frames."""
         described = {
             "frames": str(self.frames),
             "first-frame": str(self.first_frame),
             "start-seconds": str(self.start_s),
             "duration-seconds": str(self.duration_s),
         }
+        if has_context:
+            described |= {"context-before": str(self.context_before), "context-after": str(self.context_after)}
         return described | ({"frame-rate": str(self.frame_rate)} if self.frame_rate else {})
+
+    def to_document(self, *, has_context: bool) -> dict[str, Any]:
+        """The segment in a stored plan."""
+        document = {
+            "index": self.index,
+            "first_frame": self.first_frame,
+            "frames": self.frames,
+            "start_s": str(self.start_s),
+            "duration_s": str(self.duration_s),
+            "longest_frame_s": str(self.longest_frame_s),
+        }
+        context = {"context_before": self.context_before, "context_after": self.context_after}
+        return document | (context if has_context else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +106,8 @@ class Plan:
     notice: str | None = None
     # Whether the source has audio. None: the plan was made by code that did not record it.
     has_audio: bool | None = None
+    # The wanted number of context frames on each side of a segment.
+    context_frames: int = 0
 
     @property
     def frames(self) -> int:
@@ -99,25 +126,20 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The plan as it is stored: canonical, so that equal plans have equal digests."""
+        has_context = self.context_frames > 0
         document = {
-            "version": VERSION,
+            "version": CONTEXT_VERSION if has_context else VERSION,
             "source": {"key": self.source.key, "etag": self.source.etag, "size_bytes": self.source.size_bytes},
             "engine": self.engine,
             "segment_duration_s": str(self.segment_duration_s),
             "timescale": self.timescale,
             "notice": self.notice,
-            "segments": [
-                {
-                    "index": segment.index,
-                    "first_frame": segment.first_frame,
-                    "frames": segment.frames,
-                    "start_s": str(segment.start_s),
-                    "duration_s": str(segment.duration_s),
-                    "longest_frame_s": str(segment.longest_frame_s),
-                }
-                for segment in self.segments
-            ],
-        } | ({} if self.has_audio is None else {"has_audio": self.has_audio})
+            "segments": [segment.to_document(has_context=has_context) for segment in self.segments],
+        }
+        if self.has_audio is not None:
+            document["has_audio"] = self.has_audio
+        if has_context:
+            document["context_frames"] = self.context_frames
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @property
@@ -139,8 +161,10 @@ def parse_plan(stored: bytes) -> Plan:
     """
     try:
         document = json.loads(stored)
-        if document["version"] != VERSION:
-            raise BadPlan(f"its version is {document['version']!r}, and this code reads version {VERSION}")
+        if document["version"] not in (VERSION, CONTEXT_VERSION):
+            raise BadPlan(
+                f"its version is {document['version']!r}, and this code reads versions {VERSION} to {CONTEXT_VERSION}"
+            )
         plan = _parse(document)
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
         raise BadPlan(f"it cannot be read: {type(error).__name__}: {error}") from error
@@ -158,6 +182,8 @@ def _parse(document: Mapping[str, Any]) -> Plan:
             start_s=Fraction(each["start_s"]),
             duration_s=Fraction(each["duration_s"]),
             longest_frame_s=Fraction(each["longest_frame_s"]),
+            context_before=int(each.get("context_before", 0)),
+            context_after=int(each.get("context_after", 0)),
         )
         for each in document["segments"]
     )
@@ -170,6 +196,7 @@ def _parse(document: Mapping[str, Any]) -> Plan:
         segments=segments,
         notice=document.get("notice"),
         has_audio=None if document.get("has_audio") is None else document["has_audio"] is True,
+        context_frames=int(document.get("context_frames", 0)),
     )
 
 

@@ -24,6 +24,7 @@ from media_worker.mp4 import (
     Mp4Error,
     Presented,
     TracksDiffer,
+    own_part,
     plan_join,
     plan_source_join,
     presented_video,
@@ -196,7 +197,7 @@ def _presented(plan: Plan | None, index: int, movie: Movie) -> Presented:
     """What a processed segment presents. A worker that only copies samples may present post-roll: it does not count."""
     is_followed = plan is not None and index + 1 < len(plan.segments)
     try:
-        return presented_video(movie, plan.segments[index].duration_s if plan and is_followed else None)
+        return presented_video(own_part(movie), plan.segments[index].duration_s if plan and is_followed else None)
     except Mp4Error as error:
         tracks = ", ".join(describe_tracks(movie)) or "none"
         raise BadSegment(f"segment {index} cannot be joined: {error} (its tracks: {tracks})") from error

@@ -57,6 +57,8 @@ def placeholders(segment: "Segment") -> dict[str, str]:
         "input": str(segment.input),
         "output": str(segment.output),
         "frames": "" if segment.frames is None else str(segment.frames),
+        "context_before": str(segment.context_before),
+        "context_after": str(segment.context_after),
         "first_frame": "" if segment.first_frame is None else str(segment.first_frame),
         "fps": "" if segment.fps is None else str(segment.fps),
         "start": "" if segment.start_s is None else f"{float(segment.start_s):.6f}",

@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 from boto3.s3.transfer import TransferConfig
 
 from media_worker.errors import AttemptFailed
-from media_worker.mp4 import BrokenFile, Unsupported, presented_video, read_movie
+from media_worker.mp4 import BrokenFile, Presented, Unsupported, own_part, presented_video, read_movie
 from media_worker.telemetry import logger
+from media_worker.verification import describe_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,8 @@ class ExpectedOutput:
     frames: int | None
     duration_s: Fraction | None
     fps: Fraction | None
+    # Frames that the segment presents, and the output must not: those of its neighbours.
+    context: int = 0
 
 
 def check_output(path: Path, expected: ExpectedOutput, frame_check: "FrameCheck") -> None:
@@ -58,7 +61,7 @@ def check_output(path: Path, expected: ExpectedOutput, frame_check: "FrameCheck"
                 file.seek(offset)
                 return file.read(length)
 
-            found = presented_video(read_movie(read, path.stat().st_size))
+            found = presented_video(own_part(read_movie(read, path.stat().st_size)))
     except BrokenFile as error:
         raise AttemptFailed(f"the output is not a readable video: {error}") from error
     except Unsupported as error:
@@ -67,14 +70,27 @@ def check_output(path: Path, expected: ExpectedOutput, frame_check: "FrameCheck"
         # The join remuxes it, and counts its frames then.
         logger.warning("Frames of the output not counted", event="output_not_checked", reason=str(error))
         return
-    if not found.frames or found.frames % expected.frames:
-        raise AttemptFailed(f"the output has {found.frames:,} frames, {expected.frames:,} expected")
+    if problem := _other_frames(found, expected):
+        raise AttemptFailed(f"the output has {problem}")
     if expected.duration_s is None or expected.fps is None:
         return
     if abs(found.duration_s - expected.duration_s) > 1 / expected.fps + _ROUNDING_S:
         raise AttemptFailed(
             f"the output lasts {float(found.duration_s):.3f} s, {float(expected.duration_s):.3f} s expected"
         )
+
+
+def _other_frames(found: Presented, expected: ExpectedOutput) -> str | None:
+    """What to say of an output with other frames than expected, or None."""
+    assert expected.frames is not None
+    if expected.context:
+        frame_s = found.longest_frame_s if expected.fps is None else 1 / expected.fps
+        is_longer = expected.duration_s is not None and found.duration_s > expected.duration_s + frame_s + _ROUNDING_S
+        if problem := describe_context(found.frames, expected.frames, expected.context, is_longer=is_longer):
+            return problem
+    if not found.frames or found.frames % expected.frames:
+        return f"{found.frames:,} frames, {expected.frames:,} expected"
+    return None
 
 
 def _is_container(path: Path) -> bool:

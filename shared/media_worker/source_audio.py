@@ -2,7 +2,8 @@
 
 Workers that process frames often return video only. `tracks` on the job row, or the setting TRACKS, decides:
 
-    auto       the source if no processed segment has audio and the source has, else the segments
+    auto       the source if no processed segment has audio and the source has, else the segments. With context frames
+               always the source, if it has audio: audio that a worker passed on from a segment begins with the context
     source     the source; audio in the processed segments is ignored
     segments   the segments, also if that means silence
 """
@@ -64,7 +65,7 @@ def open_source_tracks(aws: "Aws", job: "Job", plan: Plan | None, segments: Sequ
 
 def _may_be_used(wanted: "Tracks", plan: Plan, segments: Sequence[Movie]) -> bool:
     if wanted == "auto":
-        return plan.has_audio is not False and not any(map(has_audio, segments))
+        return plan.has_audio is not False and (plan.context_frames > 0 or not any(map(has_audio, segments)))
     return wanted == "source"
 
 

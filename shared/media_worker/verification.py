@@ -59,9 +59,23 @@ def _common_multiple(plan: Plan, found: Sequence[Presented]) -> int:
 
 def _difference(planned: PlannedSegment, found: Presented, multiple: int) -> str | None:
     expected = planned.frames * multiple
+    is_longer = found.duration_s > planned.duration_s + planned.longest_frame_s + _ROUNDING_S
+    if context := describe_context(found.frames, planned.frames, planned.context, is_longer=is_longer):
+        return f"segment {planned.index} has {context}"
     if found.frames != expected:
         return f"segment {planned.index} has {found.frames:,} frames, {expected:,} expected"
     return _other_duration(planned, found)
+
+
+def describe_context(found: int, frames: int, context: int, *, is_longer: bool) -> str | None:
+    """What to say of `found` frames if they are a segment's own `frames` and its `context` frames, else None.
+
+    `is_longer`: they last longer than the segment's own. If not, they may be own frames at a higher rate.
+    """
+    multiple, rest = divmod(found, frames + context)
+    if not context or not multiple or rest or not (is_longer or found % frames):
+        return None
+    return f"{found:,} frames, {frames * multiple:,} expected, {context * multiple:,} of them context: drop them"
 
 
 def _other_duration(planned: PlannedSegment, found: Presented) -> str | None:

@@ -139,6 +139,9 @@ class Segment(AbstractContextManager["Segment"]):
         self.first_frame = _integer(stored.metadata.get("first-frame"))
         self.start_s = _fraction(stored.metadata.get("start-seconds"))
         self.duration_s = _fraction(stored.metadata.get("duration-seconds"))
+        # Frames that the input presents before and after these. The output must not have them.
+        self.context_before = _integer(stored.metadata.get("context-before")) or 0
+        self.context_after = _integer(stored.metadata.get("context-after")) or 0
         # Frames per second, if all frames last equally long.
         self.fps = _fraction(stored.metadata.get("frame-rate"))
         # The segment, and where the processed segment is expected.
@@ -308,7 +311,9 @@ class Segment(AbstractContextManager["Segment"]):
             self.end_early(self._halt)
             return
         try:
-            check_output(self.output, ExpectedOutput(self.frames, self.duration_s, self.fps), self._job.frame_check)
+            context = self.context_before + self.context_after
+            expected = ExpectedOutput(self.frames, self.duration_s, self.fps, context)
+            check_output(self.output, expected, self._job.frame_check)
             self._repeatedly(lambda: self._upload(self.output))
         except NothingToDo as error:
             self.end_early(Halt(HaltKind.UNWANTED, str(error)))

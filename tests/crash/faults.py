@@ -35,7 +35,7 @@ EVERYWHERE: tuple[Kind, ...] = (
 KILLS: tuple[Kind, ...] = ("killed before", "killed after")
 # Injected into one attempt of the call; all others into every attempt that the SDK makes.
 _ONE_ATTEMPT: frozenset[Kind] = frozenset({"hit and lost", "412", "409", "stopped"})
-_TABLES = ("Jobs", "SegmentCompletions", "ReassemblyTriggered")
+_TABLES = ("Jobs", "SegmentCompletions", "SegmentAttempts", "ReassemblyTriggered")
 
 
 @dataclass(frozen=True, slots=True, order=True)

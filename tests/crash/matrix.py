@@ -26,6 +26,9 @@ from tests.crash.process import processes_in
 from tests.crash.world import Actor, Cloud, World, remove
 from tests.media import clips
 
+# A segment whose worker was killed is processed by another one, and the job is completed, within two minutes.
+_RECOVERS_IN_S = 120
+
 ACTORS: tuple[Actor, ...] = ("chunking", "worker", "reassembly")
 
 
@@ -39,14 +42,22 @@ class Shape:
     has_small_parts: bool = False
     fast_workers: bool = False
     engine: str = "ffmpeg"
+    # Where the final's audio comes from, if the job's row says so.
+    tracks: str | None = None
+    # The segments are processed by the worker kit.
+    uses_kit: bool = False
+    # Faults are injected into these only: the other actors make the same calls as in another shape.
+    actors: tuple[Actor, ...] = ACTORS
 
 
 SHAPES = (
     Shape("one segment", "crash_one", 1),
     Shape("five segments", "crash_five", 5),
     Shape("in parts", "crash_parts", 2, has_small_parts=True),
-    Shape("fast workers", "crash_parts", 2, fast_workers=True),
+    Shape("fast workers", "crash_parts", 2, fast_workers=True, actors=("chunking",)),
     Shape("copied by S3", "crash_long", 2, has_small_parts=True, engine="copy"),
+    Shape("audio of the source", "crash_parts", 2, has_small_parts=True, tracks="source", actors=("reassembly",)),
+    Shape("worker kit", "crash_parts", 2, uses_kit=True, actors=("worker",)),
 )
 
 
@@ -96,8 +107,9 @@ class Lab:
             self.undisturbed(shape)
 
     def world(self, shape: Shape) -> World:
-        world = self.cloud.world(self.folder / uuid.uuid4().hex, shape.has_small_parts)
-        world.fast_workers, world.engine = shape.fast_workers, shape.engine
+        world = self.cloud.world(self.folder / uuid.uuid4().hex, World, has_small_parts=shape.has_small_parts)
+        world.fast_workers, world.engine, world.tracks = shape.fast_workers, shape.engine, shape.tracks
+        world.uses_kit = shape.uses_kit
         return world
 
     def source(self, shape: Shape) -> bytes:
@@ -129,8 +141,8 @@ class Lab:
         """Every fault once, and every crash on every attempt."""
         for shape in SHAPES:
             for actor, calls in self.undisturbed(shape)[1].items():
-                if shape.fast_workers and actor != "chunking":
-                    continue  # the same as with slow workers
+                if actor not in shape.actors:
+                    continue
                 for call in calls:
                     for kind in kinds_for(call):
                         yield Case(shape, actor, Fault(call, kind))
@@ -158,6 +170,8 @@ class Lab:
         # If the release fails on every attempt, the lease can only expire.
         yield from (text for text in world.leftovers() if not (case.every_attempt and text.startswith("a lease")))
         yield from self._judge_end(world, case)
+        if case.shape.uses_kit and world.fired_at and world.clock.time() - world.fired_at > _RECOVERS_IN_S:
+            yield f"recovered after {world.clock.time() - world.fired_at:.0f} s"
         if not case.every_attempt and world.reassemblies_sent > _most_reassemblies(case.fault):
             yield f"doubled: {world.reassemblies_sent} reassembly messages"
         for name, delivery in world.deliveries:

@@ -30,6 +30,8 @@ class Delivery:
     error: str
     ahead_s: float
     worked: tuple[str, ...] = ()
+    # Segments for which a worker's command ran, and whether the processed segment was there already.
+    ran: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass
@@ -120,6 +122,7 @@ class Child:
             error=next((line["error"] for line in received if "error" in line), ""),
             ahead_s=last["ahead_s"] if last else self.clock.ahead_s,
             worked=tuple(line["worked"] for line in received if "worked" in line),
+            ran=tuple((key, is_there) for line in received if "ran" in line for key, is_there in [line["ran"]]),
         )
 
 

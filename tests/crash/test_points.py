@@ -14,8 +14,8 @@ from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Case, Lab
 from tests.crash.world import World
 
-ONE, FIVE, PARTS, FAST, COPIED = SHAPES
-SAMPLE = 8
+ONE, FIVE, PARTS, FAST, COPIED, AUDIO, KIT = SHAPES
+SAMPLE = 5
 
 # Each of these lost or doubled something in an earlier version.
 KNOWN = (
@@ -31,6 +31,9 @@ KNOWN = (
     Case(ONE, "worker", Fault(Call("SendMessage", 1), "killed before")),
     Case(COPIED, "chunking", Fault(Call("UploadPartCopy", 1), "killed after")),
     Case(COPIED, "reassembly", Fault(Call("CompleteMultipartUpload", 1), "hit and lost")),
+    Case(AUDIO, "reassembly", Fault(Call("UploadPart", 2), "killed after")),
+    Case(KIT, "worker", Fault(Call("PutObject", 1), "killed after")),
+    Case(KIT, "worker", Fault(Call("TransactWriteItems Jobs SegmentCompletions", 1), "killed after")),
     Case(ONE, "chunking", Fault(Call("GetObject", 1), "killed before"), every_attempt=True),
     Case(ONE, "reassembly", Fault(Call("GetObject", 1), "killed before"), every_attempt=True),
 )

@@ -13,7 +13,7 @@ from tests.crash.process import WORK_S
 from tests.crash.world import World
 from tests.functional.stack import INPUT, OUTPUT, s3_event
 
-ONE, FIVE, PARTS, FAST, _ = SHAPES
+ONE, FIVE, PARTS, FAST, *_ = SHAPES
 OTHER = Shape("other", "crash_other", 5)
 
 

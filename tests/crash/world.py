@@ -31,6 +31,7 @@ from media_worker.keys import build_final_key, build_output_segment_key, build_s
 from media_worker.settings import Settings
 from media_worker.workdir import work_directory
 
+from tests.crash import kit
 from tests.crash.clock import Clock
 from tests.crash.faults import Call, Fault, Injector
 from tests.crash.process import WORK_S, Child, Delivery, InvocationContext, Report, fork, processes_in
@@ -41,6 +42,7 @@ from tests.small_parts import use_small_parts
 type Actor = Literal["chunking", "reassembly", "worker"]
 
 VISIBILITY_S = 960
+KIT_VISIBILITY_S = 90
 # Of the segment workers' queue, which this harness models.
 WORKER_RECEIVES = 10
 _ALL_INVISIBLE_S = 43_200
@@ -56,6 +58,7 @@ class Message:
     receives: int = 0
     # moto's receipt handle, so that ChangeMessageVisibility succeeds.
     receipt: str = "receipt"
+    message_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass
@@ -83,13 +86,21 @@ class World:
     has_small_parts: bool = False
     # Workers finish a segment before chunking writes the next one.
     fast_workers: bool = False
+    # Segments are processed by the worker kit, in processes that can be killed.
+    uses_kit: bool = False
     engine: str = "ffmpeg"
+    # Where the final's audio comes from: an attribute of the job's row.
+    tracks: str | None = None
     newest_first: bool = False
     fault: Fault | None = None
     fault_actor: Actor | None = None
     # On every attempt, or on the first one that reaches the call.
     every_attempt: bool = False
     fired: int = 0
+    # When the delivery began into which the fault was injected.
+    fired_at: float | None = None
+    # Segments for which a worker's command ran.
+    ran: list[str] = field(default_factory=list)
     # Called in each process before the handler runs: it disables a protection, or hooks into a call.
     sabotage: Callable[["World"], None] | None = None
     work_s: float = WORK_S
@@ -98,6 +109,7 @@ class World:
 
     def submit(self, source: bytes, **attributes: str) -> None:
         row = {"job_id": self.job_id, "mode": "sbs", "status": "created", "engine": self.engine, **attributes}
+        row |= {"tracks": self.tracks} if self.tracks else {}
         item = {name: {"S": value} for name, value in row.items()} | {"created_at": {"N": "1"}}
         self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
         self.upload(source)
@@ -130,24 +142,51 @@ class World:
 
     def receive(self, message: Message) -> Delivery | None:
         """One receive: the redrive policy is applied first, then the function is invoked."""
-        limit = WORKER_RECEIVES if message.actor == "worker" else self.aws.settings.max_receive_count
+        limit = self._receives_of(message)
         if message.receives >= limit:
             self.queue.remove(message)
             self.dead_letters.append(message)
             return None
         message.receives += 1
-        message.visible_at = self.clock.time() + VISIBILITY_S
+        message.visible_at = self.clock.time() + (KIT_VISIBILITY_S if self._is_for_kit(message) else VISIBILITY_S)
         delivery = self.deliver(message)
         self.settle(message, delivery)
         return delivery
 
+    def _is_for_kit(self, message: Message) -> bool:
+        return self.uses_kit and message.actor == "worker"
+
+    def _receives_of(self, message: Message) -> int:
+        if self._is_for_kit(message):
+            return kit.RECEIVES
+        return WORKER_RECEIVES if message.actor == "worker" else self.aws.settings.max_receive_count
+
     def settle(self, message: Message, delivery: Delivery) -> None:
         """Apply the answer of a delivery to its message, and collect what it triggered."""
         self.clock.ahead_s = max(self.clock.ahead_s, delivery.ahead_s)
+        if self._is_for_kit(message):
+            self._settle_kit(message, delivery)
+            return
         if delivery.hidden_s.get(message.receipt) is not None:
             message.visible_at = self.clock.time() + delivery.hidden_s[message.receipt]
         if not delivery.died and not delivery.failures and message in self.queue:
             self.queue.remove(message)
+        self.collect()
+        self._check_not_lost(message)
+
+    def _settle_kit(self, message: Message, delivery: Delivery) -> None:
+        """The worker has deleted or returned the message itself, or it is hidden until its visibility timeout ends."""
+        after = kit.look_after(self.aws, _for_kit(message))
+        if after == "visible":
+            message.visible_at = self.clock.time()
+        elif after == "gone":
+            self.queue.remove(message)
+        elif delivery.hidden_s:
+            message.visible_at = self.clock.time() + list(delivery.hidden_s.values())[-1]
+        for key, is_there in delivery.ran:
+            self.ran.append(key)
+            if is_there:
+                self.violations.append(f"doubled: the command ran for {key}, which was uploaded already")
         self.collect()
         self._check_not_lost(message)
 
@@ -167,14 +206,17 @@ class World:
                         continue  # visible again by the clock of moto
                     self.seen.add(message["MessageId"])
                     delay_s = int(message.get("Attributes", {}).get("DelaySeconds", 0))
-                    self.send(actor, json.loads(message["Body"]), receipt=message["ReceiptHandle"])
+                    body = json.loads(message["Body"])
+                    body = body if actor != "worker" else unquote(body["Records"][0]["s3"]["object"]["key"])
+                    self.send(actor, body, receipt=message["ReceiptHandle"])
                     self.queue[-1].visible_at += delay_s
                     self.reassemblies_sent += actor == "reassembly"
 
     def deliver(self, *messages: Message) -> Delivery:
         """Deliver one batch to a forked process, which can be killed."""
         actor = messages[0].actor
-        if actor == "worker" and self.fault_actor != "worker":
+        began_at = self.clock.time()
+        if actor == "worker" and self.fault_actor != "worker" and not self.uses_kit:
             with self.clock.patches():
                 self._process(self.aws, messages[0].body)
             return Delivery(died=False, failures=(), hidden_s={}, calls=(), fired=False, error="", ahead_s=0)
@@ -183,6 +225,8 @@ class World:
         if self.every_attempt and any(message.receives > attempts for message in messages):
             armed = False
         delivery = self.start(*messages, fault=self.fault if armed else None).finish()
+        if delivery.fired and self.fired_at is None:
+            self.fired_at = began_at
         self.fired += delivery.fired
         self.worked += delivery.worked
         self.deliveries.append((actor, delivery))
@@ -190,6 +234,8 @@ class World:
 
     def start(self, *messages: Message, fault: Fault | None = None) -> Child:
         """Start a process without waiting for it."""
+        if self._is_for_kit(messages[0]):
+            kit.create_queue(self.aws, _for_kit(messages[0]))
         return fork(lambda report: self._child(messages, fault, report), self.clock)
 
     def stop_at(self, call: Call, message: Message) -> Child:
@@ -238,7 +284,9 @@ class World:
             self.sabotage(self)
         if messages[0].actor == "chunking" and self.fast_workers:
             self._work_at_once(aws, report)
-        if messages[0].actor == "worker":
+        if self._is_for_kit(messages[0]):
+            kit.work(aws, self.workers_aws, _for_kit(messages[0]), self.temporary, self.clock, report)
+        elif messages[0].actor == "worker":
             self._process(aws, messages[0].body)
         else:
             builder = build_chunking_handler if messages[0].actor == "chunking" else build_reassembly_handler
@@ -331,7 +379,12 @@ class World:
 
     def _urls(self) -> dict[Actor, str]:
         settings = self.aws.settings
-        return {"chunking": settings.chunking_queue_url, "reassembly": settings.reassembly_queue_url}
+        assert settings.segment_queue_url
+        return {
+            "chunking": settings.chunking_queue_url,
+            "reassembly": settings.reassembly_queue_url,
+            "worker": settings.segment_queue_url,
+        }
 
     def _receive_all(self, url: str) -> list[Any]:
         return self.aws.sqs.receive_message(
@@ -342,6 +395,10 @@ class World:
 def is_media(key: str) -> bool:
     """Whether an object is a segment or a final, not the plan."""
     return key.endswith(".mp4")
+
+
+def _for_kit(message: Message) -> kit.KitDelivery:
+    return kit.KitDelivery(message.message_id, message.receives, message.body)
 
 
 class _temporary:  # noqa: N801
@@ -366,16 +423,19 @@ class Cloud:
 
     @classmethod
     def at(cls, endpoint: str) -> "Cloud":
-        queues = {f"{name.upper()}_QUEUE_URL": f"{endpoint}/123456789012/{name}" for name in ("chunking", "reassembly")}
-        settings = Settings.from_environment(ENVIRONMENT | queues | {"AWS_ENDPOINT_URL": endpoint})
+        names = {"CHUNKING": "chunking", "REASSEMBLY": "reassembly", "SEGMENT": "segments"}
+        queues = {f"{name}_QUEUE_URL": f"{endpoint}/123456789012/{queue}" for name, queue in names.items()}
+        settings = Settings.from_environment(
+            ENVIRONMENT | queues | {"AWS_ENDPOINT_URL": endpoint, "SEGMENT_ATTEMPTS_TABLE_NAME": "SegmentAttempts"}
+        )
         return cls(endpoint, Aws.connect(settings), Aws.connect(settings), Aws.connect(settings))
 
-    def world(self, temporary: Path, has_small_parts: bool = False) -> World:
+    def world[W: World](self, temporary: Path, kind: type[W], *, has_small_parts: bool = False) -> W:
         """A new world on an empty server."""
         self._reset()
         temporary.mkdir(parents=True)
         job_id = f"job-{uuid.uuid4().hex[:12]}"
-        return World(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, has_small_parts=has_small_parts)
+        return kind(self.aws, self.handlers_aws, self.workers_aws, temporary, job_id, has_small_parts=has_small_parts)
 
     def _reset(self) -> None:
         """Empty the server; create versioned buckets, tables and queues."""
@@ -384,10 +444,11 @@ class Cloud:
         for bucket in (INPUT, OUTPUT):
             self.aws.s3.create_bucket(Bucket=bucket)
             self.aws.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-        for name in ("chunking", "reassembly"):
+        for name in ("chunking", "reassembly", "segments", "letters"):
             self.aws.sqs.create_queue(QueueName=name)
         create_table(self.aws, "Jobs", job_id="S")
-        create_table(self.aws, "SegmentCompletions", job_id="S", segment_index="N")
+        for table in ("SegmentCompletions", "SegmentAttempts"):
+            create_table(self.aws, table, job_id="S", segment_index="N")
         create_table(self.aws, "ReassemblyTriggered", job_id="S")
 
 

@@ -85,6 +85,12 @@ class ExistingResources:
             Bucket=f"{self.prefix}-input", NotificationConfiguration=configuration
         )
 
+    def expire(self, bucket: str, configuration: Any) -> None:
+        """Set the lifecycle rules of a bucket."""
+        self.client("s3").put_bucket_lifecycle_configuration(
+            Bucket=f"{self.prefix}-{bucket}", LifecycleConfiguration=configuration
+        )
+
     def allow(self, queue: str, statement: Any) -> None:
         """Set the policy of a queue."""
         policy = {"Version": "2012-10-17", "Statement": [statement]}

@@ -77,6 +77,8 @@ def test_a_stack_that_uses_existing_resources(cloud: CommandLine, clip: Path, tm
     existing.allow("Chunking", json.loads(todo.pop("TodoChunkingQueuePolicy")))
     existing.allow("Segment", json.loads(todo.pop("TodoSegmentQueuePolicy")))
     existing.notify(json.loads(todo.pop("TodoInputBucketNotification")))
+    for bucket in ("Input", "Output"):
+        existing.expire(bucket.lower(), json.loads(todo.pop(f"Todo{bucket}BucketLifecycle")))
     assert not todo
     run_job(existing, clip, tmp_path / "final.mp4")
 

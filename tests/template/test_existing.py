@@ -182,7 +182,10 @@ def test_nothing_to_do_for_a_new_stack(stack: Json) -> None:
 def test_what_the_owner_must_do(stack_with: StackWith) -> None:
     """With everything given, outputs hold the bucket's notification and the queues' policies, ready to be pasted."""
     found = todo(stack_with(**ALL))
-    assert found.keys() == {"TodoInputBucketNotification", "TodoChunkingQueuePolicy", "TodoSegmentQueuePolicy"}
+    assert found.keys() == {
+        *("TodoInputBucketNotification", "TodoInputBucketLifecycle", "TodoOutputBucketLifecycle"),
+        *("TodoChunkingQueuePolicy", "TodoSegmentQueuePolicy"),
+    }
     configurations = found["TodoInputBucketNotification"]["QueueConfigurations"]
     assert [one["QueueArn"] for one in configurations] == [
         QUEUES["ExistingChunkingQueueArn"],
@@ -197,8 +200,9 @@ def test_what_the_owner_must_do(stack_with: StackWith) -> None:
 
 
 def test_what_the_owner_of_a_bucket_must_do(stack_with: StackWith) -> None:
-    """With a bucket given and queues made, only the notification is left: the queues' policies are ours."""
-    assert todo(stack_with(**BUCKETS)).keys() == {"TodoInputBucketNotification"}
+    """With buckets given and queues made, their own settings are left: the queues' policies are ours."""
+    left = {"TodoInputBucketNotification", "TodoInputBucketLifecycle", "TodoOutputBucketLifecycle"}
+    assert todo(stack_with(**BUCKETS)).keys() == left
 
 
 def test_what_the_owner_of_queues_must_do(stack_with: StackWith) -> None:
@@ -225,3 +229,22 @@ def test_a_parameter_is_what_it_says(template: Json, parameter: str) -> None:
     assert re.fullmatch(pattern, "")
     wrong = "https://sqs.us-east-1.amazonaws.com/123456789012/q" if parameter in QUEUES else "arn:aws:s3:::their-input"
     assert not re.fullmatch(pattern, wrong)
+
+
+@pytest.mark.parametrize(("bucket", "existing"), [("InputBucket", "Input"), ("OutputBucket", "Output")])
+def test_given_buckets_get_the_rules_of_new_ones(
+    stack: Json, stack_with: StackWith, bucket: str, existing: str
+) -> None:
+    """The outputs say in S3's own JSON what the template sets for a bucket that it makes."""
+    made = stack["Resources"][bucket]["Properties"]["LifecycleConfiguration"]["Rules"]
+    output = stack_with(**{f"Existing{bucket}": "mine"})["Outputs"][f"Todo{existing}BucketLifecycle"]["Value"]
+    given = json.loads(output)["Rules"]
+    assert [(_scope(rule), rule.get("Expiration", {}).get("Days")) for rule in given] == [
+        ((rule.get("Prefix", ""), rule.get("TagFilters", [])), rule.get("ExpirationInDays")) for rule in made
+    ]
+    assert given[0]["AbortIncompleteMultipartUpload"] == made[0]["AbortIncompleteMultipartUpload"]
+
+
+def _scope(rule: Json) -> tuple[str, list[Json]]:
+    chosen = rule["Filter"].get("And", rule["Filter"])
+    return chosen["Prefix"], chosen.get("Tags", [])

@@ -1,5 +1,6 @@
 """Buckets and tables."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -103,3 +104,14 @@ def test_triggers_are_forgotten(resources: Json) -> None:
     """ReassemblyTriggered rows go at their ttl."""
     table = resources["ReassemblyTriggeredTable"]["Properties"]
     assert table["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
+
+
+def test_cors_only_for_the_page_that_is_given(resources: Json, stack_with: Callable[..., Json]) -> None:
+    """A browser uploads to one bucket and reads from the other. Without the parameter there are no rules."""
+    methods = {"InputBucket": ["PUT", "POST"], "OutputBucket": ["GET", "HEAD"]}
+    opened = stack_with(CorsPage="https://example.com")["Resources"]
+    for name, allowed in methods.items():
+        assert "CorsConfiguration" not in resources[name]["Properties"]
+        (rule,) = opened[name]["Properties"]["CorsConfiguration"]["CorsRules"]
+        assert rule["AllowedMethods"] == allowed
+        assert rule["AllowedOrigins"] == ["https://example.com"]  # codespell:ignore

@@ -1,6 +1,7 @@
 """The plan of a job: stored as versioned JSON, named by its digest, refused when it contradicts itself."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_plan_written_by_hand_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 2}, "version is 2"),
+        ({"version": 3}, "version is 3"),
         ({"segments": []}, "no segments"),
         ({"source": None}, "cannot be read"),
         ({"segment_duration_s": "1/0"}, "cannot be read"),
@@ -121,3 +122,19 @@ def test_a_segment_says_what_its_worker_needs() -> None:
     }
     variable = PlannedSegment(0, 0, 3, Fraction(0), Fraction(1), Fraction(1, 2))
     assert "frame-rate" not in variable.metadata()
+
+
+def test_a_plan_with_context_frames_is_version_2() -> None:
+    """It reads back as it was written. A plan without them is version 1, as before: its digest does not change."""
+    plain = plan_of(10, 10)
+    segments = (
+        replace(plain.segments[0], context_after=4),
+        replace(plain.segments[1], context_before=4),
+    )
+    plan = replace(plain, context_frames=4, segments=segments)
+    assert json.loads(plan.to_json())["version"] == 2
+    assert parse_plan(plan.to_json()) == plan
+    assert plan.segments[0].metadata(has_context=True)["context-before"] == "0"
+    assert plan.segments[0].metadata(has_context=True)["context-after"] == "4"
+    assert json.loads(plain.to_json())["version"] == 1
+    assert b"context" not in plain.to_json()

@@ -1,5 +1,6 @@
 """The frame contract: what processed segments and the final must hold."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -89,3 +90,23 @@ def test_metadata_that_does_not_say_what_the_final_must_hold_is_an_error(stored:
     """A final that cannot be verified is never delivered."""
     with pytest.raises(BadFinal, match="metadata"):
         Expected.parse(stored)
+
+
+def test_a_segment_with_its_context_is_refused_with_advice() -> None:
+    """A worker that returned the context frames too is told to drop them, also if it doubled the rate."""
+    plain = plan_of(300, 300)
+    plan = replace(plain, segments=(replace(plain.segments[0], context_after=17), plain.segments[1]))
+    with pytest.raises(BadSegment, match="segment 0 has 317 frames, 300 expected, 17 of them context: drop them"):
+        check_segments(plan, presented(317, 300))
+    doubled = presented(634, 600, frame_s=FRAME_S / 2)
+    with pytest.raises(BadSegment, match="segment 0 has 634 frames, 600 expected, 34 of them context: drop them"):
+        check_segments(plan, doubled)
+
+
+def test_as_many_context_frames_as_own_ones_are_not_a_doubled_rate() -> None:
+    """The duration tells: 20 frames in the time of 10 are interpolated, 20 in the time of 20 have their context."""
+    plain = plan_of(10, 10)
+    plan = replace(plain, segments=(replace(plain.segments[0], context_after=10), plain.segments[1]))
+    assert check_segments(plan, presented(20, 20, frame_s=FRAME_S / 2)) == 2
+    with pytest.raises(BadSegment, match="segment 0 has 20 frames, 10 expected, 10 of them context: drop them"):
+        check_segments(plan, presented(20, 10))

@@ -19,6 +19,7 @@ The modules, from the bottom up:
     reader                       reading a file
     writer, summary              writing a file: header and byte ranges
     provenance, chapters         what a segment says about its source; chapters
+    context                      frames of a segment's neighbours that it also presents
     split, join, concat          which samples go where
     source_tracks                joining video with the source's other tracks
 
@@ -26,6 +27,7 @@ Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can wit
 contradicts itself) and `TracksDiffer` (a segment cannot be joined with the others).
 """
 
+from .context import own_part
 from .errors import BrokenFile, Encrypted, Mp4Error, TracksDiffer, Unsupported
 from .fragment_reader import ReadMany, Request
 from .join import plan_join
@@ -58,6 +60,7 @@ __all__ = [
     "has_audio",
     "lay_out",
     "only_video",
+    "own_part",
     "plan_join",
     "plan_source_join",
     "plan_split",

@@ -66,6 +66,7 @@ class CutPoints:
         self.end = Cut(table.count, table.composition_end(), self._timeline.run_times[-1])
         self._sync = None if any_sample else _sync_samples(table, with_open_gops=with_open_gops)
         self._reordered: _GopStarts | None = None
+        self._earliest: array[int] | None = None
         if table.offsets is not None and any(table.offsets.values):
             refuse_too_many(table)
             # Without stss, all samples are sync samples (8.6.2). Reordered frames depend on each other, so here the
@@ -88,6 +89,39 @@ class CutPoints:
         while (cut := self.first_at(time)).sample < self.end.sample:
             yield cut
             time = cut.media_time + 1
+
+    def back_from(self, time: Fraction | int) -> Iterator[Cut]:
+        """All cut points at or before media time `time`, the latest first."""
+        while (cut := self._last_at(math.floor(time))) is not None:
+            yield cut
+            time = cut.media_time - 1
+
+    def end_of(self, media_end: int) -> int:
+        """The sample behind the last one, in decode order, whose composition time is before `media_end`."""
+        if self._reordered is None:
+            return min(self._timeline.first_at(media_end), self._table.count)
+        if self._earliest is None:
+            self._earliest = _earliest_from_here(self._table.all_composition_times())
+        return bisect_left(self._earliest, media_end)
+
+    def _last_at(self, time: int) -> Cut | None:
+        if self._reordered is None:
+            return self._last_in_order(time)
+        samples, times, leading = self._reordered
+        index = bisect_right(times, time) - 1
+        if index < 0:
+            return None
+        return Cut(samples[index], times[index], self._timeline.time_of(samples[index]), leading[index])
+
+    def _last_in_order(self, time: int) -> Cut | None:
+        sample = min(self._timeline.first_at(time + 1), self._table.count) - 1
+        if sample >= 0 and self._sync is not None:
+            index = bisect_right(self._sync, sample) - 1
+            sample = self._sync[index] if index >= 0 else -1
+        if time < 0 or sample < 0:
+            return None
+        decode_time = self._timeline.time_of(sample)
+        return Cut(sample, decode_time, decode_time)
 
     def _first_in_order(self, time: int) -> Cut:
         """The same for a track whose samples are presented in decode order."""
@@ -124,8 +158,7 @@ def _gop_starts(table: SampleTable, sync: array[int] | None, max_leading: int) -
     """
     times = table.all_composition_times()
     latest_so_far = array("q", accumulate(times, max))
-    earliest_from_here = array("q", accumulate(reversed(times), min))
-    earliest_from_here.reverse()
+    earliest_from_here = _earliest_from_here(times)
 
     def leading_of(sample: int) -> int:
         """The number of leading samples, or -1 if a segment cannot start here."""
@@ -147,6 +180,13 @@ def _gop_starts(table: SampleTable, sync: array[int] | None, max_leading: int) -
             samples.append(sample)
             counts.append(leading)
     return samples, array("q", map(times.__getitem__, samples)), counts
+
+
+def _earliest_from_here(times: array[int]) -> array[int]:
+    """For each sample, the earliest of its own time and the times of the samples behind it."""
+    earliest = array("q", accumulate(reversed(times), min))
+    earliest.reverse()
+    return earliest
 
 
 def _next_pcm_packet(table: SampleTable, sample: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from .boxes import with_track_id
 from .chapters import with_chapter_reference, with_chapter_times, with_joined_chapters, with_source_chapters
 from .concat import JoinedMovie, JoinedTrack, Row, concatenate
+from .context import own_part
 from .errors import TracksDiffer, overflow_is_unsupported
 from .provenance import Provenance, TrackProvenance, digest_of, find_provenance, without_provenance
 from .samples import Runs, concat_tables
@@ -63,7 +64,7 @@ def plan_join(
 
 
 def _concatenated(movies: Sequence[Movie], starts_s: Sequence[Fraction] | None) -> JoinedMovie:
-    movies = list(map(with_chapter_times, movies))
+    movies = [with_chapter_times(own_part(movie)) for movie in movies]
     rows = match_tracks(movies)
     joined = concatenate(movies, rows, starts_s)
     tracks = with_chapter_reference([joined_track.track for joined_track in joined.tracks], rows, joined.main)
@@ -142,9 +143,10 @@ def _is_whole_track(movies: Sequence[Movie], provenances: Sequence[Provenance], 
         if not is_alike or len(provenance.tracks) != len(movie.tracks):
             return False
         known = provenance.tracks[number]
-        if known.first_sample != sample or known.repeated_samples > track.table.count:
+        own_samples = track.table.count - known.repeated_samples - known.trailing_samples
+        if known.first_sample != sample or own_samples < 0:
             return False
-        sample += track.table.count - known.repeated_samples
+        sample += own_samples
     return True
 
 
@@ -157,11 +159,11 @@ def _restored_track(movies: Sequence[Movie], provenances: Sequence[Provenance], 
 
 
 def _restored_table(table: SampleTable, known: TrackProvenance) -> SampleTable:
-    """The samples as they were in the source, without those that are also at the end of the segment before."""
+    """The samples as they were in the source, without those that belong to the segments before and after."""
     if known.is_marked and table.sync is not None:
         table = replace(table, sync=table.sync[1:])
-    if known.repeated_samples:
-        table = table.slice(known.repeated_samples, table.count)
+    if known.repeated_samples or known.trailing_samples:
+        table = table.slice(known.repeated_samples, table.count - known.trailing_samples)
     if known.offset_shift and table.offsets is not None:
         table = replace(table, offsets=table.offsets.shifted(-known.offset_shift))
     return table

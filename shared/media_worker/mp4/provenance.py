@@ -5,7 +5,8 @@ box (4.2), which players skip. A worker that writes a new file drops the box. A 
 the samples is detected by the digest. In both cases the segments are joined by their own times instead.
 
 The format is persisted and has a version. Segments written by older versions of this code must stay readable. Version 1
-had no `version`, `repeated_samples` and `is_marked`, and another digest.
+had no `version`, `repeated_samples` and `is_marked`, and another digest. Version 3 has `context_before`,
+`context_after` and `trailing_samples`. Segments without context frames are still written as version 2.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .movie import Track
 
 VERSION = 2
+CONTEXT_VERSION = 3
 PROVENANCE_UUID = bytes.fromhex("6d656469612d776f726b65722d637574")  # "media-worker-cut"
 MAX_PROVENANCE_BYTES = 1 << 20
 
@@ -33,7 +35,7 @@ class TrackProvenance:
     """What the join needs to restore one track.
 
     The first `repeated_samples` of the segment are also at the end of the segment before. `first_sample` is the number,
-    in the source, of the first sample that follows them.
+    in the source, of the first sample that follows them. The last `trailing_samples` are also in the segment after.
     """
 
     first_sample: int
@@ -41,6 +43,7 @@ class TrackProvenance:
     edits: tuple[Edit, ...]  # of the source
     repeated_samples: int = 0
     is_marked: bool = False  # whether the first sample is a sync sample in the segment only
+    trailing_samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,19 @@ class Provenance:
     tracks: tuple[TrackProvenance, ...]
     digest: str  # of the tracks of this segment
     version: int = VERSION
+    # Presented frames of the video that belong to the segments before and after this one.
+    context_before: int = 0
+    context_after: int = 0
 
 
 def build_provenance(provenance: Provenance) -> Box:
     """The provenance as a box."""
-    return Box(b"uuid", PROVENANCE_UUID + json.dumps(asdict(provenance), separators=(",", ":")).encode())
+    document = asdict(provenance)
+    if provenance.version < CONTEXT_VERSION:
+        del document["context_before"], document["context_after"]
+        for track in document["tracks"]:
+            del track["trailing_samples"]
+    return Box(b"uuid", PROVENANCE_UUID + json.dumps(document, separators=(",", ":")).encode())
 
 
 def find_provenance(moov: Box) -> Provenance | None:
@@ -92,7 +103,9 @@ def _parse(document: dict[str, object]) -> Provenance:
         movie_timescale=_integer(document["movie_timescale"], at_least=1),
         tracks=tuple(_parse_track(track) for track in tracks),
         digest=str(document["digest"]),
-        version=_integer(document.get("version", 1), at_least=1, at_most=VERSION),
+        version=_integer(document.get("version", 1), at_least=1, at_most=CONTEXT_VERSION),
+        context_before=_integer(document.get("context_before", 0)),
+        context_after=_integer(document.get("context_after", 0)),
     )
 
 
@@ -109,6 +122,7 @@ def _parse_track(document: dict[str, object]) -> TrackProvenance:
         ),
         repeated_samples=_integer(document.get("repeated_samples", 0)),
         is_marked=document.get("is_marked", False) is True,
+        trailing_samples=_integer(document.get("trailing_samples", 0)),
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from .boxes import Box, track_id_of, with_track_id
 from .concat import JoinedTrack, concatenate
+from .context import own_part
 from .edit_list import EMPTY, Edit, exact_movie_timescale, rescaled
 from .errors import Unsupported, overflow_is_unsupported
 from .join import match_tracks, restore
@@ -150,7 +151,7 @@ def _join_video(movies: Sequence[Movie], source: SourceTracks, starts_s: Sequenc
     restored = restore(movies)
     if restored is not None:
         return restored.tracks[movies[0].main_track_number], restored.timescale
-    videos = [_with_fine_timescale(only_video(movie)) for movie in movies]
+    videos = [_with_fine_timescale(only_video(own_part(movie))) for movie in movies]
     videos[0] = _starting_at(videos[0], source.first_frame_s())
     joined = concatenate(videos, match_tracks(videos), starts_s)
     return joined.tracks[0], joined.timescale

@@ -12,6 +12,8 @@ leading samples (`L`) are only in the first one, whose edit list ends when S is 
     source       ... P  B  B  S  L  L  P  B  B ...
     segment 0    ... P  B  B  S  L  L                  presents ... B  B  P  L  L
     segment 1                 S        P  B  B ...     presents S  B  B  P ...
+
+With context frames they overlap further (`context`), and present frames of their neighbours.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ import math
 from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise, tee
+from itertools import accumulate, pairwise, tee
 from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
 
 from .chapters import with_segment_chapters
+from .context import SampleRange, SegmentContext
 from .cut_points import Cut, CutPoints
 from .edit_list import (
     Edit,
@@ -40,7 +43,15 @@ from .edit_list import (
 from .errors import Unsupported, overflow_is_unsupported
 from .key_frames import KeyFrames, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
-from .provenance import Provenance, TrackProvenance, build_provenance, digest_of, without_provenance
+from .provenance import (
+    CONTEXT_VERSION,
+    VERSION,
+    Provenance,
+    TrackProvenance,
+    build_provenance,
+    digest_of,
+    without_provenance,
+)
 from .samples import SampleTable, Timeline, concat_tables
 from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
@@ -66,6 +77,8 @@ class SplitPlan:
     is not always 0: segment 0 has all of the movie before it, too, and a worker may keep such a delay or drop it.
 
     `notice` is a sentence for the user if the video cannot be processed in parallel as wanted.
+
+    `context` is what each segment has, and presents, beyond its own frames. Empty: nothing.
     """
 
     main_track: int
@@ -73,6 +86,7 @@ class SplitPlan:
     cuts: tuple[tuple[Cut, ...], ...]
     segments: tuple[Presented, ...] = ()
     notice: str | None = None
+    context: tuple[SegmentContext, ...] = ()
 
     @property
     def total_segments(self) -> int:
@@ -81,7 +95,8 @@ class SplitPlan:
 
     def only_main(self) -> SplitPlan:
         """The plan for a movie that has only the main track."""
-        return replace(self, main_track=0, cuts=(self.cuts[self.main_track],))
+        context = tuple(replace(each, ranges=(each.ranges[self.main_track],)) for each in self.context)
+        return replace(self, main_track=0, cuts=(self.cuts[self.main_track],), context=context)
 
     def samples(self, track_number: int, segment_index: int) -> tuple[int, int]:
         """The samples of a track that a segment presents, in decode order: the first, and the one behind the last.
@@ -91,15 +106,41 @@ class SplitPlan:
         cuts = self.cuts[track_number]
         return cuts[segment_index].sample, cuts[segment_index + 1].sample
 
+    def range_of(self, track_number: int, segment_index: int) -> SampleRange:
+        """The samples that a segment has of a track, with those that overlap with other segments."""
+        if self.context:
+            return self.context[segment_index].ranges[track_number]
+        return own_range(self.cuts[track_number], segment_index)
+
+    def movie_start_s(self, segment_index: int) -> Fraction:
+        """When the movie of a segment begins, in seconds of the source. Segment 0 has all of the movie before it."""
+        if segment_index == 0:
+            return Fraction(0)
+        return self.context[segment_index].start_s if self.context else self.starts_s[segment_index]
+
+
+def own_range(cuts: Sequence[Cut], segment_index: int) -> SampleRange:
+    """The samples of a segment without context, given the cuts of the track."""
+    begin, end = cuts[segment_index : segment_index + 2]
+    media_end = end.media_time if end.sample < cuts[-1].sample else None
+    return SampleRange(begin, end.sample + end.overlap, begin.media_time, media_end)
+
 
 # The plan
 
 
 @overflow_is_unsupported()
 def plan_split(
-    movie: Movie, segment_duration_s: Fraction, read: Read | None = None, read_many: ReadMany | None = None
+    movie: Movie,
+    segment_duration_s: Fraction,
+    read: Read | None = None,
+    read_many: ReadMany | None = None,
+    *,
+    context_frames: int = 0,
 ) -> SplitPlan:
     """Cut at the first cut point at or after each multiple of the duration.
+
+    Each segment also presents up to `context_frames` frames before and after its own.
 
     A movie whose edit list loops or changes the speed becomes one segment: cut in media order, it would be presented
     in another order.
@@ -119,15 +160,20 @@ def plan_split(
     if not source.are_verified and not source.seem_right(starts_s):
         source = replace(source, are_verified=True)
         starts_s = source.starts(segment_duration_s)
-    plan = source.plan(starts_s)
+    plan = source.plan(starts_s, context_frames)
     return replace(plan, notice=_notice(plan, source, segment_duration_s))
 
 
 @overflow_is_unsupported()
 def split_at(
-    movie: Movie, starts_s: Sequence[Fraction], read: Read | None = None, read_many: ReadMany | None = None
+    movie: Movie,
+    starts_s: Sequence[Fraction],
+    read: Read | None = None,
+    read_many: ReadMany | None = None,
+    *,
+    context_frames: int = 0,
 ) -> SplitPlan:
-    """Cut exactly at these times, as a stored plan says. `read` as in `plan_split`.
+    """Cut exactly at these times, as a stored plan says. `read` and `context_frames` as in `plan_split`.
 
     Raises:
         Unsupported: the movie cannot be cut at one of them; names it.
@@ -138,7 +184,7 @@ def split_at(
     for (before_s, start_s), cut in zip(pairwise(starts_s), cuts, strict=True):
         if cut is None or start_s <= before_s or not are_key[cut.sample]:
             raise Unsupported(f"the source cannot be cut at {float(start_s):.6f} s ({start_s} s)")
-    return source.plan(starts_s[1:])
+    return source.plan(starts_s[1:], context_frames)
 
 
 def _reader(read: Read | None, read_many: ReadMany | None) -> ReadMany | None:
@@ -238,7 +284,7 @@ class _Source:
         is_exact = presentation_time(self.main_ranges, cut.media_time) == time and self._is_presented(cut.media_time)
         return cut if is_exact and 0 < cut.sample < self.main_points.end.sample else None
 
-    def plan(self, later_starts_s: Sequence[Fraction]) -> SplitPlan:
+    def plan(self, later_starts_s: Sequence[Fraction], context_frames: int = 0) -> SplitPlan:
         """The plan with a first segment, and one for each of these starts."""
         if len(later_starts_s) >= MAX_SEGMENTS:
             raise Unsupported(f"more than {MAX_SEGMENTS} segments: use longer segments")
@@ -252,7 +298,62 @@ class _Source:
         main = self.movie.main_track_number
         segments = self._segments(cuts[main])
         first_s = segments[0].start_s if segments else Fraction(0)
-        return SplitPlan(main, (first_s, *later_starts_s), cuts, segments)
+        plan = SplitPlan(main, (first_s, *later_starts_s), cuts, segments)
+        return replace(plan, context=self._context(plan, context_frames))
+
+    def _context(self, plan: SplitPlan, context_frames: int) -> tuple[SegmentContext, ...]:
+        """Up to `context_frames` frames of context on each side of each segment. Empty without context or video."""
+        if not context_frames or self.frames is None or plan.total_segments == 1:
+            return ()
+        firsts = accumulate((each.frames for each in plan.segments), initial=0)
+        edges = [
+            (first, max(0, first - context_frames), end, min(self.frames.count, end + context_frames))
+            for first, end in pairwise(firsts)
+        ]
+        return tuple(
+            SegmentContext(
+                before=first - presented_first,
+                after=presented_end - end,
+                start_s=self.frames.time_of(presented_first) / self.main.timescale,
+                ranges=self._context_ranges(plan, index, self.frames, presented_first, presented_end),
+            )
+            for index, (first, presented_first, end, presented_end) in enumerate(edges)
+        )
+
+    def _context_ranges(
+        self, plan: SplitPlan, index: int, frames: PresentedFrames, first: int, end: int
+    ) -> tuple[SampleRange, ...]:
+        """What a segment that presents frames `first` to `end` (exclusive) has of each track."""
+        is_first, is_last = index == 0, end == frames.count
+        start_s, end_s = (frames.time_of(number) / self.main.timescale for number in (first, end))
+        ranges = []
+        for number, each in enumerate(zip(self.movie.tracks, self.points, self.ranges, strict=True)):
+            own, points = own_range(plan.cuts[number], index), self.points[number]
+            if number == plan.main_track:
+                media_start = own.media_start if is_first else frames.media_time_of(first)
+                begin = own.begin if is_first else self._decode_start(plan, index, media_start)
+                media_end = None if is_last else frames.media_time_of(end)
+                last = points.end.sample if media_end is None else max(own.end, points.end_of(media_end))
+                ranges.append(SampleRange(begin, last, media_start, media_end))
+                continue
+            begin = own.begin if is_first else _cut_at(*each, start_s)
+            stop = points.end if is_last else _cut_at(*each, end_s)
+            media_end = stop.media_time if stop.sample < points.end.sample else None
+            ranges.append(SampleRange(begin, stop.sample, begin.media_time, media_end))
+        return tuple(ranges)
+
+    def _decode_start(self, plan: SplitPlan, index: int, media_time: int) -> Cut:
+        """Where decoding must start so that the frame at `media_time` is decoded."""
+        points = self.main_points.back_from(media_time)
+        if self.key_frames is None or not self.are_verified:
+            found = next(points, None)
+        else:
+            points, cuts = tee(points)
+            sample = self.key_frames.first(cut.sample for cut in points)
+            found = None if sample is None else next(cut for cut in cuts if cut.sample == sample)
+        start = Cut(0, self.main.table.composition_start(), 0)
+        known = [cut for cut in plan.cuts[plan.main_track][1 : index + 1] if cut.media_time <= media_time]
+        return found or max(known, key=lambda cut: cut.media_time, default=start)
 
     def _segments(self, cuts: Sequence[Cut]) -> tuple[Presented, ...]:
         """What each segment presents of the video."""
@@ -318,6 +419,9 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
         movie_timescale=movie.timescale,
         tracks=tuple(provenance for _, provenance in parts),
         digest=digest_of(track for track, _ in parts),
+        version=CONTEXT_VERSION if plan.context else VERSION,
+        context_before=plan.context[segment_index].before if plan.context else 0,
+        context_after=plan.context[segment_index].after if plan.context else 0,
     )
     media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
     box = with_segment_chapters(without_provenance(movie.box), plan.starts_s, segment_index)
@@ -344,49 +448,55 @@ def _segment_track(
     """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
     begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
-    table, left_out, is_marked = _segment_table(track.table, begin, end)
-    if pre_roll := _pre_roll(track, begin, end):
-        table = track.table.slice(begin.sample - pre_roll, end.sample)
+    samples = plan.range_of(track_number, segment_index)
+    table, left_out, is_marked = _segment_table(track.table, samples)
+    pre_roll = _pre_roll(track, samples)
+    first = samples.begin.sample - pre_roll
+    if pre_roll:
+        table = track.table.slice(first, samples.end)
     edits, shift = track.edits, 0
     if plan.total_segments > 1:
         edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
     if shift and table.offsets is not None:
         table = replace(table, offsets=table.offsets.shifted(shift))
+    own_first = begin.sample + begin.overlap
     provenance = TrackProvenance(
-        first_sample=begin.sample + begin.overlap,
+        first_sample=own_first,
         offset_shift=shift + left_out,
         edits=track.edits,
-        repeated_samples=1 if begin.overlap else pre_roll,
+        repeated_samples=0 if samples.is_empty else own_first - first - samples.begin.leading,
         is_marked=is_marked,
+        trailing_samples=0 if samples.is_empty else samples.end - (end.sample + end.overlap),
     )
     return replace(track, edits=edits, table=table), provenance
 
 
-def _pre_roll(track: Track, begin: Cut, end: Cut) -> int:
+def _pre_roll(track: Track, samples: SampleRange) -> int:
     """How many audio packets before its first one a segment has. They are decoded, but not presented.
 
     A decoder that starts in the middle of a stream fades in: the first packet of most codecs overlaps with the one
     before it, Opus needs 80 ms (RFC 7845, 4.6), and MP3 packets refer to bits of earlier ones.
     """
-    table = track.table
+    table, begin = track.table, samples.begin
     can_start_anywhere = table.offsets is None and table.sync is None and not table.is_pcm
-    if track.handler != b"soun" or not can_start_anywhere or begin.sample >= end.sample:
+    if track.handler != b"soun" or not can_start_anywhere or samples.is_empty:
         return 0
     ticks = math.ceil(_PRE_ROLL_S * track.timescale)
     first = Timeline.of(table.durations).first_at(begin.decode_time - ticks + 1) - 1
     return begin.sample - max(0, first) if begin.sample else 0
 
 
-def _segment_table(table: SampleTable, begin: Cut, end: Cut) -> tuple[SampleTable, int, bool]:
+def _segment_table(table: SampleTable, samples: SampleRange) -> tuple[SampleTable, int, bool]:
     """The samples of a segment, the duration of samples left out, and whether its first sample had to be marked.
 
     The leading samples of the first sample are left out. The others are decoded earlier by their duration, so their
     composition offsets grow by it. (Readers take the time to the next decode time as the duration of a frame: a gap
     behind the first sample would be a frame that lasts as long.)
     """
-    if begin.sample >= end.sample:
-        return table.slice(begin.sample, end.sample), 0, False
-    own = table.slice(begin.sample, end.sample + end.overlap)
+    begin = samples.begin
+    own = table.slice(begin.sample, max(begin.sample, samples.end))
+    if samples.is_empty:
+        return own, 0, False
     left_out = 0
     if begin.leading and own.offsets is not None:
         left_out = own.durations.slice(1, begin.overlap).total()
@@ -408,19 +518,16 @@ def _segment_edits(
     """
     track = movie.tracks[track_number]
     ranges = track.presented_ranges(movie.timescale)
-    begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
-    if ranges is None or begin.sample == end.sample:
+    samples = plan.range_of(track_number, segment_index)
+    begin = samples.begin
+    if ranges is None or samples.is_empty:
         return (), 0
     shift = max(0, begin.decode_time - begin.media_time) if segment_index else 0
-    clipped = clip_ranges(
-        ranges,
-        _presented_from(track, begin, segment_index),
-        end.media_time if end.sample < track.table.count else None,
-    )
+    clipped = clip_ranges(ranges, _presented_from(track, samples, segment_index), samples.media_end)
     edits = edits_of(
         clipped,
-        movie_start=plan.starts_s[segment_index] * track.timescale if segment_index else Fraction(0),
-        media_zero=begin.decode_time - shift - _pre_roll_ticks(track, begin, end),
+        movie_start=plan.movie_start_s(segment_index) * track.timescale,
+        media_zero=begin.decode_time - shift - _pre_roll_ticks(track, samples),
         media_end=plan.cuts[track_number][-1].media_time,
         track_timescale=track.timescale,
         movie_timescale=movie_timescale,
@@ -428,19 +535,19 @@ def _segment_edits(
     return edits, shift
 
 
-def _pre_roll_ticks(track: Track, begin: Cut, end: Cut) -> int:
-    first = begin.sample - _pre_roll(track, begin, end)
-    return track.table.durations.slice(first, begin.sample).total()
+def _pre_roll_ticks(track: Track, samples: SampleRange) -> int:
+    first = samples.begin.sample - _pre_roll(track, samples)
+    return track.table.durations.slice(first, samples.begin.sample).total()
 
 
-def _presented_from(track: Track, begin: Cut, segment_index: int) -> int | None:
+def _presented_from(track: Track, samples: SampleRange, segment_index: int) -> int | None:
     """The media time from which a segment's track is presented. None: as the source's edit list says.
 
     Without an edit list, a first frame with a late composition time is presented late. Players disagree about that once
     there is an edit list, so the delay becomes an empty edit.
     """
     if segment_index:
-        return begin.media_time
+        return samples.media_start
     return None if track.edits else track.table.composition_start()
 
 

@@ -68,7 +68,7 @@ def test_segments_of_version_1_can_be_read() -> None:
 
 def test_a_later_version_is_ignored() -> None:
     """Such segments are concatenated by their own times."""
-    later = replace(PROVENANCE, version=3)
+    later = replace(PROVENANCE, version=4)
     assert find_provenance(Box(b"moov", children=(build_provenance(later),))) is None
 
 
