@@ -7,7 +7,16 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-_COLOURS = {"plain": "#8c8c8c", "ffmpeg": "#4c78a8", "copy": "#e45756", "bound": "#72b7b2", "server": "#eeca3b"}
+_COLOURS = {
+    "plain": "#8c8c8c",
+    "ffmpeg": "#4c78a8",
+    "mkv": "#b279a2",
+    "bound": "#72b7b2",
+    "copy": "#e45756",
+    "fragmented": "#54a24b",
+    "audio": "#ff9da6",
+    "server": "#eeca3b",
+}
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -17,6 +26,8 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes, step in zip(figure.subplots(1, 2, sharey=True), ("split", "join"), strict=True):
         for way, colour in _COLOURS.items():
             points = sorted((row["gb"], row["seconds"]) for row in rows if (row["step"], row["way"]) == (step, way))
+            if not points:
+                continue  # not measured, or the same as another
             axes.plot(*zip(*points, strict=True), label=way, color=colour, marker="o")
         axes.set_title(step)
         axes.set_xlabel("source, GB")

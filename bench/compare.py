@@ -44,6 +44,7 @@ _CONTAINERS = {
     "mkv": ("source.mkv",),
 }
 STEPS = ("split", "join")
+_STATUS_AFTER = {"split": "chunking_complete", "join": "completed"}
 _SEGMENTS = 8
 
 
@@ -74,6 +75,8 @@ def _run_engine(aws: Aws, step: str, job_id: str) -> None:
     else:
         answer = build_reassembly_handler(aws)(batch({"job_id": job_id}), LocalContext("bench"))
     assert not answer["batchItemFailures"]
+    job = aws.dynamodb.get_item(TableName=aws.settings.jobs_table_name, Key={"job_id": {"S": job_id}})["Item"]
+    assert job["status"]["S"] == _STATUS_AFTER[step], job
 
 
 def measure(sizes_gb: list[float], ways: list[str]) -> list[dict[str, Any]]:

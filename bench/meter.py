@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore.utils import determine_content_length
 from media_worker.aws import Aws
@@ -15,6 +16,8 @@ from media_worker.aws import Aws
 _SAMPLE_S = 0.05
 _SENDING = frozenset({"PutObject", "UploadPart"})
 _COMPLETING = frozenset({"PutObject", "CompleteMultipartUpload"})
+# Of a segment and of the final. The plan is an object too, but nobody waits for it.
+_MEDIA_SUFFIX = ".mp4"
 
 
 @dataclass(slots=True)
@@ -66,11 +69,12 @@ class Meter:
             if operation_name in _SENDING:
                 self.cost.mb_out += _body_bytes(request) / 1e6
 
-    def _answered(self, model: Any, parsed: dict[str, Any], **_: Any) -> None:
+    def _answered(self, model: Any, parsed: dict[str, Any], http_response: Any, **_: Any) -> None:
         with self._lock:
             if model.name == "GetObject":
                 self.cost.mb_in += parsed.get("ContentLength", 0) / 1e6
-            if model.name in _COMPLETING and not self.cost.first_object_s:
+            is_media = urlsplit(http_response.url).path.endswith(_MEDIA_SUFFIX)
+            if model.name in _COMPLETING and is_media and not self.cost.first_object_s:
                 self.cost.first_object_s = time.monotonic() - self._begin
 
     def _sample(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from media_worker.errors import JobMoved, LeaseLost, PermanentError
-from media_worker.keys import MODES, Mode
+from media_worker.keys import parse_mode
 from media_worker.settings import ENGINES, TRACKS, Engine, Tracks
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Job:
 
     job_id: str
     status: JobStatus
-    mode: Mode
+    mode: str
     total_segments: int | None = None
     segment_duration_s: Fraction | None = None
     engine: Engine | None = None
@@ -198,7 +198,7 @@ class Job:
             return cls(
                 job_id=row["job_id"],
                 status=JobStatus(row["status"]),
-                mode=_one_of(MODES, row["mode"]),
+                mode=parse_mode(row["mode"]),
                 total_segments=_integer(row.get("total_segments")),
                 segment_duration_s=_positive(row.get("segment_duration_sec")),
                 engine=_one_of(ENGINES, row["engine"]) if row.get("engine") else None,
@@ -261,6 +261,7 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) 
         "segment_duration_sec": _exact(plan.segment_duration_s),
         "source_etag": plan.source.etag,
         "plan": plan.digest,
+        "frames": plan.frames,
     }
     if job.plan not in {None, plan.digest} or job.source_etag not in {None, plan.source.etag}:
         attributes["replanned_at"] = now_s()

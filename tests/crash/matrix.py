@@ -175,7 +175,7 @@ class Lab:
         yield from self._judge_end(world, case)
         if case.shape.uses_kit and world.fired_at and world.clock.time() - world.fired_at > _RECOVERS_IN_S:
             yield f"recovered after {world.clock.time() - world.fired_at:.0f} s"
-        if not case.every_attempt and world.reassemblies_sent > _most_reassemblies(case.fault):
+        if not case.every_attempt and world.reassemblies_sent > _most_reassemblies(case):
             yield f"doubled: {world.reassemblies_sent} reassembly messages"
         for name, delivery in world.deliveries:
             if delivery.error and name != "worker":
@@ -201,10 +201,12 @@ class Lab:
             yield f"the job ended as {job.status} ({job.error})"
 
 
-def _most_reassemblies(fault: Fault) -> int:
+def _most_reassemblies(case: Case) -> int:
     """One, unless a message or its answer may have been lost: the sender cannot tell which."""
+    fault = case.fault
     if fault.call.operation == "SendMessage" and fault.kind == "timeout after":
-        return 6  # one for each attempt of the SDK, and one of the next delivery
+        # One for each attempt of the SDK, or one of the next delivery. The kit repeats the save, and sends one more.
+        return 7 if case.shape.uses_kit else 6
     return 2 if fault.call.operation == "SendMessage" or "Triggered" in fault.call.operation else 1
 
 
