@@ -40,9 +40,14 @@ include tests/crash/crash.mk
 # the local cloud, which wait most, all run in one of them, beside the others.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -q -n 3 --dist loadgroup --ignore tests/crash --ignore tests/hostile --cov --cov-report=
+	@$(BIN)/pytest -q -n 3 --dist loadgroup --ignore tests/crash --ignore tests/hostile --ignore tests/packaging --cov --cov-report=
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
+	@$(BIN)/pytest -q -n 2 tests/packaging -k "contents or processed and 3.10"
+
+.PHONY: test-wheel
+test-wheel: setup ## install the wheel into every Python of this machine, by uv, pip and pipx, and work with it
+	@$(BIN)/pytest -q tests/packaging
 
 .PHONY: ui-screenshot
 ui-screenshot: setup ## test the page in a browser, and write docs/ui.png
@@ -72,6 +77,7 @@ check: setup $(TEMPLATE_CHECKS)/.synced ## check lint, format, types and the tem
 	@$(BIN)/mypy .
 	@$(BIN)/codespell
 	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint
+	@SAM_CLI_TELEMETRY=0 $(BIN)/sam validate --lint --template examples/ecs-worker/template.yaml
 	@$(TEMPLATE_CHECKS)/bin/cfn-lint --append-rules cfn_lint_serverless.rules
 	@$(TEMPLATE_CHECKS)/bin/checkov
 
@@ -95,6 +101,14 @@ bench-plan: setup ## measure time and memory of planning a source of ten hours
 .PHONY: bench-depth
 bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join
 	@$(BIN)/python -m bench.call_depth
+
+.PHONY: bench-requests
+bench-requests: setup ## count the AWS requests of a job of 25 segments, with each engine
+	@$(BIN)/python -m bench.job_requests $(ARGS)
+
+.PHONY: load
+load: setup ## kill workers of a job of 200 segments, and run 200 jobs at once, in the local cloud; ARGS=--help: larger runs
+	@$(BIN)/python -m bench.load $(ARGS)
 
 .PHONY: setup-bench
 setup-bench: setup

@@ -6,12 +6,14 @@ Commands of the local cloud are imported when they run: see the package's docstr
 # ruff: noqa: T201 - a command line prints
 # ruff: noqa: PLC0415 - what only some commands need is imported by those
 
+import importlib.util
 import json
 import os
 import sys
 from argparse import Namespace
 
 from media_worker_cli import fetching, progress, watching
+from media_worker_cli.errors import UsageError
 from media_worker_cli.job_commands import require_job_id
 from media_worker_cli.stack import choose_stack, read_env_file
 from media_worker_cli.submission import Submission, require_resumable, require_source, upload_source
@@ -99,6 +101,8 @@ def serve(arguments: Namespace) -> int:
 
     With a file of settings it starts a new process, because some settings are read when a module is imported.
     """
+    if importlib.util.find_spec("aws_lambda_powertools") is None:
+        raise UsageError("`serve` needs Powertools: install it with `pip install 'media-worker[serve]'`")
     from media_worker import main as service
 
     if arguments.env_file:

@@ -20,6 +20,10 @@ class CloudError(CommandError):
     """The local cloud did not start, or the stack could not be deployed into it."""
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """The user interrupted a run, and its job is kept for another run. So the local cloud has to stay up."""
+
+
 class FramesMissing(CommandError):
     """The final does not have the frames of the source."""
 

@@ -1,4 +1,4 @@
-"""The commands `jobs`, `show`, `cancel`, `retry` and `delete`: they parse, call the library, and print."""
+"""The commands `jobs`, `show`, `cancel`, `retry`, `resend` and `delete`: they parse, call the library, and print."""
 
 # ruff: noqa: T201 - a command line prints
 
@@ -14,7 +14,7 @@ from media_worker.description import Description, Segment, describe_job
 from media_worker.jobs import JobStatus, now_s
 from media_worker.keys import is_job_id
 from media_worker.listing import LISTED, ListedJob, list_jobs
-from media_worker.operations import NewSettings, Outcome, cancel_job, delete_job, retry_job
+from media_worker.operations import NewSettings, Outcome, cancel_job, delete_job, resend_segments, retry_job
 from media_worker.plan import Plan
 from media_worker.prices import Cost
 from media_worker.source_tracks import SourceTracks, read_tracks
@@ -93,6 +93,11 @@ def retry(arguments: Namespace) -> int:
     segments = parse_ranges(arguments.segments) if arguments.segments else frozenset()
     settings = NewSettings(arguments.segment_seconds, arguments.engine, arguments.frame_check, arguments.tracks)
     return _operate(arguments, lambda aws: retry_job(aws, arguments.job, segments, settings))
+
+
+def resend(arguments: Namespace) -> int:
+    """Announce the segments of a job that have no completion again."""
+    return _operate(arguments, lambda aws: resend_segments(aws, arguments.job))
 
 
 def delete(arguments: Namespace) -> int:

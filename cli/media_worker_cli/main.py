@@ -24,7 +24,7 @@ from botocore.exceptions import (
 )
 from media_worker.errors import MediaWorkerError, NoSuchJob, OperationRefused
 from media_worker.jobs import FRAME_CHECKS, MAX_CONTEXT_FRAMES, SEGMENT_TRACKS, JobStatus
-from media_worker.keys import MAX_SEGMENTS, MODES
+from media_worker.keys import DEFAULT_MODE, MAX_SEGMENTS, parse_mode
 from media_worker.settings import TRACKS, Engine
 
 from media_worker_cli import check as checking
@@ -135,6 +135,12 @@ def _add_local_commands(add: AddCommand) -> None:
     run.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the source segments and the processed segments in this folder"
     )
+    run.add_argument(
+        "--concurrency", type=_count, metavar="N", help="process N segments at once (default: the number of CPU cores)"
+    )
+    run.add_argument(
+        "--resume", metavar="JOB", help="go on with a run that was interrupted or failed; the job keeps its options"
+    )
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
@@ -173,6 +179,7 @@ def _add_verbs(add: AddCommand) -> None:
         "--segments", metavar="LIST", help="process these segments again, such as 3,7-9; of a completed job too"
     )
     _add_settings(retry, "other segments: everything is planned, split and processed again")
+    resend = add("resend", job_commands.resend, "announce the segments without a completion to the workers again")
     delete = add("delete", job_commands.delete, "delete a job with its source, segments and final")
     delete.add_argument("--keep-final", action="store_true", help="keep the final video")
     _add_check(add)
@@ -182,9 +189,9 @@ def _add_verbs(add: AddCommand) -> None:
         action="store_true",
         help="print the notification configuration that the input bucket needs, merged with what it has, as JSON",
     )
-    for command in (show, cancel, retry, delete):
+    for command in (show, cancel, retry, resend, delete):
         command.add_argument("job", metavar="JOB", help="the job id that `submit` printed")
-    for command in (jobs, show, cancel, retry, delete, check):
+    for command in (jobs, show, cancel, retry, resend, delete, check):
         _add_stack(command)
         _add_json(command)
 
@@ -224,7 +231,13 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help="the video file")
-    parser.add_argument("--mode", choices=MODES, default="sbs", help="label in the segment keys (default: %(default)s)")
+    parser.add_argument(
+        "--mode",
+        type=_mode,
+        default=DEFAULT_MODE,
+        metavar="LABEL",
+        help="label in the segment keys: up to 32 of a-z, 0-9 and - (default: %(default)s)",
+    )
     _add_cuts(parser, _add_settings(parser, "default: the stack's setting"))
     parser.add_argument(
         "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
@@ -298,6 +311,13 @@ def _segments(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_SEGMENTS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_SEGMENTS}")
     return int(text)
+
+
+def _mode(text: str) -> str:
+    try:
+        return parse_mode(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _context_frames(text: str) -> int:

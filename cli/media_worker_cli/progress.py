@@ -43,19 +43,24 @@ class Display(Protocol):
 
 @contextmanager
 def display(stream: IO[str] | None = None) -> Iterator[Display]:
-    """Bars if the stream (default: stderr) is a terminal, else lines."""
+    """Bars if the stream (default: stderr) is a terminal and rich is installed, else lines."""
     stream = stream or sys.stderr
     if not stream.isatty():
         yield Lines(stream)
         return
-    with _build_bars(stream) as bars:
+    if (built := _build_bars(stream)) is None:
+        yield Lines(stream)
+        return
+    with built as bars:
         yield Bars(bars)
 
 
-def _build_bars(stream: IO[str]) -> "Progress":
-    # Only a terminal needs rich: without one, the command works where rich is not installed.
-    from rich import progress  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
+def _build_bars(stream: IO[str]) -> "Progress | None":
+    try:
+        from rich import progress  # noqa: PLC0415 - optional
+        from rich.console import Console  # noqa: PLC0415
+    except ImportError:
+        return None
 
     columns = (
         progress.SpinnerColumn(finished_text="✓"),

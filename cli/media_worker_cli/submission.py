@@ -6,7 +6,7 @@ import shlex
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +17,7 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from media_worker.aws import Aws
 from media_worker.jobs import FrameCheck, JobStatus, SegmentTracks, read_row
-from media_worker.keys import Mode, build_source_key
+from media_worker.keys import DEFAULT_MODE, build_source_key
 from media_worker.operations import delete_objects
 from media_worker.settings import Engine, Tracks
 
@@ -35,7 +35,7 @@ class Submission:
 
     job_id: str
     source: Path
-    mode: Mode = "sbs"
+    mode: str = DEFAULT_MODE
     engine: Engine | None = None
     segment_duration_s: Decimal | None = None
     frame_check: FrameCheck | None = None
@@ -135,17 +135,27 @@ def require_resumable(aws: Aws, submission: Submission) -> None:
     Raises:
         UsageError: there is no such job, it has begun already, or it is for a file of another size.
     """
-    row = read_row(aws, submission.job_id)
-    if not row:
-        raise UsageError(f"there is no job {submission.job_id!r}: submit the source without --resume")
+    row = require_same_source(aws, submission)
     if row["status"] != JobStatus.CREATED:
         raise UsageError(f"job {submission.job_id} is {row['status']}: its source was uploaded")
+
+
+def require_same_source(aws: Aws, submission: Submission) -> Mapping[str, Any]:
+    """The row of a job that is for this source.
+
+    Raises:
+        UsageError: there is no such job, or it is for a file of another size.
+    """
+    row = read_row(aws, submission.job_id)
+    if not row:
+        raise UsageError(f"there is no job {submission.job_id!r}: give the source without --resume")
     size_bytes, expected = submission.source.stat().st_size, row.get("source_file_size_bytes")
     if expected is not None and int(expected) != size_bytes:
         raise UsageError(
             f"{submission.source} has {size_bytes} bytes, but job {submission.job_id} is for a file of {expected} "
-            "bytes: submit it without --resume"
+            "bytes: give it without --resume"
         )
+    return row
 
 
 def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, Any]:

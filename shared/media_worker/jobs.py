@@ -13,7 +13,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from media_worker.cutting import Cutting, parse_cutting
 from media_worker.errors import JobMoved, LeaseLost, PermanentError
-from media_worker.keys import MODES, Mode
+from media_worker.keys import parse_mode
 from media_worker.settings import ENGINES, TRACKS, Engine, Tracks
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Job:
 
     job_id: str
     status: JobStatus
-    mode: Mode
+    mode: str
     total_segments: int | None = None
     segment_duration_s: Fraction | None = None
     engine: Engine | None = None
@@ -201,7 +201,7 @@ class Job:
             return cls(
                 job_id=row["job_id"],
                 status=JobStatus(row["status"]),
-                mode=_one_of(MODES, row["mode"]),
+                mode=parse_mode(row["mode"]),
                 total_segments=_integer(row.get("total_segments")),
                 segment_duration_s=_positive(row.get("segment_duration_sec")),
                 engine=_one_of(ENGINES, row["engine"]) if row.get("engine") else None,

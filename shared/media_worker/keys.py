@@ -2,22 +2,23 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from enum import Enum
 
-Mode: TypeAlias = Literal["anaglyph", "sbs"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+# A label of the job. Workers that make 3D videos know `sbs` and `anaglyph`.
+DEFAULT_MODE = "sbs"
+_MODE = r"[a-z0-9-]{1,32}"
 
 # Five digits in every segment key.
 MAX_SEGMENTS = 99_999
 
 # S3 keys have at most 1,024 bytes; the longest of ours is a segment's.
-_MAX_JOB_ID_BYTES = 1024 - len("segments//00000_00000_anaglyph.mp4")
+_MAX_JOB_ID_BYTES = 1024 - len("segments//00000_00000_.mp4") - 32
 
 # One path component, without control characters and lone surrogates.
 _COMPONENT = r"[^/\x00-\x1f\x7f-\x9f\ud800-\udfff]+"
 _JOB_ID = rf"(?P<job_id>{_COMPONENT})"
 _INPUT = re.compile(rf"input/{_JOB_ID}/source\.mp4")
-_SEGMENT = re.compile(rf"segments/{_JOB_ID}/(?P<index>[0-9]{{5}})_(?P<total>[0-9]{{5}})_(?P<mode>anaglyph|sbs)\.mp4")
+_SEGMENT = re.compile(rf"segments/{_JOB_ID}/(?P<index>[0-9]{{5}})_(?P<total>[0-9]{{5}})_(?P<mode>{_MODE})\.mp4")
 _OUTPUT_SEGMENT = re.compile(rf"jobs/{_JOB_ID}/segments/(?P<index>0|[1-9][0-9]{{0,4}})\.mp4")
 
 
@@ -29,7 +30,7 @@ class SegmentKey:
     job_id: str
     segment_index: int
     total_segments: int
-    mode: Mode
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +53,28 @@ def parse_input_key(key: str) -> str | None:
     return match["job_id"] if match and is_job_id(match["job_id"]) else None
 
 
-def build_segment_key(job_id: str, segment_index: int, total_segments: int, mode: Mode) -> str:
-    """The key of one segment.
+def build_segment_key(job_id: str, segment_index: int, total_segments: int, mode: str) -> str:
+    """The key of one segment. A `str` enum as mode gives its value.
 
     Raises:
-        ValueError: the job id is not a single path component, the mode is unknown, or the index is not below the total.
+        ValueError: the job id is not a single path component, the mode is no label, or the index is not
+            below the total.
     """
     if not 0 <= segment_index < total_segments <= MAX_SEGMENTS:
         raise ValueError(f"segment {segment_index} of {total_segments}: expected 0 <= index < total <= {MAX_SEGMENTS}")
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is not one of {', '.join(MODES)}")
-    return f"segments/{_checked(job_id)}/{segment_index:05d}_{total_segments:05d}_{mode}.mp4"
+    return f"segments/{_checked(job_id)}/{segment_index:05d}_{total_segments:05d}_{parse_mode(mode)}.mp4"
+
+
+def parse_mode(mode: object) -> str:
+    """A job's mode, as a plain `str`.
+
+    Raises:
+        ValueError: it is not a label of 1 to 32 of the characters a to z, 0 to 9 and `-`.
+    """
+    label = mode.value if isinstance(mode, Enum) else mode
+    if not isinstance(label, str) or re.fullmatch(_MODE, label) is None:
+        raise ValueError(f"mode {label!r} is not 1 to 32 characters of a-z, 0-9 and -")
+    return label
 
 
 def build_segment_prefix(job_id: str) -> str:
@@ -80,8 +92,7 @@ def parse_segment_key(bucket: str, key: str) -> SegmentKey | None:
     match = _SEGMENT.fullmatch(key)
     if not match or not is_job_id(match["job_id"]) or int(match["index"]) >= int(match["total"]):
         return None
-    mode: Mode = "sbs" if match["mode"] == "sbs" else "anaglyph"
-    return SegmentKey(bucket, match["job_id"], int(match["index"]), int(match["total"]), mode)
+    return SegmentKey(bucket, match["job_id"], int(match["index"]), int(match["total"]), match["mode"])
 
 
 def build_output_segment_key(job_id: str, segment_index: int) -> str:

@@ -437,7 +437,8 @@ def let_expire(aws: "Aws", bucket: str, key: str) -> None:
 
     Best effort, like all cleanup. The functions have no right to delete, so that no bug can delete a video.
     """
-    tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
+    tag_key, tag_value = aws.settings.expiry_tag
+    tag: TagTypeDef = {"Key": tag_key, "Value": tag_value}
     with best_effort("Object not tagged to expire", "expiry_not_set", key=key):
         aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
 

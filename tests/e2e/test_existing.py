@@ -22,8 +22,6 @@ from tests.e2e.test_pipeline import assert_same_media
 
 pytestmark = pytest.mark.xdist_group("e2e")
 
-COPY = [sys.executable, "-c", "import shutil, sys; shutil.copy(*sys.argv[1:])", "{input}", "{output}"]
-
 
 @contextmanager
 def process(*argv: str | Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
@@ -52,7 +50,7 @@ def run_job(existing: ExistingResources, clip: Path, final: Path) -> None:
     environment = existing.environment | existing.settings
     aws = Aws.connect(Settings.from_environment(environment))
     submission = Submission(new_job_id(clip), clip, segment_duration_s=Decimal(4))
-    with process(sys.executable, "examples/segment_worker.py", *COPY, environment=environment):
+    with process(sys.executable, "examples/segment_worker.py", environment=environment):
         submit(aws, submission, lambda _: None)
         job = watch(aws, submission.job_id, lambda _: None, LOCAL_INTERVAL_S)
         fetch(aws, submission.job_id, final, lambda _: None)

@@ -128,6 +128,44 @@ def test_an_interrupted_run_leaves_a_running_cloud_running(cloud: CommandLine, c
     assert cloud("status").code == 0
 
 
+def test_an_interrupted_run_is_resumed(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
+    """What was processed before Ctrl-C is kept. Only the segment that was interrupted is processed twice."""
+    final, starts, go_on = tmp_path / "final.mp4", tmp_path / "starts", tmp_path / "go_on"
+    program = tmp_path / "command.py"
+    program.write_text(
+        "import pathlib, shutil, sys, time\n"
+        f"starts = pathlib.Path({str(starts)!r})\n"
+        "with starts.open('a') as file: file.write(sys.argv[3] + '\\n')\n"
+        f"if len(starts.read_text().splitlines()) > 2 and not pathlib.Path({str(go_on)!r}).exists(): time.sleep(300)\n"
+        "shutil.copy(*sys.argv[1:3])\n"
+    )
+    command = f"{sys.executable} {program} {{input}} {{output}} {{index}}"
+    options: list[str | Path] = [
+        "--out",
+        final,
+        "--segment-seconds",
+        "2",
+        "--segment-command",
+        command,
+        "--concurrency",
+        "1",
+    ]
+    process = cloud.start("run", clip, *options)
+    wait_for(lambda: starts.exists() and len(starts.read_text().splitlines()) == 3)
+    ended = cloud.interrupt(process)
+    assert ended.code == 130
+    (job_id,) = re.findall(r"`--resume (\S+)`", ended.err)
+    go_on.touch()
+    resumed = cloud("run", clip, *options, "--resume", job_id, "--json")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["frames_out"] == 250
+    assert_same_media(final, clip)
+    started = starts.read_text().split()
+    assert started[2] in started[3:]
+    assert sorted(started[:2] + started[3:]) == ["0", "1", "2", "3", "4"]
+    assert cloud("run", clip, *options, "--resume", job_id).code == 2
+
+
 def test_an_interrupted_run_stops_the_cloud_that_it_started(clip: Path, tmp_path: Path) -> None:
     """After Ctrl-C no process is left."""
     own = CommandLine(tmp_path / "own")
@@ -181,12 +219,10 @@ def test_submit_watch_and_fetch_with_the_example_worker(cloud: CommandLine, clip
     job_id = submitted.out.strip()
     assert cloud("run", clip, "--out", tmp_path / "other.mp4", "--segment-seconds", "4").code == 0
     assert cloud("fetch", job_id, "--out", final).last_error == f"media-worker: job '{job_id}' has no final"
-    copy = [sys.executable, "-c", "import shutil, sys; shutil.copy(*sys.argv[1:])", "{input}", "{output}"]
     with subprocess.Popen(
-        [sys.executable, "examples/segment_worker.py", *copy], env=cloud.stack_environment(), cwd=ROOT
+        [sys.executable, "examples/segment_worker.py"], env=cloud.stack_environment(), cwd=ROOT
     ) as worker:
         watched = cloud("watch", job_id)
-        # A message that SQS sends to the killed worker is invisible for a minute, so this is the last test of the file.
         worker.terminate()
     assert (watched.code, watched.out) == (0, f"{job_id} is {JobStatus.COMPLETED}\n"), watched.err
     assert cloud("fetch", job_id, "--out", final).code == 0

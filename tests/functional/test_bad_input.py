@@ -115,7 +115,10 @@ def test_a_job_with_nothing_to_join_is_acknowledged(stack: Stack, logs: Logs, st
 @pytest.mark.parametrize(
     ("attributes", "error"),
     [
-        ({"mode": {"S": "vr"}}, "the job's row cannot be used: ValueError: 'vr' is not one of anaglyph, sbs"),
+        (
+            {"mode": {"S": "V R"}},
+            "the job's row cannot be used: ValueError: mode 'V R' is not 1 to 32 characters of a-z, 0-9 and -",
+        ),
         ({"segment_duration_sec": {"N": "0"}}, "the job's row cannot be used: ValueError: segment_duration_sec is 0"),
     ],
 )

@@ -5,6 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from media_worker.completions import record_segment
+from media_worker.keys import build_segment_key
+from media_worker.messages import parse_segment_body
 from media_worker_cli import job_commands
 from media_worker_cli.main import main
 from media_worker_cli.stack import Stack as CliStack
@@ -85,7 +88,7 @@ def test_cancel_retry_delete(command: Any, stack: Stack) -> None:
     assert command("delete", "job-1") == (0, "job-1 was deleted already\n", "")
 
 
-@pytest.mark.parametrize("verb", ["show", "cancel", "retry", "delete"])
+@pytest.mark.parametrize("verb", ["show", "cancel", "retry", "resend", "delete"])
 def test_an_unknown_job_is_wrong_usage(command: Any, verb: str) -> None:
     """So is a job id with a slash."""
     assert command(verb, "no") == (2, "", "media-worker: there is no job 'no'")
@@ -97,3 +100,21 @@ def test_an_operation_that_the_status_forbids_is_a_failure(command: Any, stack: 
     stack.add_job(status={"S": "completed"})
     assert command("cancel", "job-1") == (1, "", "media-worker: job job-1 is completed: it cannot be cancelled")
     assert command("retry", "job-1", "--segments", "x")[0] == 2
+
+
+def test_resend_announces_segments_without_a_completion(command: Any, stack: Stack) -> None:
+    """A job that does not wait for segments is refused."""
+    stack.add_job(total_segments={"N": "3"}, status={"S": "chunking_complete"})
+    for index in range(3):
+        key = build_segment_key("job-1", index, 3, "sbs")
+        stack.aws.s3.put_object(Bucket=stack.aws.settings.input_bucket_name, Key=key, Body=b"segment")
+    record_segment(stack.aws, job_id="job-1", segment_index=1, output_s3_uri="s3://out/1.mp4")
+    announced = "job-1 waits for its segments: segments 0, 2 announced again\n"
+    assert command("resend", "job-1") == (0, announced, "")
+    url = stack.aws.settings.segment_queue_url or ""
+    received = stack.aws.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    keys = [parse_segment_body(message["Body"], stack.aws.settings.input_bucket_name)[0] for message in received]
+    assert sorted(key.segment_index for key in keys) == [0, 2]
+    stack.add_job("job-2")
+    refused = "media-worker: job job-2 is created: it does not wait for segments"
+    assert command("resend", "job-2") == (1, "", refused)

@@ -113,7 +113,7 @@ def test_a_row_without_a_required_attribute_is_refused(name: str) -> None:
     ("attributes", "complaint"),
     [
         ({"status": "archived"}, "archived"),
-        ({"mode": "vr"}, "'vr' is not one of anaglyph, sbs"),
+        ({"mode": "V R"}, "mode 'V R' is not 1 to 32 characters of a-z, 0-9 and -"),
         ({"engine": "gstreamer"}, "'gstreamer' is not one of"),
         ({"total_segments": Decimal("1.5")}, "1.5 is not a whole number"),
         ({"total_segments": "many"}, "many"),

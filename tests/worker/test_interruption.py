@@ -1,6 +1,7 @@
 """What the host announces, over real HTTP."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -82,6 +83,24 @@ def test_a_task_is_protected_while_it_works(metadata: Metadata) -> None:
         host.protect(protected=protected)
     bodies = [json.loads(body)["ProtectionEnabled"] for _, path, body in metadata.requests if "protection" in path]
     assert bodies == [True, False]
+
+
+def test_a_task_is_protected_for_each_segment(world: World, metadata: Metadata) -> None:
+    """Before the processing begins, and until the segment is recorded. A task that waits can be stopped."""
+    world.add_job(2)
+    states = []
+    for segment in world.worker(ecs(metadata)).segments():
+        with segment:
+            states.append(protection(metadata)[-1])
+            shutil.copyfile(segment.input, segment.output)
+    assert states == [True, True]
+    assert protection(metadata) == [True, False, True, False]
+    assert world.processed == [0, 1]
+
+
+def protection(metadata: Metadata) -> list[bool]:
+    bodies = [body for _, path, body in metadata.requests if path == "/task-protection/v1/state"]
+    return [json.loads(body)["ProtectionEnabled"] for body in bodies]
 
 
 def test_a_service_that_fails_announces_nothing() -> None:

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
-from media_worker_cli.errors import CloudError
+from media_worker_cli.errors import CloudError, RunInterrupted
 from media_worker_cli.local import deployment
 from media_worker_cli.local.locks import Lock
 
@@ -30,7 +30,7 @@ _STOP_TIMEOUT_S = 3.0
 _START_ATTEMPTS = 3
 _TAIL_LINES = 10
 
-type Report = Callable[[str], None]
+Report: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Cloud:
 
 def state_directory(environ: Mapping[str, str]) -> Path:
     """The local cloud's state directory. MEDIA_WORKER_STATE_DIR names another one, for a second cloud."""
-    return Path(environ.get("MEDIA_WORKER_STATE_DIR") or deployment.ROOT / ".local").resolve()
+    return Path(environ.get("MEDIA_WORKER_STATE_DIR") or deployment.BUILDS).resolve()
 
 
 def find(state: Path) -> Cloud | None:
@@ -82,8 +82,8 @@ def stop(state: Path) -> bool:
 def in_use(state: Path, environ: Mapping[str, str], report: Report) -> Iterator[Cloud]:
     """The cloud for one run, started if it is not running.
 
-    It stays up afterwards for the next run. If the run is interrupted, a cloud that was started for it is stopped,
-    unless another run uses it by then.
+    It stays up afterwards for the next run. If the run is interrupted and leaves nothing, a cloud that was started for
+    it is stopped, unless another run uses it by then.
     """
     users, lock = Lock(state / "users"), Lock(state / "lock")
     with contextlib.ExitStack() as use:
@@ -94,6 +94,8 @@ def in_use(state: Path, environ: Mapping[str, str], report: Report) -> Iterator[
             yield cloud
             if started:
                 report("the local cloud stays up for the next run; stop it with `media-worker down`")
+        except RunInterrupted:
+            raise
         except KeyboardInterrupt:
             use.close()
             with lock.exclusive():

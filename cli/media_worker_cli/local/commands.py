@@ -7,15 +7,17 @@ import os
 import shlex
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from botocore.exceptions import BotoCoreError
 
 from media_worker_cli import fetching, progress
 from media_worker_cli.errors import CloudError, FramesMissing, JobFailed, UsageError
+from media_worker_cli.job_commands import require_job_id
 from media_worker_cli.local import cloud as clouds
 from media_worker_cli.local.cloud import Cloud, state_directory
-from media_worker_cli.local.deployment import ROOT, STACK_NAME, client_environment, current_fingerprint, isolated
+from media_worker_cli.local.deployment import CACHE, STACK_NAME, client_environment, current_fingerprint, isolated
 from media_worker_cli.local.ffmpeg import with_ffmpeg_on_path
 from media_worker_cli.local.run import Processing, RunRequest
 from media_worker_cli.local.run import run as run_pipeline
@@ -58,7 +60,9 @@ def run(arguments: Namespace) -> int:
     """Split, process and join a video in the local cloud."""
     require_source(arguments.source)
     fetching.require_target(arguments.out, arguments.source)
-    request = RunRequest(Submission.of(arguments), _processing(arguments), arguments.out)
+    if arguments.resume:
+        require_job_id(arguments.resume)
+    request = RunRequest(Submission.of(arguments), _processing(arguments), arguments.out, bool(arguments.resume))
     state = state_directory(os.environ)
     try:
         with progress.display() as display, clouds.in_use(state, dict(os.environ), display.say) as cloud:
@@ -101,11 +105,12 @@ def use_local_cloud(cloud: Cloud) -> None:
 
 
 def _processing(arguments: Namespace) -> Processing:
-    environ = with_ffmpeg_on_path(dict(os.environ), ROOT / ".cache" / "bin")
+    environ = with_ffmpeg_on_path(dict(os.environ), CACHE / "bin")
     words = parse_command(arguments.segment_command, environ) if arguments.segment_command is not None else None
-    if arguments.keep:
+    if arguments.keep and not arguments.resume:
         _require_empty(arguments.keep)
-    return Processing(words, environ, arguments.keep)
+    processing = Processing(words, environ, arguments.keep)
+    return replace(processing, concurrency=arguments.concurrency) if arguments.concurrency else processing
 
 
 def _require_empty(directory: Path) -> None:

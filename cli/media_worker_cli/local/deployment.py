@@ -13,20 +13,24 @@ from media_worker_cli.errors import CloudError
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 from media_worker_cli.local.locks import Lock
 
-ROOT = Path(__file__).resolve().parents[3]
+# A wheel holds what is deployed. In a checkout, it is the checkout itself.
+_IN_WHEEL = Path(__file__).resolve().with_name("checkout")
+ROOT = _IN_WHEEL if _IN_WHEEL.is_dir() else Path(__file__).resolve().parents[3]
 STACK_NAME = "media-worker"
 REGION = "us-east-1"
 
 _CONFIG = Path(__file__).with_name("samconfig.toml")
-# All local clouds of a checkout share one build.
-_BUILDS = ROOT / ".local"
+# All local clouds of a checkout, or of an installation, share one build. An installation may be read-only.
+_STATE_HOME = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+BUILDS = _STATE_HOME / "media-worker" if ROOT == _IN_WHEEL else ROOT / ".local"
+CACHE = BUILDS / "cache" if ROOT == _IN_WHEEL else ROOT / ".cache"
 _ARTIFACTS_BUCKET = "media-worker-artifacts"
 # Clients need credentials to sign requests. ministack accepts any.
 _DUMMY = "local"
 _TAIL_LINES = 15
 
 # The files of a deployment. A change to any other file needs no new deployment.
-_DEPLOYED = ("template.yaml", "watching.yaml", "functions", "shared", "layers", str(_CONFIG.relative_to(ROOT)))
+_DEPLOYED = ("template.yaml", "watching.yaml", "functions", "shared", "layers")
 _NOT_DEPLOYED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store"}
 
 
@@ -66,6 +70,7 @@ def fingerprint(root: Path, parameters: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in parameters:
         digest.update(f"{text}\0".encode())
+    digest.update(_CONFIG.read_bytes())
     for name in _DEPLOYED:
         for path in sorted(_files(root / name)):
             size = path.stat().st_size
@@ -92,18 +97,18 @@ def deploy(endpoint: str, environ: Mapping[str, str], state: Path, fingerprint: 
     log.unlink(missing_ok=True)
     _create_artifacts_bucket(endpoint)
     # Held until the end of the deployment, which uploads the build.
-    with Lock(_BUILDS / "build.lock").exclusive():
+    with Lock(BUILDS / "build.lock").exclusive():
         _build(environment, log, fingerprint)
-        template = str(_BUILDS / "build" / "template.yaml")
+        template = str(BUILDS / "build" / "template.yaml")
         _sam(["deploy", "--template-file", template, "--parameter-overrides", *parameters()], environment, log)
 
 
 def _build(environment: Mapping[str, str], log: Path, fingerprint: str) -> None:
-    stamp = _BUILDS / "build.stamp"
+    stamp = BUILDS / "build.stamp"
     if stamp.is_file() and stamp.read_text() == fingerprint:
         return
     stamp.unlink(missing_ok=True)
-    folders = ["--build-dir", str(_BUILDS / "build"), "--cache-dir", str(_BUILDS / "build-cache")]
+    folders = ["--build-dir", str(BUILDS / "build"), "--cache-dir", str(BUILDS / "build-cache")]
     _sam(["build", "--template-file", str(ROOT / "template.yaml"), *folders], environment, log)
     stamp.write_text(fingerprint)
 

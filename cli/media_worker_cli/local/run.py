@@ -4,6 +4,9 @@ All jobs of a stack share one segment queue, so a run also receives messages abo
 queue for its own segments, and its workers receive from that one. A thread forwards every message of the shared queue
 to the queue of the run whose job it is about. It sends the message before it deletes the original: a crash in between
 duplicates the message, which a segment worker must tolerate anyway, and never loses it.
+
+A run that is interrupted, or whose job fails after it was split, leaves the job and its queue in the cloud. Another run
+goes on with them (`--resume JOB`).
 """
 
 import hashlib
@@ -23,15 +26,19 @@ from media_worker.aws import Aws
 from media_worker.errors import MessageError
 from media_worker.interruption import Host
 from media_worker.jobs import JobStatus, read_job
+from media_worker.keys import build_source_key
 from media_worker.messages import parse_segment_body
+from media_worker.operations import retry_job
+from media_worker.s3 import describe
 from media_worker.segment_command import run_command
 from media_worker.worker import SegmentOptions, Worker, WorkerOptions
 
+from media_worker_cli.errors import RunInterrupted, UsageError
 from media_worker_cli.fetching import fetch, final_size_bytes
 from media_worker_cli.local.ffmpeg import count_frames
 from media_worker_cli.progress import Bytes, Display, JobDisplay
 from media_worker_cli.stack import Stack
-from media_worker_cli.submission import Submission, remove_job, submit
+from media_worker_cli.submission import Submission, remove_job, require_same_source, submit, upload_source
 from media_worker_cli.summary import StepCost, Summary, read_outcome
 from media_worker_cli.watching import LOCAL_INTERVAL_S, JobProgress, watch
 
@@ -51,7 +58,7 @@ class Processing:
     words: tuple[str, ...] | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     keep: Path | None = None
-    workers: int = field(default_factory=lambda: os.process_cpu_count() or 1)
+    concurrency: int = field(default_factory=lambda: os.process_cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,8 @@ class RunRequest:
     submission: Submission
     processing: Processing
     out: Path
+    # Go on with the job of an earlier run.
+    resume: bool = False
 
 
 def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
@@ -68,12 +77,17 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
 
     Raises:
         JobFailed: the job failed, or the segment command did.
+        RunInterrupted: the user interrupted the run, and its job is kept.
+        UsageError: the job to resume does not exist, or is for another source.
     """
     job_id, source = request.submission.job_id, request.submission.source
+    if request.resume:
+        _require_resumable(stack.aws, request.submission)
     started = time.monotonic()
-    with _removing_job(stack.aws, job_id), processing_segments(stack, job_id, request.processing) as workers:
+    with _removing_job(stack.aws, job_id, display), processing_segments(stack, job_id, request.processing) as workers:
         upload = Bytes(display, "upload", source.stat().st_size)
-        submit(stack.aws, request.submission, upload.add)
+        start = _resume if request.resume else submit
+        start(stack.aws, request.submission, upload.add)
         upload_s = time.monotonic() - started
 
         job_display = JobDisplay(display)
@@ -104,15 +118,65 @@ def run(stack: Stack, request: RunRequest, display: Display) -> Summary:
     )
 
 
+def _require_resumable(aws: Aws, submission: Submission) -> None:
+    require_same_source(aws, submission)
+    job = read_job(aws, submission.job_id)
+    if job is None or job.status is JobStatus.DELETED:
+        raise UsageError(f"job {submission.job_id} is deleted: run the source without --resume")
+
+
+def _resume(aws: Aws, submission: Submission, on_bytes: Callable[[int], None]) -> None:
+    """Start what is left to do for a job: the upload, or a retry. Otherwise its messages are in its queue."""
+    job = read_job(aws, submission.job_id)
+    source = describe(aws, aws.settings.input_bucket_name, build_source_key(submission.job_id))
+    if job and job.status is JobStatus.CREATED and source is None:
+        upload_source(aws, submission, on_bytes)
+        return
+    on_bytes(submission.source.stat().st_size)
+    if job and job.status is JobStatus.FAILED:
+        retry_job(aws, submission.job_id)
+
+
 @contextmanager
-def _removing_job(aws: Aws, job_id: str) -> Iterator[None]:
-    """Remove the job at the end, because the local cloud holds objects in memory."""
+def _removing_job(aws: Aws, job_id: str, display: Display) -> Iterator[None]:
+    """Remove the job at the end, because the local cloud holds objects in memory.
+
+    After an error the job is kept if another run can go on with it.
+    """
     try:
         yield
-    finally:
-        # If the cloud has stopped, there is nothing to remove. An error here would hide why the run ended.
-        with suppress(BotoCoreError, ClientError):
-            remove_job(aws, job_id)
+    except (Exception, KeyboardInterrupt) as error:
+        if not _can_go_on(aws, job_id):
+            _remove(aws, job_id)
+            raise
+        display.say(
+            f"what is done is kept in the local cloud: repeat the command with `--resume {job_id}` to go on, or "
+            f"discard it with `media-worker delete {job_id}`"
+        )
+        if isinstance(error, KeyboardInterrupt):
+            raise RunInterrupted from error
+        raise
+    _remove(aws, job_id)
+
+
+def _can_go_on(aws: Aws, job_id: str) -> bool:
+    """Whether another run could go on with the job. A source that could not be split fails again."""
+    with suppress(BotoCoreError, ClientError):  # the cloud may have stopped
+        job = read_job(aws, job_id)
+        return (
+            job is not None
+            and job.status not in _ENDED
+            and (job.status is not JobStatus.FAILED or job.total_segments is not None)
+        )
+    return False
+
+
+def _remove(aws: Aws, job_id: str) -> None:
+    # If the cloud has stopped, there is nothing to remove. An error here would hide why the run ended.
+    with suppress(BotoCoreError, ClientError):
+        remove_job(aws, job_id)
+        queue_url = aws.sqs.get_queue_url(QueueName=build_queue_name(job_id))["QueueUrl"]
+        aws.sqs.delete_queue(QueueUrl=queue_url)
 
 
 @dataclass(slots=True)
@@ -141,24 +205,25 @@ class Workers:
 
 @contextmanager
 def processing_segments(stack: Stack, job_id: str, processing: Processing) -> Iterator[Workers]:
-    """Process a job's segments while the block runs. At its end, running segment commands are killed.
+    """Process a job's segments while the block runs. At its end, running segment commands are killed, and their
+    messages are returned to the job's queue.
 
     A segment that fails is processed again; when that has failed three times, the job is `failed`.
     """
     with ExitStack() as cleanup:
-        queue_url = cleanup.enter_context(run_queue(stack.aws, job_id))
+        queue_url = open_queue(stack.aws, job_id)
         directory = Path(cleanup.enter_context(TemporaryDirectory(prefix="media-worker-run-")))
         settings = replace(stack.aws.settings, segment_queue_url=queue_url)
         options = WorkerOptions(directory=directory, segment=SegmentOptions(retry_delay_s=_RETRY_DELAY_S))
         worker = Worker(replace(stack.aws, settings=settings), Host(), options)
         workers = Workers()
         loops: list[Callable[[], Any]] = [lambda: forward(stack.aws, stack.segment_queue_url, workers.stop)]
-        loops += [lambda: _process_segments(worker, processing)] * processing.workers
+        loops += [lambda: _process_segments(worker, processing)] * processing.concurrency
         threads = [threading.Thread(target=workers.loop, args=(work,), daemon=True) for work in loops]
         for thread in threads:
             thread.start()
             cleanup.callback(thread.join)
-        # Cleanup runs in reverse order: stop the loops and the commands, wait for the threads, delete the queue.
+        # Cleanup runs in reverse order: stop the loops and the commands, and wait for the threads.
         cleanup.callback(worker.stop, "the run has ended")
         cleanup.callback(workers.stop.set)
         yield workers
@@ -188,14 +253,9 @@ def build_queue_name(job_id: str) -> str:
     return f"media-worker-run-{hashlib.sha256(job_id.encode()).hexdigest()[:32]}"
 
 
-@contextmanager
-def run_queue(aws: Aws, job_id: str) -> Iterator[str]:
-    """The URL of a queue for the segments of one job. The queue is deleted at the end."""
-    queue_url = aws.sqs.create_queue(QueueName=build_queue_name(job_id))["QueueUrl"]
-    try:
-        yield queue_url
-    finally:
-        aws.sqs.delete_queue(QueueUrl=queue_url)
+def open_queue(aws: Aws, job_id: str) -> str:
+    """The URL of the queue for the segments of one job: a new one, or that of an earlier run."""
+    return aws.sqs.create_queue(QueueName=build_queue_name(job_id))["QueueUrl"]
 
 
 def forward(aws: Aws, shared_queue_url: str, stop: threading.Event) -> None:

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from media_worker_cli.errors import CommandError
-from media_worker_cli.local.deployment import ROOT
+from media_worker_cli.local.deployment import CACHE
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 
-SAMPLE = ROOT / ".cache" / "sample-1080p30-60s.mp4"
+SAMPLE = CACHE / "sample-1080p30-60s.mp4"
 _DURATION_S = 60
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 from media_worker.errors import NoSuchJob, OperationRefused
@@ -49,8 +49,8 @@ _STATUS_OF: Mapping[type[Exception], HTTPStatus] = {
     UsageError: HTTPStatus.BAD_REQUEST,
 }
 
-type Endpoint = Callable[[Request], Awaitable[Response]]
-type Read = Callable[[Stack], list[views.Event]]
+Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
+Read: TypeAlias = Callable[[Stack], list[views.Event]]
 
 
 def build_app(connection: Connection, session: Session) -> Starlette:

@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from media_worker.description import Description, describe_job
 from media_worker.jobs import CANCELLABLE, RETRIABLE, JobStatus
@@ -29,7 +29,7 @@ _IN_FLIGHT: Final = "ApproximateNumberOfMessagesNotVisible"
 _DELAYED: Final = "ApproximateNumberOfMessagesDelayed"
 _RESENDABLE = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
 # An event of the page: its name and its data.
-type Event = tuple[str, Any]
+Event: TypeAlias = tuple[str, Any]
 
 
 # Jobs -----------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil, floor
-from typing import Self
 
 from media_worker.engines.commands import PacketTimes
 from media_worker.mp4.edit_list import Edit, PresentedRange, edits_of, exact_movie_timescale
@@ -128,12 +127,12 @@ class _Fit:
     """A frame rate that a track's times fit, the number of each sample's frame, and the largest deviation."""
 
     rate: Fraction
-    frames: array[int]
-    ordered: array[int]  # the same numbers in order
+    frames: "array[int]"
+    ordered: "array[int]"  # the same numbers in order
     deviation_s: Fraction
 
     @classmethod
-    def of(cls, track: Track, rate: Fraction, tick_s: Fraction) -> Self | None:
+    def of(cls, track: Track, rate: Fraction, tick_s: Fraction) -> "_Fit | None":
         """None if a sample is off by more than a tick."""
         composed = track.table.all_composition_times()
         first = min(composed)

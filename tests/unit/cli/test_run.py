@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from media_worker.keys import build_segment_key
-from media_worker_cli.local.run import forward, run_queue
+from media_worker_cli.local.run import forward, open_queue
 from moto import mock_aws
 
 from tests.functional.stack import Stack, s3_event
@@ -40,11 +40,11 @@ def test_a_message_is_forwarded_to_the_run_of_its_job(tmp_path: Path, monkeypatc
     events = {
         job: json.dumps(s3_event(build_segment_key(job, 0, 1, "sbs"))) for job in ("mine +%", "submitted", "gone")
     }
-    with run_queue(stack.aws, "mine +%") as mine:
-        for body in (*events.values(), '{"Event": "s3:TestEvent"}'):
-            stack.aws.sqs.send_message(QueueUrl=shared, MessageBody=body)
-        forward_once(stack, shared, monkeypatch)
-        assert bodies(stack, mine) == [events["mine +%"]]
+    mine = open_queue(stack.aws, "mine +%")
+    for body in (*events.values(), '{"Event": "s3:TestEvent"}'):
+        stack.aws.sqs.send_message(QueueUrl=shared, MessageBody=body)
+    forward_once(stack, shared, monkeypatch)
+    assert bodies(stack, mine) == [events["mine +%"]]
     attributes = stack.aws.sqs.get_queue_attributes(QueueUrl=shared, AttributeNames=["All"])["Attributes"]
     assert attributes["ApproximateNumberOfMessagesDelayed"] == "1"
     assert attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
