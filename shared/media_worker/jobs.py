@@ -264,6 +264,7 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) 
         "total_segments": len(plan.segments),
         "source_etag": plan.source.etag,
         "plan": plan.digest,
+        "frames": plan.frames,
     }
     if plan.segment_duration_s is not None:
         attributes["segment_duration_sec"] = _exact(plan.segment_duration_s)
