@@ -98,13 +98,17 @@ BOTH: list[tuple[str, str, dict[str, Any]]] = [
     ("dynamodb", "scan", {"TableName": "Jobs"}),
     ("dynamodb", "put_item", {"TableName": "Jobs", "Item": JOB}),
     ("dynamodb", "delete_item", {"TableName": "Jobs", "Key": JOB}),
-    ("dynamodb", "delete_item", {"TableName": "ReassemblyTriggered", "Key": JOB}),
     ("dynamodb", "put_item", {"TableName": "SegmentCompletions", "Item": JOB | {"segment_index": {"N": "0"}}}),
     ("dynamodb", "update_item", {"TableName": "SegmentCompletions", "Key": JOB | {"segment_index": {"N": "0"}}, **SET}),
     ("dynamodb", "delete_table", {"TableName": "Jobs"}),
     ("sqs", "purge_queue", {"QueueUrl": CHUNKING_URL}),
     ("sqs", "purge_queue", {"QueueUrl": REASSEMBLY_URL}),
     ("sqs", "delete_queue", {"QueueUrl": CHUNKING_URL}),
+]
+# Only chunking clears what an earlier run has left.
+CLEARING: list[tuple[str, str, dict[str, Any]]] = [
+    ("dynamodb", "delete_item", {"TableName": "ReassemblyTriggered", "Key": JOB}),
+    ("dynamodb", "delete_item", {"TableName": "SegmentCompletions", "Key": JOB | {"segment_index": {"N": "0"}}}),
 ]
 REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "Chunking": [
@@ -118,6 +122,7 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "Reassembly": [
         *BOTH,
+        *CLEARING,
         ("s3", "put_object", {"Bucket": INPUT, "Key": SEGMENT}),
         ("s3", "list_multipart_uploads", {"Bucket": INPUT}),
         ("dynamodb", "put_item", {"TableName": "ReassemblyTriggered", "Item": JOB}),
@@ -127,6 +132,7 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "Sweep": [
         *BOTH,
+        *CLEARING,
         ("s3", "get_object", {"Bucket": OUTPUT, "Key": FINAL}),
         ("s3", "put_object", {"Bucket": INPUT, "Key": SEGMENT}),
         ("s3", "put_object", {"Bucket": OUTPUT, "Key": FINAL}),
@@ -143,7 +149,9 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_everything_else_is_refused(new_stack: NewStack, function: str) -> None:
-    """A function has no access to other prefixes, buckets, tables and queues. It creates no job and deletes nothing."""
+    """A function has no access to other prefixes, buckets, tables and queues. It creates no job and deletes neither
+    jobs nor objects.
+    """
     with new_stack(function, read_policy(function)) as stack:
         done = [
             (service, operation, params)
