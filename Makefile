@@ -87,7 +87,7 @@ format: setup ## format the code and fix lint errors
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: setup-bench ## compare four ways to split and join: writes docs/performance.json and .svg
+bench: setup-bench ## compare ways to split and join: writes docs/performance.json and .svg
 	@$(BIN)/python -m bench.compare --out docs
 
 .PHONY: bench-memory

@@ -217,11 +217,13 @@ def _write_segments(
         else:
             logger.info("Segment exists already", event="segment_present", key=target.key)
 
-    # The pools keep the order of the segments, so that the first one is complete, and its worker started, first.
     with ThreadPoolExecutor(PARTS_AT_ONCE) as part_pool:
+        # The first one alone: it shares the bandwidth with no other segment, so its worker starts early.
+        write(0)
+        # The pools keep the order of the others.
         pool = ThreadPoolExecutor(_SEGMENTS_AT_ONCE)
         try:
-            for written in [submit(pool, write, index) for index in range(len(layouts))]:
+            for written in [submit(pool, write, index) for index in range(1, len(layouts))]:
                 written.result()
         finally:
             pool.shutdown(cancel_futures=True)
