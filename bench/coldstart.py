@@ -99,10 +99,8 @@ def measure(programs: list[Program], rounds: int) -> None:
 
 def build_layer(directory: Path, *variables: str) -> str:
     """Build the shared layer as `sam build` does. Returns its Python folder."""
-    target = ["build-SharedLayer", f"ARTIFACTS_DIR={directory}", *variables]
-    subprocess.run(
-        [shutil.which("make") or "make", "--silent", "--directory", str(ROOT / "shared"), *target], check=True
-    )
+    argv = [shutil.which("make") or "make", "--silent", "--directory", str(ROOT / "shared"), "build-SharedLayer"]
+    subprocess.run([*argv, f"ARTIFACTS_DIR={directory}", *variables], check=True)
     return str(directory / "python")
 
 
