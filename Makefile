@@ -87,7 +87,7 @@ format: setup ## format the code and fix lint errors
 	@$(BIN)/ruff format .
 
 .PHONY: bench
-bench: setup-bench ## compare four ways to split and join: writes docs/performance.json and .svg
+bench: setup-bench ## compare ways to split and join: writes docs/performance.json and .svg
 	@$(BIN)/python -m bench.compare --out docs
 
 .PHONY: bench-memory
@@ -101,6 +101,14 @@ bench-plan: setup ## measure time and memory of planning a source of ten hours
 .PHONY: bench-depth
 bench-depth: setup ## files and functions executed, and stack depth at the first S3 call, for one chunking and one join
 	@$(BIN)/python -m bench.call_depth
+
+.PHONY: bench-requests
+bench-requests: setup ## count the AWS requests of a job of 25 segments, with each engine
+	@$(BIN)/python -m bench.job_requests $(ARGS)
+
+.PHONY: load
+load: setup ## kill workers of a job of 200 segments, and run 200 jobs at once, in the local cloud; ARGS=--help: larger runs
+	@$(BIN)/python -m bench.load $(ARGS)
 
 .PHONY: setup-bench
 setup-bench: setup

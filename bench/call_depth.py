@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "REASSEMBLY_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/123456789012/reassembly",
     "CHUNK_SEGMENT_DURATION_SEC": "2",
 }
-_CREDENTIALS = {
+CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "bench",
     "AWS_SECRET_ACCESS_KEY": "bench",
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -46,7 +46,7 @@ _TABLES = {
     "SegmentCompletions": {"job_id": "S", "segment_index": "N"},
     "ReassemblyTriggered": {"job_id": "S"},
 }
-_JOB = "job-1"
+JOB = "job-1"
 
 
 @dataclass
@@ -140,21 +140,31 @@ def measure(source: bytes) -> dict[str, Trace]:
 
     package = str(Path(media_worker.__file__ or "").parent)
     aws = Aws.connect(Settings.from_environment(ENVIRONMENT))
-    _create_stack(aws)
-    aws.s3.put_object(Bucket="input", Key=f"input/{_JOB}/source.mp4", Body=source)
-    item = {"job_id": {"S": _JOB}, "status": {"S": "created"}, "mode": {"S": "sbs"}}
-    aws.dynamodb.put_item(TableName="Jobs", Item=item)
-    location = {"bucket": {"name": "input"}, "object": {"key": quote_plus(f"input/{_JOB}/source.mp4", safe="/")}}
-    uploaded = {"Records": [{"eventName": "ObjectCreated:Put", "s3": location}]}
-    chunking = _trace(aws, package, build_chunking_handler(aws), uploaded)
-    _process_segments(aws)
-    join = _trace(aws, package, build_reassembly_handler(aws), {"job_id": _JOB})
-    status = aws.dynamodb.get_item(TableName="Jobs", Key={"job_id": {"S": _JOB}})["Item"]["status"]["S"]
-    assert status == "completed", status
+    create_stack(aws)
+    chunking = _trace(aws, package, build_chunking_handler(aws), submit(aws, source))
+    process_segments(aws)
+    join = _trace(aws, package, build_reassembly_handler(aws), {"job_id": JOB})
+    require_completed(aws)
     return {"chunking": chunking, "join": join}
 
 
-def _trace(aws: Any, package: str, handler: Callable[..., Mapping[str, Any]], body: Mapping[str, Any]) -> Trace:
+def submit(aws: Any, source: bytes) -> Mapping[str, Any]:
+    """Write the job's row and its source; the event of S3."""
+    aws.s3.put_object(Bucket="input", Key=f"input/{JOB}/source.mp4", Body=source)
+    item = {"job_id": {"S": JOB}, "status": {"S": "created"}, "mode": {"S": "sbs"}}
+    aws.dynamodb.put_item(TableName="Jobs", Item=item)
+    location = {"bucket": {"name": "input"}, "object": {"key": quote_plus(f"input/{JOB}/source.mp4", safe="/")}}
+    return {"Records": [{"eventName": "ObjectCreated:Put", "s3": location}]}
+
+
+def require_completed(aws: Any) -> None:
+    """Check the job's status."""
+    status = aws.dynamodb.get_item(TableName="Jobs", Key={"job_id": {"S": JOB}})["Item"]["status"]["S"]
+    assert status == "completed", status
+
+
+def deliver(handler: Callable[..., Mapping[str, Any]], body: Mapping[str, Any]) -> None:
+    """Deliver a message to a handler, as SQS and Lambda do."""
     record = {
         "messageId": "1",
         "receiptHandle": "1",
@@ -162,26 +172,30 @@ def _trace(aws: Any, package: str, handler: Callable[..., Mapping[str, Any]], bo
         "attributes": {"ApproximateReceiveCount": "1"},
         "eventSource": "aws:sqs",
     }
+    answer = handler({"Records": [record]}, Context())
+    assert not answer["batchItemFailures"]
+
+
+def _trace(aws: Any, package: str, handler: Callable[..., Mapping[str, Any]], body: Mapping[str, Any]) -> Trace:
     trace = Trace(package)
     events = aws.s3.meta.events
     events.register("before-parameter-build.s3.*", trace.called)
     with trace.running():
-        answer = handler({"Records": [record]}, Context())
+        deliver(handler, body)
     events.unregister("before-parameter-build.s3.*", trace.called)
-    assert not answer["batchItemFailures"]
     return trace
 
 
-def _process_segments(aws: Any) -> None:
+def process_segments(aws: Any) -> None:
     """The segment worker: copies each segment unchanged and records it."""
     from media_worker.completions import record_segment  # noqa: PLC0415
 
-    for entry in aws.s3.list_objects_v2(Bucket="input", Prefix=f"segments/{_JOB}/")["Contents"]:
+    for entry in aws.s3.list_objects_v2(Bucket="input", Prefix=f"segments/{JOB}/")["Contents"]:
         if not entry["Key"].endswith(".mp4"):
             continue
         index = int(entry["Key"].rpartition("/")[2].partition("_")[0])
         segment = aws.s3.get_object(Bucket="input", Key=entry["Key"])
-        key = f"jobs/{_JOB}/segments/{index}.mp4"
+        key = f"jobs/{JOB}/segments/{index}.mp4"
         aws.s3.put_object(Bucket="output", Key=key, Body=segment["Body"].read(), Metadata=segment["Metadata"])
         # `plan` in this version, `source-etag` in older ones.
         made_from = {
@@ -189,10 +203,11 @@ def _process_segments(aws: Any) -> None:
             for name in ("plan", "source-etag")
             if name.replace("-", "_") in inspect.signature(record_segment).parameters
         }
-        record_segment(aws, job_id=_JOB, segment_index=index, output_s3_uri=f"s3://output/{key}", **made_from)
+        record_segment(aws, job_id=JOB, segment_index=index, output_s3_uri=f"s3://output/{key}", **made_from)
 
 
-def _create_stack(aws: Any) -> None:
+def create_stack(aws: Any) -> None:
+    """The buckets, queues and tables."""
     for bucket in ("input", "output"):
         aws.s3.create_bucket(Bucket=bucket)
     for queue in ("chunking", "reassembly"):
@@ -221,7 +236,7 @@ def describe(name: str, trace: Trace, *, show_stack: bool) -> str:
 
 def main() -> int:
     """Measure and print the table; with `--stack`, the stack of the first GET too."""
-    os.environ.update(_CREDENTIALS)
+    os.environ.update(CREDENTIALS)
     from moto import mock_aws  # noqa: PLC0415 - after the environment is set
 
     from tests.media import clips  # noqa: PLC0415

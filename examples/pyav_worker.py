@@ -1,6 +1,6 @@
 """A segment worker that reads frames with PyAV, changes them, and writes them with the times that they had.
 
-    pip install av numpy
+    pip install av==19.0.2 numpy==2.5.5
     python examples/pyav_worker.py
 
 Replace `change` by your model. Audio is copied without decoding.

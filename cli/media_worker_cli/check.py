@@ -31,7 +31,6 @@ from media_worker.operations import delete_job
 from media_worker.plan import read_plan
 from media_worker.s3 import PLAN, StoredObject, describe, read_object
 from media_worker.segment_output import upload_output
-from media_worker.worker_segment import SegmentOptions
 
 from media_worker_cli.check_clip import FPS, Clip, make_clip
 from media_worker_cli.errors import CommandError
@@ -378,14 +377,13 @@ def _assume_worker(smoke: Smoke, policy: str | None) -> tuple[boto3.Session, str
 def process(smoke: Smoke, engine: EngineName) -> str:
     """Be the segment worker of a job: copy each segment and record it, with the worker's rights if there are any."""
     aws, trial = smoke.worker or smoke.aws, _trial(smoke, engine)
-    tag = SegmentOptions().expiry_tag
     with tempfile.TemporaryDirectory(prefix="media-worker-check-") as directory:
         path = Path(directory) / "segment.mp4"
         for index in range(_SEGMENTS):
             segment = _segment(smoke, trial, index)
             aws.s3.download_file(segment.bucket, segment.key, str(path))
             bucket, key = _processed(smoke, trial, index)
-            upload_output(aws, path, key, {PLAN: segment.metadata[PLAN]}, tag)
+            upload_output(aws, path, key, {PLAN: segment.metadata[PLAN]}, aws.settings.expiry_tag)
             uri = f"s3://{bucket}/{key}"
             record_segment(
                 aws, job_id=trial.job_id, segment_index=index, output_s3_uri=uri, plan=segment.metadata[PLAN]

@@ -32,6 +32,7 @@ _OUTPUTS = {
 _OPTIONAL_OUTPUTS = {
     "SEGMENT_ATTEMPTS_TABLE_NAME": "SegmentAttemptsTableName",
     "JOB_EXPIRATION_DAYS": "JobExpirationDays",
+    "EXPIRY_TAG": "ExpiryTag",
 }
 _LINE = re.compile(r"(?:export\s+)?([A-Za-z_]\w*)=(.*)")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from media_worker.aws import Aws
 from media_worker.errors import SettingsError
@@ -88,7 +88,12 @@ def add_parser(subparsers: Any) -> None:
     add("--on-rebalance", choices=("stop", "ignore"), default="stop", help="on a Spot rebalance recommendation")
     add("--visibility", type=int, default=90, metavar="SECONDS", help="a killed worker's segment is free after so long")
     add("--retry-delay", type=int, default=15, metavar="SECONDS", help="wait before the second attempt at a segment")
-    add("--expiry-tag", default="kind=processed-segment", metavar="KEY=VALUE", help="tag of processed segments")
+    add(
+        "--expiry-tag",
+        metavar="KEY=VALUE",
+        help="tag of processed segments; empty sets none (default: EXPIRY_TAG of the environment or the stack, else "
+        "kind=processed-segment)",
+    )
     add("--directory", type=Path, metavar="DIR", help="for segments and outputs (default: in the temporary directory)")
     add("--cache-gib", type=float, default=10.0, metavar="N", help="room for segments that wait for another attempt")
     add("--name", metavar="NAME", help="the worker's name (default: that of the ECS task, EC2 instance or host)")
@@ -184,10 +189,16 @@ def _connect(stack: str | None) -> Aws:
     return find_stack(stack, os.environ).aws
 
 
+def _expiry_tag(text: str | None) -> tuple[str, str] | Literal["settings"] | None:
+    if text is None:
+        return "settings"
+    key, equals, value = text.partition("=")
+    if text and not (key and equals):
+        raise UsageError(f"--expiry-tag: expected KEY=VALUE, found {text!r}")
+    return (key, value) if key else None
+
+
 def _options(arguments: argparse.Namespace) -> WorkerOptions:
-    key, equals, value = arguments.expiry_tag.partition("=")
-    if arguments.expiry_tag and not equals:
-        raise UsageError(f"--expiry-tag: expected KEY=VALUE, found {arguments.expiry_tag!r}")
     if not 0 < arguments.timeout <= _MAX_TIMEOUT_S:
         raise UsageError(f"--timeout: expected 1 to {_MAX_TIMEOUT_S:.0f} seconds, because SQS hides a message for 12 h")
     if not 1 <= arguments.visibility <= 3600:  # noqa: PLR2004
@@ -196,7 +207,7 @@ def _options(arguments: argparse.Namespace) -> WorkerOptions:
         visibility_s=arguments.visibility,
         heartbeat_s=arguments.visibility / 4,
         on_failure=arguments.on_failure,
-        expiry_tag=(key, value) if key else None,
+        expiry_tag=_expiry_tag(arguments.expiry_tag),
         retry_delay_s=arguments.retry_delay,
     )
     directory = {"directory": arguments.directory} if arguments.directory else {}

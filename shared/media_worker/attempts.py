@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _TTL_S = 30 * 24 * 3600
 _FAILURES_LISTED = 5
 _MAX_ERROR = 2_000
+# Present from the start of an attempt to its next write if the attempt before it has died. By this, the stream's filter
+# finds the write that added the failure (events.yaml); heartbeats repeat the failures, and must not pass.
+_PREVIOUS_ATTEMPT = "previous_attempt"
 
 _deserialize = TypeDeserializer().deserialize
 _serialize = TypeSerializer().serialize
@@ -166,6 +169,8 @@ def begin_attempt(aws: "Aws", attempt: Attempt) -> Attempt | None:
         return before
     failures = failures_after(before, attempt.plan)
     item = {**attempt.to_item(), **({"failures": _serialize([each.to_map() for each in failures])} if failures else {})}
+    if failures and before and before.state is AttemptState.RUNNING:
+        item[_PREVIOUS_ATTEMPT] = {"S": "died"}
     condition: dict[str, Any] = (
         {
             "ConditionExpression": "run_id = :before AND expires_at = :expires_at",
@@ -246,7 +251,9 @@ def _change(aws: "Aws", attempt: Attempt, changes: Mapping[str, Any]) -> bool:
         aws.dynamodb.update_item(
             TableName=table,
             Key={"job_id": {"S": attempt.job_id}, "segment_index": {"N": str(attempt.segment_index)}},
-            UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in changes),
+            UpdateExpression="SET "
+            + ", ".join(f"#{name} = :{name}" for name in changes)
+            + f" REMOVE {_PREVIOUS_ATTEMPT}",
             ConditionExpression="run_id = :run_id",
             ExpressionAttributeNames={f"#{name}": name for name in changes},
             ExpressionAttributeValues={f":{name}": _serialize(value) for name, value in changes.items()}

@@ -1,7 +1,7 @@
 """The AWS clients: made once, outside the handlers, and passed to everything that calls AWS."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
 from botocore.config import Config
@@ -54,3 +54,9 @@ class Aws:
             session.client("sqs", endpoint_url=endpoint, config=config),
             session.client("dynamodb", endpoint_url=endpoint, config=config),
         )
+
+
+def connect_event_bus() -> Any:
+    """The client of EventBridge, for the events function, which needs no other. Makes no network call."""
+    config = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 5})
+    return boto3.client("events", config=config)

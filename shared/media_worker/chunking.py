@@ -1,6 +1,6 @@
 """Chunking: the story of one source, step by step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from media_worker import jobs
 from media_worker.completions import trigger_if_complete
 from media_worker.deadline import Context, Deadline
+from media_worker.earlier_runs import clear_earlier_runs
 from media_worker.engines import open_source
 from media_worker.engines.copy import Media
 from media_worker.errors import BadPlan, BadSource, NothingToDo
@@ -75,8 +76,10 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> N
                 store_plan(aws, job.job_id, plan)
             jobs.record_plan(aws, job, plan, hold.fence)
             _log_plan(plan)
+            processed = clear_earlier_runs(aws, _known_job(aws, job.job_id), hold)
             with steps.step("split", source.size_bytes):
-                _write_segments(aws, job, plan, media, layouts, deadline)
+                targets = _targets(aws, job, plan, source, processed, hold)
+                _write_segments(aws, job, targets, media, layouts, deadline)
         abort_incomplete_uploads(aws, source.bucket, build_segment_prefix(job.job_id), hold.until_s)
         jobs.finish_chunking(aws, job.job_id, steps.report, hold.fence)
     logger.info("Job split", event="job_chunked", total_segments=len(plan.segments))
@@ -170,8 +173,29 @@ def _log_plan(plan: Plan) -> None:
         logger.warning("Notice for the user", event="notice", notice=plan.notice)
 
 
+def _targets(
+    aws: "Aws", job: Job, plan: Plan, source: StoredObject, processed: Collection[int], hold: Hold
+) -> list[Target]:
+    """Where the segments go. A segment that exists is kept, unless it is unprocessed and older than the source.
+
+    Who uploads the same source again wants its unprocessed segments to be attempted again, and the messages about them
+    are gone. Writing such a segment again announces it again.
+    """
+    return [
+        Target(
+            aws.settings.input_bucket_name,
+            build_segment_key(job.job_id, segment.index, len(plan.segments), job.mode),
+            (PLAN, plan.digest),
+            segment.metadata(has_context=plan.context_frames > 0),
+            hold=hold,
+            not_before=0 if segment.index in processed else source.modified_at,
+        )
+        for segment in plan.segments
+    ]
+
+
 def _write_segments(
-    aws: "Aws", job: Job, plan: Plan, media: Media, layouts: Sequence[Layout], deadline: Deadline
+    aws: "Aws", job: Job, targets: Sequence[Target], media: Media, layouts: Sequence[Layout], deadline: Deadline
 ) -> None:
     """Write a header for each segment and move the media behind it. Existing segments are kept.
 
@@ -183,27 +207,23 @@ def _write_segments(
     def write(index: int) -> None:
         status.require()
         deadline.require(_SECONDS_FOR_A_SEGMENT, f"write segment {index}")
-        key = build_segment_key(job.job_id, index, len(layouts), job.mode)
-        target = Target(
-            aws.settings.input_bucket_name,
-            key,
-            (PLAN, plan.digest),
-            plan.segments[index].metadata(has_context=plan.context_frames > 0),
-            hold=deadline.hold,
-        )
+        target = targets[index]
         contents: list[Content] = [layouts[index].header, *layouts[index].ranges]
         # Only a retry can find the segment of an earlier attempt.
-        written = write_once(aws, target, contents, [media.source], look_first=job.plan == plan.digest, pool=part_pool)
+        is_retry = (PLAN, job.plan) == target.identity
+        written = write_once(aws, target, contents, [media.source], look_first=is_retry, pool=part_pool)
         if written:
-            logger.info("Segment written", event="segment_written", key=key)
+            logger.info("Segment written", event="segment_written", key=target.key)
         else:
-            logger.info("Segment exists already", event="segment_present", key=key)
+            logger.info("Segment exists already", event="segment_present", key=target.key)
 
-    # The pools keep the order of the segments, so that the first one is complete, and its worker started, first.
     with ThreadPoolExecutor(PARTS_AT_ONCE) as part_pool:
+        # The first one alone: it shares the bandwidth with no other segment, so its worker starts early.
+        write(0)
+        # The pools keep the order of the others.
         pool = ThreadPoolExecutor(_SEGMENTS_AT_ONCE)
         try:
-            for written in [submit(pool, write, index) for index in range(len(layouts))]:
+            for written in [submit(pool, write, index) for index in range(1, len(layouts))]:
                 written.result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 # A row of ReassemblyTriggered is not needed longer than messages and their dead letters live.
 TRIGGER_TTL_S = 30 * 24 * 3600
-# A sender that has not marked its message as sent for so long is presumed dead. Shorter than any visibility timeout:
-# the next delivery of the dead sender's message sends it, and if there is none, the sweep does.
+# A sender that has not marked its message as sent for so long is presumed dead. Shorter than the visibility timeouts
+# of the functions' queues and of the worker kit's default: the next delivery of the dead sender's message sends it, and
+# if there is none, the sweep does.
 SENDER_GRACE_S = 10
 _RUNS_LISTED = 10
 # Rows on the pages of a search for a gap: the first is small, because a job that is far from done has many gaps.

@@ -1,13 +1,17 @@
 """The final delivery of a message: it only records the failure.
 
-An attempt that died (out of time, out of memory, the machine gone) cannot say so, and after the last receive SQS moves
-the message to the dead-letter queue without a word. So the last receive is not used for an attempt. With a queue's
-maxReceiveCount of n:
+An attempt that died (out of time, out of memory, the machine gone) cannot say so, and once the receives exceed
+maxReceiveCount, SQS moves the message to the dead-letter queue without a word
+(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html).
+So the last receive is not used for an attempt. With a queue's maxReceiveCount of n:
 
     receive 1 to n-1   attempts; an error on receive n-1 makes the job `failed`
     receive n          a job that is not `failed` yet becomes so if its attempts have died; if the receives were
                        used up by waiting for a lease, the message is re-enqueued to reset its receive count
     after that         SQS moves the message to the dead-letter queue
+
+SQS calls its receive count approximate, and a receive need not reach the function. The sweep (sweep.py) ends the jobs
+whose final delivery was missed.
 """
 
 from dataclasses import dataclass

@@ -261,6 +261,7 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) 
         "segment_duration_sec": _exact(plan.segment_duration_s),
         "source_etag": plan.source.etag,
         "plan": plan.digest,
+        "frames": plan.frames,
     }
     if job.plan not in {None, plan.digest} or job.source_etag not in {None, plan.source.etag}:
         attributes["replanned_at"] = now_s()

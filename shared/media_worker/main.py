@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 
-# A message may take as long as in Lambda; its visibility timeout is a little longer.
+# A message may take as long as in Lambda. Its visibility timeout, which counts from the receive, is a little longer:
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
 _WORK_S = 900
 _VISIBILITY_S = 960
 # Also how long an idle process takes to stop.

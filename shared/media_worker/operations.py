@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from media_worker import jobs
 from media_worker.completions import current_completions, describe_ranges, read_completions, trigger_if_complete
+from media_worker.earlier_runs import delete_earlier_trigger
 from media_worker.errors import JobMoved, NoSuchJob, OperationRefused, SettingsError, TransferFailed
 from media_worker.jobs import RETRIABLE, FrameCheck, Job, JobStatus, now_s, read_job
 from media_worker.keys import (
@@ -269,6 +270,7 @@ def _begin_retry(
         jobs.begin_retry(aws, job, to, attributes, remove)
     except JobMoved as error:
         raise OperationRefused(f"{error}; somebody else changed it at the same time") from error
+    delete_earlier_trigger(aws, _known_job(aws, job.job_id))
     logger.info("Job retried", event="job_retried", job_id=job.job_id, status=str(to))
 
 

@@ -19,7 +19,8 @@ VISIBILITY_S = 120
 # Dead letters are hidden for so long at most while they are read. Then they are made visible again.
 _READ_VISIBILITY_S = 30
 _MAX_DEAD_LETTERS = 1_000
-# Above 0, SQS asks all of its servers, not a sample of them.
+# Above 0, SQS asks all of its servers, not a sample of them:
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-short-and-long-polling.html
 _LONG_POLL_S = 1
 _RECEIVED_AT_ONCE = 10
 # Error codes that end with these: the message is not hidden any more, or was received again or deleted.

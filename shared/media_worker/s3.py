@@ -97,6 +97,14 @@ class Target:
     replaces: str | None = None
     # The lease under which the object is written.
     hold: Hold | None = None
+    # An existing object of the same identity is overwritten if it is older than this, in Unix seconds.
+    not_before: float = 0
+
+    def is_met_by(self, existing: StoredObject | None) -> bool:
+        """Whether this object is there already."""
+        return (
+            existing is not None and has_identity(existing, self.identity) and existing.modified_at >= self.not_before
+        )
 
     @property
     def address(self) -> dict[str, Any]:
@@ -266,8 +274,8 @@ def write_once(
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another identity is
-    replaced, and so is the one that `target` names, unless somebody else replaces it at the same time. With
-    `look_first` the object is looked for before anything is transferred: a retry is likely to find it. Writes that
+    replaced, and so is one that `target` names or that is too old, unless somebody else replaces it at the same time.
+    With `look_first` the object is looked for before anything is transferred: a retry is likely to find it. Writes that
     share a `pool` have their parts transferred in the order of the calls.
 
     Raises:
@@ -277,10 +285,10 @@ def write_once(
         TooManyParts: S3 does not allow that many parts.
     """
     existing = describe(aws, target.bucket, target.key) if look_first else None
-    if existing and has_identity(existing, target.identity):
+    if target.is_met_by(existing):
         return False
     parts = plan_parts(contents, frozenset(n for n, source in enumerate(sources) if isinstance(source, Path)))
-    condition: dict[str, Any] = {"IfMatch": target.replaces} if target.replaces else {"IfNoneMatch": "*"}
+    condition: dict[str, Any] = {"IfMatch": target.replaces} if target.replaces else _replacing(target, existing)
     for _ in range(_ATTEMPTS):
         try:
             with nullcontext(pool) if pool else ThreadPoolExecutor(PARTS_AT_ONCE) as executor:
@@ -292,15 +300,26 @@ def write_once(
             if _code(error) not in _CHANGED:
                 raise
             existing = describe(aws, target.bucket, target.key)
-            if existing and has_identity(existing, target.identity):
+            if target.is_met_by(existing):
                 return False
-            condition = {"IfMatch": existing.etag} if existing else {"IfNoneMatch": "*"}
-            if target.hold:  # after the look: what a successor has written is never replaced
-                target.hold.require()
-            logger.info("Replacing an object of another plan", event="object_replaced", key=target.key)
+            condition = _replacing(target, existing)
         else:
             return True
     raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
+
+
+def _replacing(target: Target, existing: StoredObject | None) -> dict[str, Any]:
+    """The condition under which an object that was found is replaced, or one that is absent is written.
+
+    Raises:
+        LeaseLost: the object may have been written by somebody who has taken over the lease.
+    """
+    if existing is None:
+        return {"IfNoneMatch": "*"}
+    if target.hold:  # after the look: what a successor has written is never replaced
+        target.hold.require()
+    logger.info("Replacing an object of another plan or run", event="object_replaced", key=target.key)
+    return {"IfMatch": existing.etag}
 
 
 def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: str | None) -> None:
@@ -437,7 +456,8 @@ def let_expire(aws: "Aws", bucket: str, key: str) -> None:
 
     Best effort, like all cleanup. The functions have no right to delete, so that no bug can delete a video.
     """
-    tag: TagTypeDef = {"Key": "kind", "Value": "processed-segment"}
+    tag_key, tag_value = aws.settings.expiry_tag
+    tag: TagTypeDef = {"Key": tag_key, "Value": tag_value}
     with best_effort("Object not tagged to expire", "expiry_not_set", key=key):
         aws.s3.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": [tag]})
 

@@ -53,6 +53,13 @@ def _days(value: str) -> int | None:
     return number or None
 
 
+def _tag(value: str) -> tuple[str, str]:
+    key, equals, tag_value = value.partition("=")
+    if not key or not equals:
+        raise ValueError("must be KEY=VALUE")
+    return key, tag_value
+
+
 def _program(value: str) -> str:
     """A path. A Linux program there must be built for this architecture: failing at start is better than failing each
     job with "Exec format error".
@@ -82,6 +89,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "max_receive_count": _count,
     "ffmpeg_path": _program,
     "job_expiration_days": _days,
+    "expiry_tag": _tag,
 }
 
 
@@ -112,6 +120,8 @@ class Settings:
     segment_attempts_table_name: str | None = None
     # Days until the row of a job that has ended expires, if the Jobs table's TTL is on. None: never.
     job_expiration_days: int | None = None
+    # Key and value of the tag by which a lifecycle rule of the output bucket removes objects.
+    expiry_tag: tuple[str, str] = ("kind", "processed-segment")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Settings":

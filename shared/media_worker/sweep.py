@@ -60,8 +60,10 @@ from media_worker.telemetry import Handler, count, instrumented, log_keys, logge
 if TYPE_CHECKING:
     from media_worker.aws import Aws
 
-# How long a job must have been idle before it is suspected, and then before it is failed. Longer than a visibility
-# timeout of the functions' queues, and than SQS takes to count right.
+# How long a job must have been idle before it is suspected, and then before it is failed. Together longer than the
+# visibility timeout of the functions' queues (960 s), and much longer than the minute after which SQS's counts are
+# usually right. AWS does not promise that minute, so a job is looked at twice:
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-monitoring-using-cloudwatch.html
 IDLE_S = 960
 CONFIRM_S = 480
 # A job without a source waits for its upload, and is looked at for this long after its creation.
@@ -69,7 +71,7 @@ _WAITS_FOR_UPLOAD_S = 30 * 24 * 3600
 # A message in flight may outlive its retention period by one visibility timeout, and is sent some time after the job's
 # last change.
 _EXPIRY_MARGIN_S = 36 * 3600
-# The clocks of S3 and SQS agree within this.
+# The clocks of S3 and SQS are assumed to agree within this; AWS states no limit.
 _SKEW_S = 60
 _SECONDS_FOR_A_JOB = 10.0
 _INDEX = "status-created_at"

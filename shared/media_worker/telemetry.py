@@ -28,6 +28,8 @@ except ImportError:
 
 NAMESPACE = os.environ.get("POWERTOOLS_METRICS_NAMESPACE", "MediaWorker")
 SERVICE = os.environ.get("POWERTOOLS_SERVICE_NAME", "media-worker")
+# A dimension of each metric, so that two stacks in an account have series of their own. Empty: no such dimension.
+STACK = os.environ.get("STACK_NAME", "")
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -47,6 +49,8 @@ def instrumented(handler: Handler) -> Handler:
 
     def run(event: dict[str, Any], context: Any) -> Mapping[str, Any]:
         metrics = AmazonCloudWatchEMFProvider(namespace=NAMESPACE, service=SERVICE)
+        if STACK:
+            metrics.set_default_dimensions(stack=STACK)
         token = _metrics.set(metrics)
         try:
             with log_keys(function_request_id=context.aws_request_id):

@@ -72,8 +72,8 @@ class SegmentOptions:
     # What to do when the last attempt at a segment has failed: the job fails; or the segment is left out, so that the
     # others are finished first; or the unprocessed segment is used instead.
     on_failure: OnFailure = "fail"
-    # The tag by which a lifecycle rule removes processed segments.
-    expiry_tag: tuple[str, str] | None = ("kind", "processed-segment")
+    # The tag by which a lifecycle rule removes processed segments: that of the settings, another one, or none.
+    expiry_tag: tuple[str, str] | Literal["settings"] | None = "settings"
     # A message is returned for so long after the first failure, for twice that after the second, and so on.
     retry_delay_s: int = 15
     max_retry_delay_s: int = 300
@@ -334,7 +334,8 @@ class Segment(AbstractContextManager["Segment"]):
         if job is None or job.status not in WAITING_STATUSES:
             raise StaleSegment(f"the job is {job.status if job else 'gone'}")
         metadata = {MESSAGE_ID: self._delivery.message_id} | ({PLAN: self.plan} if self.plan else {})
-        upload_output(aws, path, key, metadata, self._shop.options.expiry_tag)
+        tag = self._shop.options.expiry_tag
+        upload_output(aws, path, key, metadata, aws.settings.expiry_tag if tag == "settings" else tag)
         uri = f"s3://{aws.settings.output_bucket_name}/{key}"
         record_segment(aws, job_id=self.job_id, segment_index=self.index, output_s3_uri=uri, plan=self.plan)
 

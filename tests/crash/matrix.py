@@ -46,6 +46,8 @@ class Shape:
     tracks: str | None = None
     # The segments are processed by the worker kit.
     uses_kit: bool = False
+    # The job has failed before, with another source.
+    is_second_run: bool = False
     # Faults are injected into these only: the other actors make the same calls as in another shape.
     actors: tuple[Actor, ...] = ACTORS
 
@@ -58,6 +60,7 @@ SHAPES = (
     Shape("copied by S3", "crash_long", 2, has_small_parts=True, engine="copy"),
     Shape("audio of the source", "crash_parts", 2, has_small_parts=True, tracks="source", actors=("reassembly",)),
     Shape("worker kit", "crash_parts", 2, uses_kit=True, actors=("worker",)),
+    Shape("second run", "crash_parts", 2, is_second_run=True, actors=("chunking",)),
 )
 
 
@@ -109,7 +112,7 @@ class Lab:
     def world(self, shape: Shape) -> World:
         world = self.cloud.world(self.folder / uuid.uuid4().hex, World, has_small_parts=shape.has_small_parts)
         world.fast_workers, world.engine, world.tracks = shape.fast_workers, shape.engine, shape.tracks
-        world.uses_kit = shape.uses_kit
+        world.uses_kit, world.is_second_run = shape.uses_kit, shape.is_second_run
         return world
 
     def source(self, shape: Shape) -> bytes:

@@ -14,7 +14,7 @@ from tests.crash.faults import Call, Fault
 from tests.crash.matrix import SHAPES, Case, Lab
 from tests.crash.world import World
 
-ONE, FIVE, PARTS, FAST, COPIED, AUDIO, KIT = SHAPES
+ONE, FIVE, PARTS, FAST, COPIED, AUDIO, KIT, SECOND = SHAPES
 SAMPLE = 5
 
 # Each of these lost or doubled something in an earlier version.
@@ -34,6 +34,8 @@ KNOWN = (
     Case(AUDIO, "reassembly", Fault(Call("UploadPart", 2), "killed after")),
     Case(KIT, "worker", Fault(Call("PutObject", 1), "killed after")),
     Case(KIT, "worker", Fault(Call("TransactWriteItems Jobs SegmentCompletions", 1), "killed after")),
+    Case(SECOND, "chunking", Fault(Call("DeleteItem SegmentCompletions", 2), "killed before")),
+    Case(SECOND, "chunking", Fault(Call("DeleteItem ReassemblyTriggered", 1), "hit and lost")),
     Case(ONE, "chunking", Fault(Call("GetObject", 1), "killed before"), every_attempt=True),
     Case(ONE, "reassembly", Fault(Call("GetObject", 1), "killed before"), every_attempt=True),
 )

@@ -61,6 +61,11 @@ class Message:
     message_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
+# The plan of a first run, and when it began.
+OLD = {"S": "old"}
+FIRST_RUN = {"N": "1000"}
+
+
 @dataclass
 class World:
     """Everything about one job, and the clock."""
@@ -91,6 +96,8 @@ class World:
     engine: str = "ffmpeg"
     # Where the final's audio comes from: an attribute of the job's row.
     tracks: str | None = None
+    # The job has failed before, with another source.
+    is_second_run: bool = False
     newest_first: bool = False
     fault: Fault | None = None
     fault_actor: Actor | None = None
@@ -111,8 +118,19 @@ class World:
         row = {"job_id": self.job_id, "mode": "sbs", "status": "created", "engine": self.engine, **attributes}
         row |= {"tracks": self.tracks} if self.tracks else {}
         item = {name: {"S": value} for name, value in row.items()} | {"created_at": {"N": "1"}}
+        if self.is_second_run:
+            item |= {"plan": OLD, "run_started_at": FIRST_RUN}
+            self._leave_rows_of_first_run()
         self.aws.dynamodb.put_item(TableName="Jobs", Item=item)
         self.upload(source)
+
+    def _leave_rows_of_first_run(self) -> None:
+        for index in (0, 7):
+            row: Any = {"job_id": {"S": self.job_id}, "segment_index": {"N": str(index)}, "plan": OLD}
+            row["output_s3_uri"] = {"S": f"s3://{OUTPUT}/{build_output_segment_key(self.job_id, index)}"}
+            self.aws.dynamodb.put_item(TableName="SegmentCompletions", Item=row)
+        trigger: Any = {"job_id": {"S": self.job_id}, "triggered_at": FIRST_RUN, "run_started_at": FIRST_RUN}
+        self.aws.dynamodb.put_item(TableName="ReassemblyTriggered", Item=trigger)
 
     def upload(self, source: bytes) -> None:
         self.aws.s3.put_object(Bucket=INPUT, Key=build_source_key(self.job_id), Body=source)
@@ -364,10 +382,24 @@ class World:
             row = self.aws.dynamodb.get_item(TableName=table, Key={"job_id": {"S": self.job_id}}).get("Item", {})
             if "lease_expires_at" in row:
                 found.append(f"a lease in {table}")
+        if self.writes(INPUT, f"segments/{self.job_id}/"):
+            found += self._rows_of_first_run()
         with _temporary(self.temporary), work_directory() as mine:
             found += [f"work directory {path}" for path in mine.parent.iterdir() if path.is_dir() and path != mine]
         found += [f"process {pid}: {command}" for pid, command in processes_in(self.temporary)]
         return found
+
+    def _rows_of_first_run(self) -> list[str]:
+        """Rows that had to be deleted before the first segment was written."""
+        key: Any = {"job_id": {"S": self.job_id}}
+        trigger = self.aws.dynamodb.get_item(TableName="ReassemblyTriggered", Key=key).get("Item", {})
+        query: Any = {
+            "KeyConditionExpression": "job_id = :job_id",
+            "ExpressionAttributeValues": {":job_id": key["job_id"]},
+        }
+        rows = self.aws.dynamodb.query(TableName="SegmentCompletions", **query)["Items"]
+        found = [f"an old completion of segment {row['segment_index']['N']}" for row in rows if row.get("plan") == OLD]
+        return [*found, "an old trigger"] if trigger.get("run_started_at") == FIRST_RUN else found
 
     def _check_not_lost(self, message: Message) -> None:
         """An unfinished job must have a message or a running worker."""

@@ -19,8 +19,9 @@ from tests.e2e.insights import Query, Row
 pytestmark = pytest.mark.xdist_group("e2e")
 
 type Json = dict[str, Any]
-# A time series: namespace, name, the names of its dimensions, and the value of `service`, which names the function.
-type Series = tuple[str, str, frozenset[str], str]
+# A time series: namespace, name, the names of its dimensions, the value of `service`, which names the function, and
+# that of `stack`, which a cold start does not have: its function's name has the stack's.
+type Series = tuple[str, str, frozenset[str], str, str]
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 QUERIES = dict(re.findall(r"### ([^\n]+)\n(?:(?!###).)*?```insights\n(.+?)```", OPERATIONS, re.DOTALL))
@@ -40,12 +41,18 @@ class Seen:
     def printed(self) -> set[Series]:
         """The series in the metrics that the functions printed (CloudWatch's embedded metric format)."""
         return {
-            (directive["Namespace"], metric["Name"], frozenset(dimensions), str(row["service"]))
+            (
+                directive["Namespace"],
+                metric["Name"],
+                frozenset(names),
+                str(row["service"]),
+                str(row.get("stack", "")),
+            )
             for row in self.rows
             if "_aws" in row
             for directive in row["_aws"]["CloudWatchMetrics"]
             for metric in directive["Metrics"]
-            for dimensions in directive["Dimensions"]
+            for names in directive["Dimensions"]
         }
 
     @property
@@ -56,7 +63,8 @@ class Seen:
             for namespace, name, *pairs in widget["properties"].get("metrics", []):
                 if namespace == "MediaWorker":
                     dimensions = dict(zip(pairs[:-1:2], pairs[1:-1:2], strict=True))
-                    found.add((namespace, name, frozenset(dimensions), dimensions["service"]))
+                    service, stack = dimensions["service"], dimensions.get("stack", "")
+                    found.add((namespace, name, frozenset(dimensions), service, stack))
         return found
 
 

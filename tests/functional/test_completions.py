@@ -160,9 +160,7 @@ def test_a_live_sender_is_given_time(stack: Stack, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("a worker must not wait"))
     add_chunked_job(stack, 1)
     add_trigger(stack, triggered_at={"N": str(int(time.time()) - 1)})
-    began = time.monotonic()
     record(stack, 0)
-    assert time.monotonic() - began < 2
     assert stack.reassembly_messages() == []
 
 

@@ -1,5 +1,7 @@
 """The output: every log line of a job has its job id, and CloudWatch can read the metrics."""
 
+import json
+
 import pytest
 from media_worker import telemetry
 from media_worker.telemetry import Steps, log_keys, logger
@@ -128,6 +130,20 @@ def test_metrics_have_a_namespace_and_a_service(
     assert out
     assert all('"Namespace":"MediaWorker"' in line.replace(" ", "") for line in out)
     assert all('"service":"media-worker"' in line.replace(" ", "") for line in out)
+
+
+def test_metrics_of_two_stacks_do_not_mix(
+    stack: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a name of the stack, it is a dimension beside the service: each metric stays one time series."""
+    monkeypatch.setattr(telemetry, "STACK", "stack-a")
+    stack.reassemble()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if '"Records"' in line]
+    record = json.loads(line)
+    assert record["stack"] == "stack-a"
+    assert [sorted(names) for each in record["_aws"]["CloudWatchMetrics"] for names in each["Dimensions"]] == [
+        ["service", "stack"]
+    ]
 
 
 def test_failures_are_counted_by_kind(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:

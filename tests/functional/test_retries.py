@@ -84,6 +84,22 @@ def test_existing_segments_are_kept(stack: Stack, clip: ClipMaker, logs: Logs, m
     assert [line["key"] for line in logs.all("segment_present")] == [first]
 
 
+def test_the_first_segment_is_written_before_the_others(stack: Stack, clip: ClipMaker, logs: Logs) -> None:
+    """Even if it takes long: its worker starts early, because it shares the bandwidth with no other segment."""
+
+    def delay_the_first(params: dict[str, Any], **_: Any) -> None:
+        if "/00000_" in params["url_path"]:
+            time.sleep(0.3)
+
+    stack.aws.s3.meta.events.register("before-call.s3.PutObject", delay_the_first)
+    stack.add_job()
+    stack.upload(clip("plain"))
+    stack.chunk()
+    written = [line["key"] for line in logs.all("segment_written")]
+    assert len(written) == 3
+    assert written[0] == build_segment_key("job-1", 0, 3, "sbs")
+
+
 def test_a_retry_splits_at_the_same_points(stack: Stack, clip: ClipMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The duration is on the job's row, so a changed default has no effect."""
     stack.add_job()

@@ -12,7 +12,7 @@ from tests.packaging.build import ROOT, build
 
 LAYOUT = {"shared/media_worker/": "media_worker/", "cli/media_worker_cli/": "media_worker_cli/"}
 CHECKOUT = "media_worker_cli/local/checkout/"
-DEPLOYED = ("functions", "layers", "shared", "template.yaml", "watching.yaml")
+DEPLOYED = ("functions", "layers", "shared", "template.yaml", "events.yaml", "watching.yaml")
 BESIDE = ("CHANGELOG.md", "LICENSE", "README.md", "pyproject.toml", "samconfig.toml")
 
 

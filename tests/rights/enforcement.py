@@ -20,6 +20,8 @@ class Guard:
     """
 
     def __init__(self, settings: Settings) -> None:
+        # The KMS key that encrypts all buckets, queues and tables.
+        self.key: str | None = None
         self.aws = Aws.connect(settings)
         self.take(Policy(()))
         for client in (self.aws.s3, self.aws.sqs, self.aws.dynamodb):
@@ -34,7 +36,7 @@ class Guard:
     def _judge(self, params: Parameters, model: Any, context: dict[str, Any], **_: Any) -> None:
         service, operation = model.service_model.service_name, model.name
         context["judged"] = params
-        for right in required_rights(service, operation, params):
+        for right in required_rights(service, operation, params) + key_rights(service, operation, self.key):
             if not self.policy.allows(*right):
                 self.refused.append(right)
                 raise denial(service, operation, right)
@@ -77,6 +79,33 @@ def required_rights(service: str, operation: str, params: Parameters) -> list[Ri
             index = f"/index/{params['IndexName']}" if "IndexName" in params else ""
             return [(f"dynamodb:{operation}", table + index)]
     return [(f"{service}:{operation}", "*")]
+
+
+_READ, _WRITE = "kms:Decrypt", "kms:GenerateDataKey"
+# By https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingKMSEncryption.html (a multipart upload needs both) and
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-key-management.html
+_ON_KEY = {
+    "GetObject": (_READ,),
+    "PutObject": (_WRITE,),
+    "CopyObject": (_READ, _WRITE),
+    "CreateMultipartUpload": (_WRITE,),
+    "UploadPart": (_READ,),
+    "UploadPartCopy": (_READ,),
+    "CompleteMultipartUpload": (_READ,),
+    "SendMessage": (_READ, _WRITE),
+    "SendMessageBatch": (_READ, _WRITE),
+    "ReceiveMessage": (_READ,),
+}
+
+
+def key_rights(service: str, operation: str, key: str | None) -> list[Right]:
+    """The rights to the key of an encrypted bucket, queue or table. DynamoDB decrypts the table's key for its caller
+    (https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/encryption.usagenotes.html).
+    """
+    if key is None:
+        return []
+    actions = (_READ,) if service == "dynamodb" else _ON_KEY.get(operation, ())
+    return [(action, key) for action in actions]
 
 
 _ON_OBJECT = {

@@ -122,6 +122,9 @@ class Policy:
         return effects == {"Allow"}
 
 
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+KEYED = (("KmsKeyArn", KEY),)
+
 # Parameters that give the stack existing resources of the same names.
 GIVEN = (
     ("ExistingInputBucket", INPUT),
@@ -146,15 +149,25 @@ def read_policy(function: str, parameters: tuple[tuple[str, str], ...] = ()) -> 
     names: dict[str, Any] = {
         logical_id: {"Arn": arn, "Ref": re.split("[:/]", arn)[-1]} for logical_id, arn in ARNS.items()
     }
-    # The resolver takes AWS::NoValue in an Fn::If for a mistake. No policy may hold this one.
+    # The resolver takes AWS::NoValue in an Fn::If for a mistake. Only a list may hold this one, and loses it.
     names["AWS::NoValue"] = {"Ref": _NO_VALUE}
     for name, value in parameters:
         template["Parameters"][name]["Default"] = value
     resolver = IntrinsicResolver(template, IntrinsicsSymbolTable(template, logical_id_translator=names))
-    role = resolver.intrinsic_property_resolver(template["Resources"][f"{function}Role"]["Properties"], False)
+    role = _pruned(resolver.intrinsic_property_resolver(template["Resources"][f"{function}Role"]["Properties"], False))
     assert "ManagedPolicyArns" not in role
     assert _NO_VALUE not in str(role)
     return Policy.parse(policy["PolicyDocument"] for policy in role["Policies"])
+
+
+def _pruned(value: Any) -> Any:
+    """Without the list items that a condition leaves out."""
+    match value:
+        case list():
+            return [_pruned(item) for item in value if item != _NO_VALUE]
+        case dict():
+            return {key: _pruned(item) for key, item in value.items()}
+    return value
 
 
 def _listed(value: str | list[str]) -> tuple[str, ...]:

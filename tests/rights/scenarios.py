@@ -84,6 +84,19 @@ def replace_a_segment_of_another_source(stack: GuardedStack) -> None:
     assert stack.unfinished_uploads(INPUT) == 0
 
 
+def clear_an_earlier_run(stack: GuardedStack) -> None:
+    """A new source replaces the plan: completions of the old one and the old trigger are deleted."""
+    stack.set_job(JobStatus.FAILED, plan={"S": "old"}, run_started_at={"N": "1000"})
+    row = {"job_id": {"S": "job-1"}, "segment_index": {"N": "7"}, "output_s3_uri": {"S": "s3://"}, "plan": {"S": "old"}}
+    stack.open.aws.dynamodb.put_item(TableName="SegmentCompletions", Item=row)
+    trigger = {"job_id": {"S": "job-1"}, "triggered_at": {"N": "1001"}, "run_started_at": {"N": "1000"}}
+    stack.open.aws.dynamodb.put_item(TableName="ReassemblyTriggered", Item=trigger)
+    stack.open.upload(stack.clip)
+    assert stack.deliver(UPLOADED)
+    assert stack.open.aws.dynamodb.scan(TableName="SegmentCompletions")["Items"] == []
+    assert stack.open.row("ReassemblyTriggered") == {}
+
+
 def miss_a_source(stack: GuardedStack) -> None:
     """A deleted source fails the job with that reason."""
     stack.open.add_job()
@@ -310,6 +323,7 @@ def request_a_reassembly(stack: GuardedStack) -> None:
 SCENARIOS: dict[str, tuple[Scenario, ...]] = {
     "Chunking": (
         chunk_and_request_the_reassembly,
+        clear_an_earlier_run,
         return_a_malformed_message,
         miss_a_source,
         reenqueue_a_message_that_only_waited,

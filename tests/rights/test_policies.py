@@ -1,15 +1,16 @@
 """Each function with the rights of its role and no others. The policies are those of template.yaml."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.functional.stack import INPUT, OUTPUT
 from tests.rights.conftest import NewStack
-from tests.rights.enforcement import is_refused
-from tests.rights.policies import ARNS, GIVEN, Grant, Policy, Statement, read_policy
-from tests.rights.scenarios import SCENARIOS, Scenario
+from tests.rights.enforcement import Guard, is_refused
+from tests.rights.policies import ARNS, GIVEN, KEY, KEYED, Grant, Policy, Statement, read_policy
+from tests.rights.scenarios import SCENARIOS, Scenario, chunk_with_copies, request_a_reassembly
 from tests.rights.stack import FED, FUNCTIONS, GuardedStack
 
 # Lambda itself uses these with the function's role, so no test run in a process needs them.
@@ -97,13 +98,17 @@ BOTH: list[tuple[str, str, dict[str, Any]]] = [
     ("dynamodb", "scan", {"TableName": "Jobs"}),
     ("dynamodb", "put_item", {"TableName": "Jobs", "Item": JOB}),
     ("dynamodb", "delete_item", {"TableName": "Jobs", "Key": JOB}),
-    ("dynamodb", "delete_item", {"TableName": "ReassemblyTriggered", "Key": JOB}),
     ("dynamodb", "put_item", {"TableName": "SegmentCompletions", "Item": JOB | {"segment_index": {"N": "0"}}}),
     ("dynamodb", "update_item", {"TableName": "SegmentCompletions", "Key": JOB | {"segment_index": {"N": "0"}}, **SET}),
     ("dynamodb", "delete_table", {"TableName": "Jobs"}),
     ("sqs", "purge_queue", {"QueueUrl": CHUNKING_URL}),
     ("sqs", "purge_queue", {"QueueUrl": REASSEMBLY_URL}),
     ("sqs", "delete_queue", {"QueueUrl": CHUNKING_URL}),
+]
+# Only chunking clears what an earlier run has left.
+CLEARING: list[tuple[str, str, dict[str, Any]]] = [
+    ("dynamodb", "delete_item", {"TableName": "ReassemblyTriggered", "Key": JOB}),
+    ("dynamodb", "delete_item", {"TableName": "SegmentCompletions", "Key": JOB | {"segment_index": {"N": "0"}}}),
 ]
 REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     "Chunking": [
@@ -117,6 +122,7 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "Reassembly": [
         *BOTH,
+        *CLEARING,
         ("s3", "put_object", {"Bucket": INPUT, "Key": SEGMENT}),
         ("s3", "list_multipart_uploads", {"Bucket": INPUT}),
         ("dynamodb", "put_item", {"TableName": "ReassemblyTriggered", "Item": JOB}),
@@ -126,6 +132,7 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
     ],
     "Sweep": [
         *BOTH,
+        *CLEARING,
         ("s3", "get_object", {"Bucket": OUTPUT, "Key": FINAL}),
         ("s3", "put_object", {"Bucket": INPUT, "Key": SEGMENT}),
         ("s3", "put_object", {"Bucket": OUTPUT, "Key": FINAL}),
@@ -142,7 +149,9 @@ REFUSED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_everything_else_is_refused(new_stack: NewStack, function: str) -> None:
-    """A function has no access to other prefixes, buckets, tables and queues. It creates no job and deletes nothing."""
+    """A function has no access to other prefixes, buckets, tables and queues. It creates no job and deletes neither
+    jobs nor objects.
+    """
     with new_stack(function, read_policy(function)) as stack:
         done = [
             (service, operation, params)
@@ -161,6 +170,56 @@ def call(stack: GuardedStack, service: str, operation: str) -> Callable[..., Any
 def test_existing_resources_have_the_same_rights(function: str) -> None:
     """The rights on existing buckets, tables and queues equal those on the stack's own."""
     assert read_policy(function, GIVEN) == read_policy(function)
+
+
+# With a KMS key ------------------------------------------------------------------------------------------------------
+
+# Those that read and write with the key.
+WITH_KEY = {
+    "Chunking": (SCENARIOS["Chunking"][0], chunk_with_copies),
+    "Reassembly": (SCENARIOS["Reassembly"][0],),
+    "Sweep": (request_a_reassembly,),
+}
+
+
+@pytest.fixture
+def key(guard: Guard) -> Iterator[str]:
+    """The key that encrypts everything."""
+    guard.key = KEY
+    yield KEY
+    guard.key = None
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_rights_to_a_key_are_enough(new_stack: NewStack, key: str, function: str) -> None:
+    """In a stack whose buckets, queues and tables have a key, a function can use that key, and no other one."""
+    policy = read_policy(function, KEYED)
+    for scenario in WITH_KEY[function]:
+        with new_stack(function, policy) as stack:
+            scenario(stack)
+            assert stack.guard.refused == []
+    assert not policy.allows("kms:Decrypt", key.replace("1234abcd", "abcd1234"))
+    assert not policy.allows("kms:CreateGrant", key)
+
+
+@pytest.mark.parametrize("action", ["kms:Decrypt", "kms:GenerateDataKey"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_each_right_to_a_key_is_needed(new_stack: NewStack, key: str, function: str, action: str) -> None:
+    """Without it, KMS refuses a step of the function."""
+    policy = read_policy(function, KEYED).without(Grant("UseKey", action))
+    with new_stack(function, policy) as stack:
+        with contextlib.suppress(AssertionError, stack.open.aws.s3.exceptions.ClientError):
+            WITH_KEY[function][0](stack)
+        assert set(stack.guard.refused) == {(action, key)}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_key_without_the_parameter(function: str) -> None:
+    """The parameter adds the rights to the key, and nothing else."""
+    own = read_policy(function)
+    assert not any(action.startswith("kms:") for one in own.statements for action in one.actions)
+    keyed = read_policy(function, KEYED)
+    assert tuple(one for one in keyed.statements if one.sid != "UseKey") == own.statements
 
 
 # The guard itself ----------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def test_powertools(resources: Json) -> None:
         variables = resources[logical_id]["Properties"]["Environment"]["Variables"]
         assert variables["POWERTOOLS_SERVICE_NAME"] == service
         assert variables["POWERTOOLS_METRICS_NAMESPACE"] == "MediaWorker"
+        assert variables["STACK_NAME"] == {"Ref": "AWS::StackName"}
         assert variables["POWERTOOLS_LOG_LEVEL"] == "INFO"
 
 

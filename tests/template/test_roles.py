@@ -23,8 +23,11 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "InputBucket/input/*": {"s3:GetObject"},
         "InputBucket/segments/*": {"s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"},
         "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
-        "SegmentCompletionsTable": {"dynamodb:Query"},
-        "ReassemblyTriggeredTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
+        "SegmentCompletionsTable": {"dynamodb:Query", "dynamodb:DeleteItem"},
+        "ReassemblyTriggeredTable": {
+            *("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"),
+            "dynamodb:DeleteItem",
+        },
     },
     "Reassembly": {
         "ReassemblyLogGroup": LOG,

@@ -1,5 +1,6 @@
 """Buckets and tables."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_processed_segments_expire_and_finals_stay(resources: Json) -> None:
     assert rule["ExpirationInDays"] == 30
 
 
+def test_the_expiry_tag_can_be_chosen(stack: Json, stack_with: Callable[..., Json]) -> None:
+    """The lifecycle rule, the functions, and the outputs for workers and for owners of a bucket have the same tag."""
+    assert stack["Outputs"]["ExpiryTag"]["Value"] == "kind=processed-segment"
+    changed = stack_with(ExpiryTagKey="remove", ExpiryTagValue="soon")
+    rule = rules(changed["Resources"], "OutputBucket")["expire-processed-segments"]
+    assert rule["TagFilters"] == [{"Key": "remove", "Value": "soon"}]
+    for name in ("ChunkingFunction", "ReassemblyFunction"):
+        assert changed["Resources"][name]["Properties"]["Environment"]["Variables"]["EXPIRY_TAG"] == "remove=soon"
+    assert changed["Outputs"]["ExpiryTag"]["Value"] == "remove=soon"
+    owned = stack_with(ExpiryTagKey="remove", ExpiryTagValue="soon", ExistingOutputBucket="mine")["Outputs"]
+    todo = json.loads(owned["TodoOutputBucketLifecycle"]["Value"])["Rules"][1]
+    assert todo["Filter"]["And"]["Tags"] == [{"Key": "remove", "Value": "soon"}]
+
+
 @pytest.mark.parametrize("name", ["Chunking", "Segment", "Reassembly"])
 def test_segments_outlast_messages(template: Json, resources: Json, name: str) -> None:
     """No setting lets a segment expire before a dead letter about it does."""
@@ -88,6 +103,13 @@ def test_tables(resources: Json, name: str, keys: dict[str, tuple[str, str]]) ->
     assert typed_keys(table, table["KeySchema"]) == keys
     assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_tables_have_streams(resources: Json) -> None:
+    """Other software can follow each table that the stack makes, with rows before and after each change."""
+    tables = [one["Properties"] for one in resources.values() if one["Type"] == "AWS::DynamoDB::Table"]
+    assert len(tables) == 4
+    assert all(table["StreamSpecification"] == {"StreamViewType": "NEW_AND_OLD_IMAGES"} for table in tables)
 
 
 @pytest.mark.parametrize("time", ["completed_at", "created_at"])

@@ -152,6 +152,14 @@ def test_steps_are_displayed_by_percentile(widgets: list[Json], step: str, stati
     assert (f"{step}Seconds", statistic) in displayed
 
 
+def test_our_metrics_are_those_of_this_stack(widgets: list[Json]) -> None:
+    """Two stacks in an account do not mix: each series has the stack, or a function's name, as a dimension."""
+    series = [metric for widget in widgets for metric in widget["properties"].get("metrics", [])]
+    ours = [metric for metric in series if metric[0] == "MediaWorker" and metric[1] != "ColdStart"]
+    assert ours
+    assert {tuple(metric[2:5]) for metric in ours} == {("stack", "${AWS::StackName}", "service")}
+
+
 def test_dashboard_is_among_the_free_ones(widgets: list[Json]) -> None:
     """The dashboard has at most 50 metrics: https://aws.amazon.com/cloudwatch/pricing/ gives three such for free."""
     series = {json.dumps(metric[:-1]) for widget in widgets for metric in widget["properties"].get("metrics", [])}

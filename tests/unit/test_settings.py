@@ -37,6 +37,7 @@ def test_the_required_variables_are_enough() -> None:
         tracks="auto",
         ffmpeg_path="/opt/bin/ffmpeg",
         max_receive_count=6,
+        expiry_tag=("kind", "processed-segment"),
     )
 
 
@@ -52,6 +53,7 @@ def test_every_setting_can_be_set() -> None:
             "ENGINE": "ffmpeg",
             "FFMPEG_PATH": "/usr/bin/ffmpeg",
             "MAX_RECEIVE_COUNT": "3",
+            "EXPIRY_TAG": "remove=yes=soon",
         }
     )
     assert settings.aws_region == "eu-central-1"
@@ -61,6 +63,7 @@ def test_every_setting_can_be_set() -> None:
     assert settings.engine == "ffmpeg"
     assert settings.ffmpeg_path == "/usr/bin/ffmpeg"
     assert settings.max_receive_count == 3
+    assert settings.expiry_tag == ("remove", "yes=soon")
 
 
 @pytest.mark.parametrize("name", REQUIRED)

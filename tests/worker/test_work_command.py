@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -49,10 +48,8 @@ def test_a_signal_stops_the_command_and_returns_the_message(world: World, number
     world.add_job()
     process = world.start("--", *SLOW, DIR=str(world.directory))
     pid = command_pid(world)
-    begin = time.monotonic()
     process.send_signal(number)
-    process.communicate(timeout=30)
-    assert time.monotonic() - begin < 15
+    process.communicate(timeout=30)  # SLOW takes minutes
     assert process.returncode == code
     assert world.messages() == (1, 0)
     assert not is_running(pid)

@@ -30,7 +30,7 @@ _DUMMY = "local"
 _TAIL_LINES = 15
 
 # The files of a deployment. A change to any other file needs no new deployment.
-_DEPLOYED = ("template.yaml", "watching.yaml", "functions", "shared", "layers")
+_DEPLOYED = ("template.yaml", "events.yaml", "watching.yaml", "functions", "shared", "layers")
 _NOT_DEPLOYED = {"__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".DS_Store"}
 
 

@@ -333,7 +333,10 @@ def _concatenate_track(track: _TrackParts, starts_s: Sequence[Fraction], movie_t
     ]
     if first.is_video:
         parts = without_hidden(parts)
-    joined = concatenate_audio(parts) if _is_droppable(first.handler, parts) else concatenate_in_order(parts)
+    if _is_droppable(first.handler, parts):
+        joined = concatenate_audio(parts, math.ceil(track.timescale * ROUNDING_S))
+    else:
+        joined = concatenate_in_order(parts)
     edits = edits_of(
         joined.ranges,
         movie_start=Fraction(0),
@@ -517,12 +520,14 @@ def _for_all_segments(parts: Sequence[SegmentTrack | None], tables: Sequence[Sam
 # Audio
 
 
-def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack:
+def concatenate_audio(parts: Sequence[SegmentTrack | None], rounding: int) -> ConcatenatedTrack:
     """Packets that encoders added at the inner edges (delay, padding) are dropped. The others follow each other.
 
     Whole packets seldom fit the time between two joins. So that there is no hole at a join, and so that players which
     count packets instead of reading times agree with the others, packets may be early or late (`excess`), by less than
     half a packet. That does not add up. At a longer gap in the audio, the packets keep their times.
+
+    `rounding`: ticks by which the end of the last segment's edit list may be late.
     """
     filled = [part for part in parts if part is not None]
     if not filled:
@@ -539,7 +544,8 @@ def concatenate_audio(parts: Sequence[SegmentTrack | None]) -> ConcatenatedTrack
     length = last.start + last.length - first.start + min(late, 0)
     if late > 0:
         # Otherwise the final would have one packet more than a file that was encoded in one go.
-        ranges[-1].drop_from(first.media_start + length - late)
+        ranges[-1].drop_from(first.media_start + length - late - rounding)
+        length = min(length, ranges[-1].end + late - first.media_start)
     lengths.append(ranges[-1].end - ranges[-1].start)
     with_length = _pcm_with_length if is_pcm else _with_length
     tables = [with_length(packets.table(), length) for packets, length in zip(ranges, lengths, strict=True)]

@@ -164,6 +164,20 @@ def test_audio_may_start_after_the_video() -> None:
     assert movie.tracks[1].edits[0] == Edit(SEGMENT_MS * movie.timescale // 1000, EMPTY)
 
 
+def test_a_rounded_edit_list_does_not_keep_a_packet_at_the_end() -> None:
+    """Opus in 20 ms, written by ffmpeg: the last edit ends half a millisecond after the audio, which is one packet."""
+    first = TrackSpec([960] * 97, b"soun", 48000, edits=(Edit(1934, 312),))
+    last = TrackSpec([960] * 96 + [312], b"soun", 48000, edits=(Edit(7, EMPTY), Edit(1927, 0)))
+    joined = join_bytes([make_movie([video(48), first]), make_movie([video(48), last])])
+    movie = load(joined)
+    audio_track = movie.tracks[1]
+    encoded_in_one_go = 312 + 2 * 48 * 1920 + 648
+    assert audio_track.table.count * 960 == encoded_in_one_go
+    (presented_range,) = audio_track.presented_ranges(movie.timescale) or ()
+    assert presented_range.media_end is not None
+    assert presented_range.media_end <= audio_track.table.media_duration
+
+
 def test_pcm_keeps_one_tick_for_each_sample() -> None:
     """Players expect that all durations are 1: gaps are filled, overlaps are trimmed."""
     for samples in (16310, 16320, 16330):

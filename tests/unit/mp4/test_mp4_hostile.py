@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import time
 import tracemalloc
 from fractions import Fraction
 
@@ -94,10 +93,9 @@ def test_numbers_in_fragments_are_not_trusted(kind: bytes, number: int) -> None:
 
 
 def _check_bounded(data: bytes) -> None:
+    """The timeout of pytest ends a loop that does not."""
     tracemalloc.start()
-    started = time.process_time()
     use(data)
-    seconds, (_, peak_bytes) = time.process_time() - started, tracemalloc.get_traced_memory()
+    _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seconds < 5
     assert peak_bytes < 64 << 20
