@@ -176,7 +176,7 @@ def _facts(described: Description, tracks: SourceTracks | None) -> list[tuple[st
 
 def _describe_plan(plan: Plan) -> str:
     length = f"{plan.frames:,} frames, {describe_clock(float(plan.duration_s))}"
-    return f"{plan.digest}, {plan.engine}, {length}, segments of {float(plan.segment_duration_s):g} s or more"
+    return f"{plan.digest}, {plan.engine}, {length}, {plan.wanted}"
 
 
 def _describe_cost(cost: Cost) -> str:
@@ -241,7 +241,8 @@ def describe_as_json(described: Description, tracks: SourceTracks | None) -> dic
             "engine": plan.engine,
             "frames": plan.frames,
             "duration_s": float(plan.duration_s),
-            "segment_duration_s": float(plan.segment_duration_s),
+            "segment_duration_s": None if plan.segment_duration_s is None else float(plan.segment_duration_s),
+            "wanted": plan.wanted,
         },
         "segments": [segment_as_json(each) for each in described.segments],
         "processed": described.processed,

@@ -24,7 +24,7 @@ from botocore.exceptions import (
 )
 from media_worker.errors import MediaWorkerError, NoSuchJob, OperationRefused
 from media_worker.jobs import FRAME_CHECKS, MAX_CONTEXT_FRAMES, SEGMENT_TRACKS, JobStatus
-from media_worker.keys import DEFAULT_MODE, parse_mode
+from media_worker.keys import DEFAULT_MODE, MAX_SEGMENTS, parse_mode
 from media_worker.settings import TRACKS, Engine
 
 from media_worker_cli import check as checking
@@ -238,7 +238,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help="label in the segment keys: up to 32 of a-z, 0-9 and - (default: %(default)s)",
     )
-    _add_settings(parser, "default: the stack's setting")
+    _add_cuts(parser, _add_settings(parser, "default: the stack's setting"))
     parser.add_argument(
         "--segment-tracks", choices=SEGMENT_TRACKS, help="which tracks of the source the segments have (default: all)"
     )
@@ -251,8 +251,36 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, note: str) -> None:
+def _add_cuts(parser: argparse.ArgumentParser, exclusive: argparse._MutuallyExclusiveGroup) -> None:
+    """Where the source is cut, other than by the duration of a segment."""
+    exclusive.add_argument(
+        "--segments", type=_segments, metavar="N", help="make about N segments of equal duration, cut at keyframes"
+    )
+    exclusive.add_argument(
+        "--cut-times",
+        type=Path,
+        metavar="FILE",
+        help="cut at the keyframes nearest to these times: seconds, one per line, or the scene list (CSV) of "
+        "PySceneDetect",
+    )
     parser.add_argument(
+        "--cut-tolerance",
+        type=_seconds,
+        metavar="S",
+        help="do not cut if the nearest keyframe is further than this from a time of --cut-times (default: 2)",
+    )
+    parser.add_argument(
+        "--max-segment-seconds",
+        type=_seconds,
+        metavar="S",
+        help="cut more often where a segment would be longer than this; the job has a notice if no keyframe allows it",
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, note: str) -> argparse._MutuallyExclusiveGroup:
+    """The options of a new job and of a retry. Returned is the group that excludes other ways to cut."""
+    exclusive = parser.add_mutually_exclusive_group()
+    exclusive.add_argument(
         "--segment-seconds",
         type=_seconds,
         metavar="N",
@@ -270,11 +298,18 @@ def _add_settings(parser: argparse.ArgumentParser, note: str) -> None:
         help="where the final's audio and other tracks come from; auto: from the source if the processed segments have "
         "no audio",
     )
+    return exclusive
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _segments(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_SEGMENTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_SEGMENTS}")
     return int(text)
 
 

@@ -21,6 +21,7 @@ from media_worker.keys import DEFAULT_MODE, build_source_key
 from media_worker.operations import delete_objects
 from media_worker.settings import Engine, Tracks
 
+from media_worker_cli.cut_times import read_cut_times
 from media_worker_cli.errors import UploadBroken, UsageError
 from media_worker_cli.uploading import upload
 
@@ -41,10 +42,19 @@ class Submission:
     tracks: Tracks | None = None
     segment_tracks: SegmentTracks | None = None
     context_frames: int | None = None
+    segments: int | None = None
+    cut_times_s: tuple[Decimal, ...] | None = None
+    cut_tolerance_s: Decimal | None = None
+    max_segment_duration_s: Decimal | None = None
 
     @classmethod
     def of(cls, arguments: Namespace) -> "Submission":
-        """The job of the command line: a new one, or the one to resume."""
+        """The job of the command line: a new one, or the one to resume.
+
+        Raises:
+            UsageError: the file with the cut times cannot be used, or two options contradict each other.
+        """
+        _check_durations(arguments)
         job_id = getattr(arguments, "resume", None) or new_job_id(arguments.source)
         return cls(
             job_id,
@@ -56,7 +66,19 @@ class Submission:
             arguments.tracks,
             arguments.segment_tracks,
             arguments.context_frames,
+            arguments.segments,
+            read_cut_times(arguments.cut_times) if arguments.cut_times else None,
+            arguments.cut_tolerance,
+            arguments.max_segment_seconds,
         )
+
+
+def _check_durations(arguments: Namespace) -> None:
+    if arguments.cut_tolerance is not None and arguments.cut_times is None:
+        raise UsageError("--cut-tolerance has no meaning without --cut-times")
+    longest, shortest = arguments.max_segment_seconds, arguments.segment_seconds
+    if longest is not None and shortest is not None and longest < shortest:
+        raise UsageError("--max-segment-seconds is less than --segment-seconds: a segment lasts at least that long")
 
 
 def require_source(path: Path) -> None:
@@ -159,7 +181,18 @@ def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, 
         row["segment_tracks"] = submission.segment_tracks
     if submission.context_frames:
         row["context_frames"] = submission.context_frames
-    return row
+    return row | _cutting(submission)
+
+
+def _cutting(submission: Submission) -> dict[str, Any]:
+    """The attributes of the row that say where the source is cut."""
+    named = {
+        "segments": submission.segments,
+        "cut_times_s": submission.cut_times_s and list(submission.cut_times_s),
+        "cut_tolerance_sec": submission.cut_tolerance_s,
+        "max_segment_duration_sec": submission.max_segment_duration_s,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def remove_job(aws: Aws, job_id: str) -> None:

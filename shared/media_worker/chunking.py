@@ -19,8 +19,18 @@ from media_worker.jobs import CHUNKING_STATUSES, Job, JobStatus, StatusCheck
 from media_worker.keys import build_segment_key, build_segment_prefix
 from media_worker.lease import Hold, chunking_lease, run_under_lease
 from media_worker.messages import ChunkRequest
-from media_worker.mp4 import Layout, Mp4Error, SplitPlan, has_audio, lay_out, only_video, plan_split, split_at
-from media_worker.plan import Plan, PlannedSegment, PlannedSource, find_plan, store_plan
+from media_worker.mp4 import (
+    Layout,
+    Mp4Error,
+    SplitPlan,
+    SplitRule,
+    has_audio,
+    lay_out,
+    only_video,
+    plan_split,
+    split_at,
+)
+from media_worker.plan import Plan, PlannedCut, PlannedSegment, PlannedSource, find_plan, store_plan
 from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
 from media_worker.settings import Engine
 from media_worker.telemetry import Steps, count, logger, submit
@@ -95,12 +105,12 @@ def _engine_of(aws: "Aws", job: Job, stored: Plan | None) -> Engine:
 
 
 def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tuple[Plan, SplitPlan]:
-    duration_s = job.segment_duration_s or aws.settings.chunk_segment_duration_sec
+    rule = _rule_of(aws, job)
     with _as_bad_source():
         if not any(track.is_video and track.table.count for track in media.movie.tracks):
             tracks = ", ".join(describe_tracks(media.movie)) or "none"
             raise BadSource(f"the source has no video track (its tracks: {tracks})")
-        split = plan_split(media.movie, duration_s, media.read, media.read_many, context_frames=job.context_frames)
+        split = plan_split(media.movie, rule, media.read, media.read_many, context_frames=job.context_frames)
         presented = split.segments
     first_frames = accumulate((each.frames for each in presented), initial=0)
     contexts = [(each.before, each.after) for each in split.context] or [(0, 0)] * len(presented)
@@ -112,14 +122,27 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
     plan = Plan(
         source=PlannedSource(source.key, source.etag, source.size_bytes),
         engine=media.engine,
-        segment_duration_s=duration_s,
+        segment_duration_s=rule.segment_duration_s,
         timescale=media.movie.tracks[split.main_track].timescale,
         segments=segments,
         notice="; ".join(filter(None, notices)) or None,
         has_audio=has_audio(media.movie),
         context_frames=job.context_frames,
+        wanted_segments=rule.segments,
+        cut_times=tuple(PlannedCut(each.wanted_s, each.got_s) for each in split.matched_cuts),
+        cut_tolerance_s=None if rule.cut_times_s is None else rule.tolerance_s,
     )
     return plan, split
+
+
+def _rule_of(aws: "Aws", job: Job) -> SplitRule:
+    """How the job wants its source to be split. The stack's duration applies if the job's row says nothing."""
+    cutting = job.cutting
+    duration_s = job.segment_duration_s
+    if cutting.needs_duration and duration_s is None:
+        duration_s = aws.settings.chunk_segment_duration_sec
+        duration_s = min(duration_s, cutting.max_duration_s or duration_s)
+    return SplitRule(duration_s, cutting.segments, cutting.times_s, cutting.tolerance_s, cutting.max_duration_s)
 
 
 def _lay_out(job: Job, media: Media, split: SplitPlan) -> list[Layout]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
+from media_worker.cutting import Cutting, parse_cutting
 from media_worker.errors import JobMoved, LeaseLost, PermanentError
 from media_worker.keys import parse_mode
 from media_worker.settings import ENGINES, TRACKS, Engine, Tracks
@@ -172,6 +173,8 @@ class Job:
     segment_tracks: SegmentTracks = "all"
     # Frames that each segment also presents before its first and after its last one.
     context_frames: int = 0
+    # Cut times, a number of segments, or a maximum duration, as far as the row has them.
+    cutting: Cutting = field(default_factory=Cutting)
     # Unix seconds at which the present run of the job began: a redriven job starts a new run.
     run_started_at: int | None = None
     error: str | None = None
@@ -209,6 +212,7 @@ class Job:
                 tracks=_one_of(TRACKS, row["tracks"]) if row.get("tracks") else None,
                 segment_tracks=_one_of(SEGMENT_TRACKS, row.get("segment_tracks") or "all"),
                 context_frames=_context_frames(row.get("context_frames")),
+                cutting=parse_cutting(row),
                 run_started_at=_integer(row.get("run_started_at")),
                 error=row.get("error"),
                 notice=row.get("notice"),
@@ -258,11 +262,12 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) 
     """
     attributes: dict[str, Any] = {
         "total_segments": len(plan.segments),
-        "segment_duration_sec": _exact(plan.segment_duration_s),
         "source_etag": plan.source.etag,
         "plan": plan.digest,
         "frames": plan.frames,
     }
+    if plan.segment_duration_s is not None:
+        attributes["segment_duration_sec"] = _exact(plan.segment_duration_s)
     if job.plan not in {None, plan.digest} or job.source_etag not in {None, plan.source.etag}:
         attributes["replanned_at"] = now_s()
     if plan.notice:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from media_worker import jobs
 from media_worker.completions import current_completions, describe_ranges, read_completions, trigger_if_complete
+from media_worker.cutting import CUT_ATTRIBUTES
 from media_worker.earlier_runs import delete_earlier_trigger
 from media_worker.errors import JobMoved, NoSuchJob, OperationRefused, SettingsError, TransferFailed
 from media_worker.jobs import RETRIABLE, FrameCheck, Job, JobStatus, now_s, read_job
@@ -219,7 +220,10 @@ def _retry_with_new_plan(aws: "Aws", job: Job, settings: NewSettings) -> Outcome
     _delete_completions(aws, job.job_id, [each.segment_index for each in read_completions(aws, job.job_id)])
     # Completions that third-party workers write without a plan belong to the old plan if they are older than this.
     attributes = {**settings.attributes(), "replanned_at": now_s()}
-    _begin_retry(aws, job, JobStatus.CREATED, attributes, ("plan", "total_segments", "notice", "segments_retried_at"))
+    removed: tuple[str, ...] = ("plan", "total_segments", "notice", "segments_retried_at")
+    if settings.segment_duration_s is not None:
+        removed += CUT_ATTRIBUTES
+    _begin_retry(aws, job, JobStatus.CREATED, attributes, removed)
     _request_chunking(aws, job.job_id)
     return Outcome(job.job_id, JobStatus.CREATED, changed=True, detail="is planned and split again")
 

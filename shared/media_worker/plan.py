@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from media_worker.jobs import Job
 
 # A reader refuses other versions; a change of meaning needs a new one. Version 2 has context frames; plans without them
-# are still written as version 1, so that their digests do not change.
+# are still written as version 1, so that their digests do not change. Version 3 has cut times or a number of segments
+# in place of the duration of a segment.
 VERSION = 1
 CONTEXT_VERSION = 2
+CUT_VERSION = 3
 
 # How the source's bytes become an MP4 that can be split: as they are, or after a remux by ffmpeg.
 PlanEngine: TypeAlias = Literal["copy", "remux"]
@@ -92,13 +94,25 @@ class PlannedSegment:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedCut:
+    """A wanted cut time, and the segment start that it got. None: no sync sample was near enough."""
+
+    wanted_s: Fraction
+    got_s: Fraction | None
+
+    def to_document(self) -> dict[str, Any]:
+        """The cut in a stored plan."""
+        return {"wanted_s": str(self.wanted_s), "got_s": None if self.got_s is None else str(self.got_s)}
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one source is split."""
 
     source: PlannedSource
     engine: PlanEngine
-    # The wanted duration of a segment.
-    segment_duration_s: Fraction
+    # The wanted duration of a segment. None: cut times or a number of segments were wanted.
+    segment_duration_s: Fraction | None
     # Ticks per second of the video track.
     timescale: int
     segments: tuple[PlannedSegment, ...]
@@ -108,6 +122,21 @@ class Plan:
     has_audio: bool | None = None
     # The wanted number of context frames on each side of a segment.
     context_frames: int = 0
+    # The wanted number of segments.
+    wanted_segments: int | None = None
+    # The wanted cut times, in order, and how far a sync sample could be from them.
+    cut_times: tuple[PlannedCut, ...] = ()
+    cut_tolerance_s: Fraction | None = None
+
+    @property
+    def wanted(self) -> str:
+        """What kind of segments were wanted, in words."""
+        if self.segment_duration_s is not None:
+            return f"segments of {float(self.segment_duration_s):g} s or more"
+        if self.wanted_segments is not None:
+            return f"about {self.wanted_segments} segments of equal duration"
+        got = sum(each.got_s is not None for each in self.cut_times)
+        return f"{got} of {len(self.cut_times)} wanted cut times"
 
     @property
     def frames(self) -> int:
@@ -128,10 +157,10 @@ class Plan:
         """The plan as it is stored: canonical, so that equal plans have equal digests."""
         has_context = self.context_frames > 0
         document = {
-            "version": CONTEXT_VERSION if has_context else VERSION,
+            "version": self._version,
             "source": {"key": self.source.key, "etag": self.source.etag, "size_bytes": self.source.size_bytes},
             "engine": self.engine,
-            "segment_duration_s": str(self.segment_duration_s),
+            "segment_duration_s": None if self.segment_duration_s is None else str(self.segment_duration_s),
             "timescale": self.timescale,
             "notice": self.notice,
             "segments": [segment.to_document(has_context=has_context) for segment in self.segments],
@@ -140,7 +169,18 @@ class Plan:
             document["has_audio"] = self.has_audio
         if has_context:
             document["context_frames"] = self.context_frames
+        if self.wanted_segments is not None:
+            document["wanted_segments"] = self.wanted_segments
+        if self.cut_tolerance_s is not None:
+            document["cut_times"] = [each.to_document() for each in self.cut_times]
+            document["cut_tolerance_s"] = str(self.cut_tolerance_s)
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+    @property
+    def _version(self) -> int:
+        if self.segment_duration_s is None:
+            return CUT_VERSION
+        return CONTEXT_VERSION if self.context_frames > 0 else VERSION
 
     @property
     def digest(self) -> str:
@@ -161,9 +201,9 @@ def parse_plan(stored: bytes) -> Plan:
     """
     try:
         document = json.loads(stored)
-        if document["version"] not in (VERSION, CONTEXT_VERSION):
+        if document["version"] not in (VERSION, CONTEXT_VERSION, CUT_VERSION):
             raise BadPlan(
-                f"its version is {document['version']!r}, and this code reads versions {VERSION} to {CONTEXT_VERSION}"
+                f"its version is {document['version']!r}, and this code reads versions {VERSION} to {CUT_VERSION}"
             )
         plan = _parse(document)
     except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
@@ -187,17 +227,27 @@ def _parse(document: Mapping[str, Any]) -> Plan:
         )
         for each in document["segments"]
     )
+    cuts = tuple(
+        PlannedCut(Fraction(each["wanted_s"]), _fraction(each["got_s"])) for each in document.get("cut_times", ())
+    )
     engine: PlanEngine = "remux" if document["engine"] == "remux" else "copy"
     return Plan(
         source=PlannedSource(str(source["key"]), str(source["etag"]), int(source["size_bytes"])),
         engine=engine,
-        segment_duration_s=Fraction(document["segment_duration_s"]),
+        segment_duration_s=_fraction(document["segment_duration_s"]),
         timescale=int(document["timescale"]),
         segments=segments,
         notice=document.get("notice"),
         has_audio=None if document.get("has_audio") is None else document["has_audio"] is True,
         context_frames=int(document.get("context_frames", 0)),
+        wanted_segments=document.get("wanted_segments"),
+        cut_times=cuts,
+        cut_tolerance_s=_fraction(document.get("cut_tolerance_s")),
     )
+
+
+def _fraction(text: str | None) -> Fraction | None:
+    return None if text is None else Fraction(text)
 
 
 def _check(plan: Plan) -> None:

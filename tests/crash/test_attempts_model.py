@@ -26,7 +26,7 @@ from media_worker.completions import record_segment, require_current_plan
 from media_worker.errors import OperationRefused, StaleSegment
 from media_worker.jobs import JobStatus, read_job
 from media_worker.keys import build_final_key, build_output_segment_key, build_plan_key, parse_segment_key
-from media_worker.mp4 import plan_split, read_movie
+from media_worker.mp4 import Movie, SplitPlan, SplitRule, plan_split, read_movie
 from media_worker.operations import NewSettings, retry_job
 from media_worker.plan import Plan, PlannedSegment, PlannedSource, digest_of, parse_plan
 
@@ -148,7 +148,12 @@ def other_cut_rule(factor: int) -> Callable[[World], None]:
     """Another version of the code, which makes longer segments."""
 
     def install(_: World) -> None:
-        chunking.plan_split = lambda movie, duration_s, *read: plan_split(movie, duration_s * factor, *read)  # type: ignore[attr-defined]
+        def longer(movie: Movie, rule: SplitRule, *read: Any, **options: Any) -> SplitPlan:
+            assert rule.segment_duration_s is not None
+            rule = replace(rule, segment_duration_s=rule.segment_duration_s * factor)
+            return plan_split(movie, rule, *read, **options)
+
+        chunking.plan_split = longer  # type: ignore[assignment, attr-defined]
 
     return install
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,40 @@ def test_segments_say_how_many_context_frames_they_have(
         (tmp_path / "segment.mp4").write_bytes(stack.read(INPUT, key))
         assert frames(tmp_path / "segment.mp4") == whole[first - before : first + own + after]
         first += own
+    assert first == len(whole)
+
+
+def fragmented(source: Path, path: Path) -> None:
+    ffmpeg("-i", str(source), "-map", "0", "-c", "copy", "-movflags", "frag_keyframe+empty_moov", str(path))
+
+
+def all_intra(source: Path, path: Path) -> None:
+    ffmpeg("-i", str(source), "-c:a", "copy", "-c:v", "libx264", "-preset", "ultrafast", "-g", "1", str(path))
+
+
+def complaints(path: Path) -> str:
+    """What ffmpeg says while it decodes all tracks of a file, warnings included."""
+    command = [str(ffmpeg_path()), "-nostdin", "-hide_banner", "-v", "warning", "-i", str(path), "-map", "0"]
+    done = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True, check=True)
+    return done.stderr
+
+
+@pytest.mark.parametrize(("name", "convert"), [("open_gop", fragmented), ("plain", all_intra)])
+def test_segments_of_other_structures_decode_without_a_warning(
+    stack: Stack, clip: ClipMaker, tmp_path: Path, name: str, convert: Callable[[Path, Path], None]
+) -> None:
+    """A fragmented source, and one in which every frame is a sync sample."""
+    source, path, first = tmp_path / "source.mp4", tmp_path / "segment.mp4", 0
+    convert(clip(name), source)
+    split(stack, source)
+    whole, keys = frames(source), stack.segment_keys()
+    assert len(keys) > 2
+    for index, key in enumerate(keys):
+        planned = parse_plan(stack.read(INPUT, "segments/job-1/plan.json")).segments[index]
+        path.write_bytes(stack.read(INPUT, key))
+        assert complaints(path) == ""
+        assert frames(path) == whole[first - planned.context_before : first + planned.frames + planned.context_after]
+        first += planned.frames
     assert first == len(whole)
 
 

@@ -47,6 +47,20 @@ def test_rights(events_with: Callable[..., Json]) -> None:
     }
 
 
+def test_the_key_of_the_streams(events_with: Callable[..., Json]) -> None:
+    """With a KMS key for the tables, the function may decrypt with it, and gets no other right."""
+    key = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+    def statements(**given: Any) -> list[Json]:
+        (policy,) = events_with(**given)["Resources"]["EventsRole"]["Properties"]["Policies"]
+        listed: list[Json] = policy["PolicyDocument"]["Statement"]
+        return listed
+
+    added = [one for one in statements(KmsKeyArn=key) if one not in statements()]
+    assert added == [{"Sid": "UseKey", "Effect": "Allow", "Action": "kms:Decrypt", "Resource": key}]
+    assert len(statements(KmsKeyArn=key)) == len(statements()) + 1
+
+
 def test_streams_have_both_images(stack: Json) -> None:
     """An end is a change of the status, and a failure is one that was not there before."""
     for name in ("JobsTable", "SegmentAttemptsTable"):

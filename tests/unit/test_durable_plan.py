@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_worker.errors import BadPlan
-from media_worker.plan import Plan, PlannedSegment, PlannedSource, digest_of, parse_plan
+from media_worker.plan import Plan, PlannedCut, PlannedSegment, PlannedSource, digest_of, parse_plan
 
 SOURCE = PlannedSource("input/job-1/source.mp4", "etag", 1_000)
 
@@ -36,6 +36,23 @@ def test_a_stored_plan_reads_back_as_it_was(plan: Plan) -> None:
     """parse(to_json(plan)) == plan, and the digest names the stored bytes."""
     assert parse_plan(plan.to_json()) == plan
     assert digest_of(plan.to_json()) == plan.digest
+
+
+def test_plans_with_cuts_are_of_version_3() -> None:
+    """They say what was wanted and got; plans without are written as before, byte for byte."""
+    plain = plan_of(10, 10)
+    cuts = (PlannedCut(Fraction(1, 3), Fraction(2, 5)), PlannedCut(Fraction(9), None))
+    timed = replace(plain, segment_duration_s=None, cut_times=cuts, cut_tolerance_s=Fraction(1, 2))
+    numbered = replace(plain, segment_duration_s=None, wanted_segments=2, context_frames=4)
+    for plan in (timed, numbered):
+        assert json.loads(plan.to_json())["version"] == 3
+        assert parse_plan(plan.to_json()) == plan
+    assert json.loads(timed.to_json())["cut_times"] == [
+        {"wanted_s": "1/3", "got_s": "2/5"},
+        {"wanted_s": "9", "got_s": None},
+    ]
+    assert (timed.wanted, numbered.wanted) == ("1 of 2 wanted cut times", "about 2 segments of equal duration")
+    assert plain.digest == "ac828ea347d56d8ee388bbeb0f6f604b"
 
 
 @given(plans, plans)
@@ -80,7 +97,7 @@ def test_a_plan_written_by_hand_is_read() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 3}, "version is 3"),
+        ({"version": 4}, "version is 4"),
         ({"segments": []}, "no segments"),
         ({"source": None}, "cannot be read"),
         ({"segment_duration_s": "1/0"}, "cannot be read"),

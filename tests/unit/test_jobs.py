@@ -122,6 +122,17 @@ def test_a_row_without_a_required_attribute_is_refused(name: str) -> None:
         ({"segment_duration_sec": "1/0"}, "ZeroDivisionError"),
         ({"segment_duration_sec": "soon"}, "soon"),
         ({"segment_duration_sec": [1]}, "TypeError"),
+        ({"segments": 0}, "segments is 0: it must be a whole number from 1 to 99999"),
+        ({"segments": Decimal("1.5")}, "segments is 1.5"),
+        ({"segments": 2, "cut_times_s": [1]}, "segments and cut_times_s exclude each other: set only one of them"),
+        ({"segments": 2, "segment_duration_sec": 4}, "segment_duration_sec and segments exclude each other"),
+        ({"cut_times_s": []}, "cut_times_s must be a list of 1 to 10000 numbers"),
+        ({"cut_times_s": "12"}, "cut_times_s must be a list"),
+        ({"cut_times_s": [1, -1]}, "a time in cut_times_s is -1: it must be at least 0"),
+        ({"cut_times_s": [1, [2]]}, "TypeError"),
+        ({"cut_tolerance_sec": 1}, "cut_tolerance_sec has no meaning without cut_times_s"),
+        ({"max_segment_duration_sec": 0}, "max_segment_duration_sec is 0: it must be more than 0"),
+        ({"max_segment_duration_sec": 2, "segment_duration_sec": 4}, "is less than segment_duration_sec"),
     ],
 )
 def test_a_row_that_violates_the_contract_is_refused(attributes: dict[str, Any], complaint: str) -> None:

@@ -79,7 +79,7 @@ export function jobView(jobId) {
     fill(facts,
       fact("Created", time(job.created_at)),
       fact("Source", source ? [size(source.size_bytes), source.duration_s && clock(source.duration_s), ...(source.tracks ?? [])].filter(Boolean).join(", ") : "does not exist any more"),
-      fact("Plan", plan && `${plan.engine} engine, ${count(plan.frames, "frame")}, ${clock(plan.duration_s)}, segments of ${plan.segment_duration_s} s or more`),
+      fact("Plan", plan && `${plan.engine} engine, ${count(plan.frames, "frame")}, ${clock(plan.duration_s)}, ${plan.wanted}`),
       fact("Final", final ? size(final.size_bytes) : "does not exist"),
       fact("Cost so far", `about $${cost.total.toFixed(4)} without workers (functions ${cost.functions.toFixed(4)}, requests ${cost.requests.toFixed(4)}, storage ${cost.storage.toFixed(4)})`),
       fact("Source object", source && el("code", {}, source.uri)),

@@ -20,6 +20,7 @@ The modules, from the bottom up:
     writer, summary              writing a file: header and byte ranges
     provenance, chapters         what a segment says about its source; chapters
     context                      frames of a segment's neighbours that it also presents
+    split_rule                   how a source should be split, and which starts come closest
     split, join, concat          which samples go where
     source_tracks                joining video with the source's other tracks
 
@@ -36,6 +37,7 @@ from .presented import Presented
 from .reader import Read, read_movie
 from .source_tracks import SourceTracks, has_audio, only_video, plan_source_join
 from .split import SplitPlan, lay_out, plan_split, split_at
+from .split_rule import SplitRule
 from .summary import MovieSummary, TrackSummary, differences, summary_of
 from .writer import Layout
 
@@ -52,6 +54,7 @@ __all__ = [
     "Request",
     "SourceTracks",
     "SplitPlan",
+    "SplitRule",
     "Track",
     "TrackSummary",
     "TracksDiffer",

@@ -22,7 +22,7 @@ import math
 from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import accumulate, pairwise, tee
+from itertools import accumulate, islice, pairwise, takewhile, tee
 from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
@@ -53,10 +53,11 @@ from .provenance import (
     without_provenance,
 )
 from .samples import SampleTable, Timeline, concat_tables
+from .split_rule import MatchedCut, SplitRule, bounded, later_starts, match_cuts, match_equal
 from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .fragment_reader import ReadMany
     from .movie import Movie, Track
@@ -79,6 +80,8 @@ class SplitPlan:
     `notice` is a sentence for the user if the video cannot be processed in parallel as wanted.
 
     `context` is what each segment has, and presents, beyond its own frames. Empty: nothing.
+
+    `matched_cuts` says what each wanted cut time got. Empty: no cut times were wanted.
     """
 
     main_track: int
@@ -87,6 +90,7 @@ class SplitPlan:
     segments: tuple[Presented, ...] = ()
     notice: str | None = None
     context: tuple[SegmentContext, ...] = ()
+    matched_cuts: tuple[MatchedCut, ...] = ()
 
     @property
     def total_segments(self) -> int:
@@ -132,13 +136,13 @@ def own_range(cuts: Sequence[Cut], segment_index: int) -> SampleRange:
 @overflow_is_unsupported()
 def plan_split(
     movie: Movie,
-    segment_duration_s: Fraction,
+    rule: SplitRule | Fraction,
     read: Read | None = None,
     read_many: ReadMany | None = None,
     *,
     context_frames: int = 0,
 ) -> SplitPlan:
-    """Cut at the first cut point at or after each multiple of the duration.
+    """Cut as the rule says; a duration is a rule, too: cut at the first cut point at or after each multiple of it.
 
     Each segment also presents up to `context_frames` frames before and after its own.
 
@@ -153,15 +157,28 @@ def plan_split(
     Raises:
         Unsupported: the movie has too many segments or reordered samples.
     """
-    if segment_duration_s <= 0:
-        raise ValueError("the segment duration must be above 0")
+    if not isinstance(rule, SplitRule):
+        rule = SplitRule(rule)
     source = _Source.of(movie, _reader(read, read_many))
-    starts_s = source.starts(segment_duration_s)
+    starts_s, cuts = _choose(source, rule)
     if not source.are_verified and not source.seem_right(starts_s):
         source = replace(source, are_verified=True)
-        starts_s = source.starts(segment_duration_s)
-    plan = source.plan(starts_s, context_frames)
-    return replace(plan, notice=_notice(plan, source, segment_duration_s))
+        starts_s, cuts = _choose(source, rule)
+    plan = replace(source.plan(starts_s, context_frames), matched_cuts=cuts if rule.cut_times_s is not None else ())
+    return replace(plan, notice=_notice(plan, source, rule))
+
+
+def _choose(source: _Source, rule: SplitRule) -> tuple[list[Fraction], tuple[MatchedCut, ...]]:
+    """When the segments behind the first one start, and what each wanted time got."""
+    if rule.cut_times_s is not None:
+        cuts = match_cuts(source, rule.cut_times_s, rule.tolerance_s)
+    else:
+        cuts = match_equal(source, rule.segments) if rule.segments is not None else ()
+    starts_s = later_starts(source, cuts) if rule.segment_duration_s is None else source.starts(rule.segment_duration_s)
+    if rule.max_duration_s is not None:
+        all_s = bounded(source, starts_s, rule.max_duration_s, keep_all=rule.cut_times_s is not None)
+        starts_s = list(islice(all_s, MAX_SEGMENTS))
+    return starts_s, cuts
 
 
 @overflow_is_unsupported()
@@ -249,12 +266,69 @@ class _Source:
 
     def _first_cut(self, wanted: Fraction) -> Cut | None:
         """The first cut point at or after media time `wanted` that the edit list presents."""
-        presented = (cut for cut in self.main_points.from_time(wanted) if self._is_presented(cut.media_time))
+        return self._first_key(cut for cut in self.main_points.from_time(wanted) if self._is_presented(cut.media_time))
+
+    def _first_key(self, points: Iterator[Cut]) -> Cut | None:
+        """The first of these cut points, or the first that is verified to be a key frame."""
         if self.key_frames is None or not self.are_verified:
-            return next(presented, None)
-        candidates, cuts = tee(presented)
+            return next(points, None)
+        candidates, cuts = tee(points)
         sample = self.key_frames.first(cut.sample for cut in candidates)
         return None if sample is None else next(cut for cut in cuts if cut.sample == sample)
+
+    @property
+    def first_s(self) -> Fraction:
+        """When the first frame is presented."""
+        return self._limits_s[0]
+
+    @property
+    def end_s(self) -> Fraction:
+        """When the last frame ends."""
+        return self._limits_s[1]
+
+    @property
+    def _limits_s(self) -> tuple[Fraction, Fraction]:
+        if not self.ranges:
+            return Fraction(0), Fraction(0)
+        if self.frames is not None:
+            first, end = self.frames.time_of(0), self.frames.time_of(self.frames.count)
+        else:
+            media_times = self.main.table.composition_start(), self.main_points.end.media_time
+            first, end = (presentation_time(self.main_ranges, each) for each in media_times)
+        return first / self.main.timescale, end / self.main.timescale
+
+    def at_or_after(self, time_s: Fraction, until_s: Fraction) -> Fraction | None:
+        """The first time from `time_s` to `until_s` at which a segment behind the first one can start."""
+        media_time = media_time_at(self.main_ranges, time_s * self.main.timescale) if self.ranges else None
+        if media_time is None:
+            return None
+        cuts = self.main_points.from_time(max(media_time, Fraction(0)))
+        return self._first_start(takewhile(lambda cut: self._start_of(cut) <= until_s, cuts))
+
+    def at_or_before(self, time_s: Fraction, from_s: Fraction) -> Fraction | None:
+        """The last time from `from_s` to `time_s` at which a segment behind the first one can start."""
+        if not self.ranges:
+            return None
+        media_time = media_time_at(self.main_ranges, time_s * self.main.timescale)
+        cuts = self.main_points.back_from(self.main_points.end.media_time if media_time is None else media_time)
+        near = takewhile(lambda cut: self._start_of(cut) >= from_s, cuts)
+        return self._first_start(cut for cut in near if self._start_of(cut) <= time_s)
+
+    def _start_of(self, cut: Cut) -> Fraction:
+        return presentation_time(self.main_ranges, cut.media_time) / self.main.timescale
+
+    def _first_start(self, cuts: Iterable[Cut]) -> Fraction | None:
+        """When the first of these that a segment behind the first one can start at is presented."""
+        first_s = self.first_s
+        usable = (
+            cut
+            for cut in cuts
+            if 0 < cut.sample < self.main_points.end.sample
+            and self._is_presented(cut.media_time)
+            and self._start_of(cut) > first_s
+        )
+        cut = self._first_key(usable)
+        return None if cut is None else self._start_of(cut)
 
     def _is_presented(self, media_time: int) -> bool:
         """Whether the frame with this composition time is presented, and not only by a rounding error."""
@@ -344,13 +418,7 @@ class _Source:
 
     def _decode_start(self, plan: SplitPlan, index: int, media_time: int) -> Cut:
         """Where decoding must start so that the frame at `media_time` is decoded."""
-        points = self.main_points.back_from(media_time)
-        if self.key_frames is None or not self.are_verified:
-            found = next(points, None)
-        else:
-            points, cuts = tee(points)
-            sample = self.key_frames.first(cut.sample for cut in points)
-            found = None if sample is None else next(cut for cut in cuts if cut.sample == sample)
+        found = self._first_key(self.main_points.back_from(media_time))
         start = Cut(0, self.main.table.composition_start(), 0)
         known = [cut for cut in plan.cuts[plan.main_track][1 : index + 1] if cut.media_time <= media_time]
         return found or max(known, key=lambda cut: cut.media_time, default=start)
@@ -375,9 +443,58 @@ def _cut_at(track: Track, points: CutPoints, ranges: Sequence[PresentedRange], s
 _ADVICE = "re-encode with a keyframe every few seconds to process it in parallel"
 
 
-def _notice(plan: SplitPlan, source: _Source, wanted_s: Fraction) -> str | None:
-    """Why the video cannot be processed in parallel as wanted, or None if it can."""
+# How many cut times or segments a notice names.
+_NAMED = 10
+
+
+def _notice(plan: SplitPlan, source: _Source, rule: SplitRule) -> str | None:
+    """Why the video cannot be split as wanted, or None if it can."""
     if not plan.segments:
+        return None
+    if not source.ranges and rule.segment_duration_s is None:
+        return f"one segment: {_why_one(source)}"
+    too_long = _too_long(plan, rule.max_duration_s) if plan.total_segments > 1 else None
+    notices = (_lost_cuts(plan, rule.tolerance_s), too_long or _longer_than_wanted(plan, source, rule))
+    return "; ".join(filter(None, notices)) or None
+
+
+def _lost_cuts(plan: SplitPlan, tolerance_s: Fraction) -> str | None:
+    """Which wanted cut times have no sync sample near them."""
+    lost = [f"{float(each.wanted_s):g}" for each in plan.matched_cuts if each.got_s is None]
+    if not lost:
+        return None
+    return (
+        f"the source has no keyframe within {float(tolerance_s):g} s of {len(lost)} of {len(plan.matched_cuts)} wanted "
+        f"cut times: {_listed(lost)} s; it was not cut there"
+    )
+
+
+def _too_long(plan: SplitPlan, max_duration_s: Fraction | None) -> str | None:
+    """Which segments are longer than the maximum."""
+    if max_duration_s is None:
+        return None
+    too_long = [str(index) for index, each in enumerate(plan.segments) if each.duration_s > max_duration_s]
+    if not too_long:
+        return None
+    longest_s = max(each.duration_s for each in plan.segments)
+    which = f"segment {too_long[0]} lasts" if len(too_long) == 1 else f"segments {_listed(too_long)} last up to"
+    return (
+        f"{which} {float(longest_s):.1f} s, more than the maximum of {float(max_duration_s):g} s: the source has "
+        f"no keyframe in between at which it can be cut; {_ADVICE}"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _longer_than_wanted(plan: SplitPlan, source: _Source, rule: SplitRule) -> str | None:
+    """Which segment is much longer than the others should be, or why there is a single one."""
+    wanted_s = rule.segment_duration_s or rule.max_duration_s
+    if rule.segments is not None:
+        wanted_s = (source.end_s - source.first_s) / rule.segments
+    if wanted_s is None:
         return None
     longest = max(range(plan.total_segments), key=lambda index: plan.segments[index].duration_s)
     longest_s = plan.segments[longest].duration_s
