@@ -94,6 +94,10 @@ bench: setup-bench ## compare ways to split and join: writes docs/performance.js
 bench-memory: setup-bench ## measure the peak memory of both handlers with a source of 2 GB
 	@$(BIN)/python -m bench.memory
 
+.PHONY: bench-local-memory
+bench-local-memory: setup ## measure the memory of the local cloud for each byte of a source
+	@$(BIN)/python -m bench.local_memory
+
 .PHONY: bench-plan
 bench-plan: setup ## measure time and memory of planning a source of ten hours
 	@$(BIN)/python -m bench.plan

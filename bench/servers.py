@@ -33,6 +33,7 @@ def stack(segment_seconds: str) -> Iterator[Mapping[str, str]]:
     with seaweedfs() as s3_endpoint, moto() as endpoint:
         os.environ.update(_CREDENTIALS)
         environment = {
+            "MALLOC_ARENA_MAX": "2",  # as in template.yaml
             **_CREDENTIALS,
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": endpoint,

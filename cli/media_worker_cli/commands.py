@@ -51,6 +51,10 @@ def run(arguments: Namespace) -> int:
 def submit(arguments: Namespace) -> int:
     """Create a job and upload its source."""
     require_source(arguments.source)
+    if not (arguments.stack or arguments.resume):
+        from media_worker_cli.local.memory import available_bytes, require_memory
+
+        require_memory(arguments.source, available_bytes())
     stack = choose_stack(arguments.stack)
     submission = Submission.of(arguments)
     start = upload_source if arguments.resume else submit_job

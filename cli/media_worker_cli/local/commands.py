@@ -19,6 +19,7 @@ from media_worker_cli.local import cloud as clouds
 from media_worker_cli.local.cloud import Cloud, state_directory
 from media_worker_cli.local.deployment import CACHE, STACK_NAME, client_environment, current_fingerprint, isolated
 from media_worker_cli.local.ffmpeg import with_ffmpeg_on_path
+from media_worker_cli.local.memory import available_bytes, require_memory
 from media_worker_cli.local.run import Processing, RunRequest
 from media_worker_cli.local.run import run as run_pipeline
 from media_worker_cli.segment_command import parse_command
@@ -62,6 +63,8 @@ def run(arguments: Namespace) -> int:
     fetching.require_target(arguments.out, arguments.source)
     if arguments.resume:
         require_job_id(arguments.resume)
+    else:
+        require_memory(arguments.source, available_bytes())
     request = RunRequest(Submission.of(arguments), _processing(arguments), arguments.out, bool(arguments.resume))
     state = state_directory(os.environ)
     try:
