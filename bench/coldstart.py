@@ -24,8 +24,6 @@ LIMIT = 1.3
 ROUNDS = 10
 # Large packages that no handler needs. Powertools imports some of them when its parser or tracer is used.
 NEVER = ("pydantic", "aws_xray_sdk", "aws_encryption_sdk", "redis", "requests", "rich")
-# The contents of the shared layer beside media_worker: shared/requirements.txt.
-LAYER = ("aws_lambda_powertools", "jmespath", "typing_extensions.py")
 
 _CLOCK = """
 import json, os, sys, time
@@ -41,7 +39,8 @@ from botocore.config import Config
 session, config = boto3.Session(region_name="us-east-1"), Config(retries={"mode": "standard"})
 clients = [session.client(name, config=config) for name in ("s3", "sqs", "dynamodb")]
 """
-_ENVIRONMENT = {
+# Enough for each handler to be imported without a network call.
+HANDLER_ENVIRONMENT = {
     "INPUT_BUCKET_NAME": "input",
     "OUTPUT_BUCKET_NAME": "output",
     "JOBS_TABLE_NAME": "jobs",
@@ -74,7 +73,7 @@ class Program:
         """Import it in a new process. Returns processor and wall seconds."""
         done = subprocess.run(
             [sys.executable, "-c", _CLOCK.format(path=self.path, imports=self.imports, never=NEVER)],
-            env={**_ENVIRONMENT, **self.environment},
+            env={**HANDLER_ENVIRONMENT, **self.environment},
             stdout=subprocess.PIPE,
             check=True,
         )
@@ -98,16 +97,11 @@ def measure(programs: list[Program], rounds: int) -> None:
             program.wall_s.append(wall_s)
 
 
-def copy_layer(directory: Path) -> Path:
-    """The shared layer without bytecode, as it is deployed: Lambda compiles it at each cold start."""
-    (site_packages,) = {str(Path(path)) for path in sys.path if path.endswith("site-packages")}
-    without_bytecode = shutil.ignore_patterns("__pycache__")
-    for source in (ROOT / "shared" / "media_worker", *(Path(site_packages, name) for name in LAYER)):
-        if source.is_dir():
-            shutil.copytree(source, directory / source.name, ignore=without_bytecode)
-        else:
-            shutil.copy(source, directory)
-    return directory
+def build_layer(directory: Path, *variables: str) -> str:
+    """Build the shared layer as `sam build` does. Returns its Python folder."""
+    argv = [shutil.which("make") or "make", "--silent", "--directory", str(ROOT / "shared"), "build-SharedLayer"]
+    subprocess.run([*argv, f"ARTIFACTS_DIR={directory}", *variables], check=True)
+    return str(directory / "python")
 
 
 def describe(programs: list[Program]) -> str:
@@ -131,27 +125,25 @@ def complaints(base: Program, handlers: list[Program], limit: float) -> list[str
     return found + [f"{one.name} imports {name}" for one in handlers for name in one.superfluous]
 
 
+def _handler(name: str, function: str, layer: str) -> Program:
+    """A handler with a layer that is read-only, as /opt is in Lambda: Python writes no bytecode to it."""
+    path = [str(ROOT / "functions" / function), layer]
+    return Program(name, "import app", path, {"PYTHONDONTWRITEBYTECODE": "1"})
+
+
 def main() -> int:
     """Measure; 1 if a handler is too slow or imports what it should not."""
     parser = argparse.ArgumentParser(prog="coldstart", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--limit", type=float, default=LIMIT)
     arguments = parser.parse_args()
-    shared, functions = str(ROOT / "shared"), ROOT / "functions"
     with tempfile.TemporaryDirectory() as directory:
         base = Program("boto3 and its three clients", _BOTO3)
-        handlers = [
-            Program(f"functions/{name}/app.py", "import app", [str(functions / name), shared])
-            for name in ("chunking", "reassembly")
-        ]
-        layer = str(copy_layer(Path(directory)))
-        # Not compared with the limit: layers have no bytecode by design, and AWS decides about its own boto3.
-        uncompiled = Program(
-            "the same, no bytecode in the layer",
-            "import app",
-            [str(functions / "chunking"), layer],
-            {"PYTHONDONTWRITEBYTECODE": "1"},
-        )
+        layer = build_layer(Path(directory, "compiled"), f"PYTHON_3_13={sys.executable}")
+        handlers = [_handler(f"functions/{name}/app.py", name, layer) for name in ("chunking", "reassembly")]
+        # Not compared with the limit: what is built on a machine without Python 3.13.
+        plain = build_layer(Path(directory, "plain"), "PYTHON_3_13=")
+        uncompiled = _handler("chunking, no bytecode in the layer", "chunking", plain)
         measure([base, *handlers, uncompiled], arguments.rounds)
     print(describe([base, *handlers, uncompiled]))
     found = complaints(base, handlers, arguments.limit)

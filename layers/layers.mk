@@ -7,7 +7,7 @@ sizes: setup ## print the size of each layer and function; fails above 90 MB in 
 	@mkdir -p .cache/sizes
 	@for architecture in $(ARCHITECTURES); do \
 		echo "$$architecture"; \
-		SAM_CLI_TELEMETRY=0 $(BIN)/sam build --cached --parameter-overrides "Architecture=$$architecture" \
+		PATH="$(abspath $(BIN)):$$PATH" SAM_CLI_TELEMETRY=0 $(BIN)/sam build --cached --parameter-overrides "Architecture=$$architecture" \
 			--build-dir ".cache/sizes/$$architecture" --cache-dir .cache/sizes/cache >.cache/sizes/log 2>&1 \
 			|| { cat .cache/sizes/log; exit 1; }; \
 		$(BIN)/python -m bench.sizes ".cache/sizes/$$architecture" || exit 1; \

