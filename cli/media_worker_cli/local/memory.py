@@ -7,7 +7,7 @@ from pathlib import Path
 from media_worker_cli.errors import UsageError
 
 # At the peak the cloud holds the source, its segments, the processed segments, the final, and copies of what is being
-# transferred: 5.6 bytes for each byte of the source (`make bench-local-memory`).
+# transferred: 5.2 to 5.8 bytes for each byte of the source (`make bench-local-memory`).
 BYTES_PER_SOURCE_BYTE = 6
 _MEMINFO = Path("/proc/meminfo")
 _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
