@@ -36,11 +36,12 @@ include bench/coldstart.mk
 include tests/crash/crash.mk
 
 .PHONY: test
-# Three processes on two cores, because these tests spend half of their time waiting for ffmpeg and timeouts. The tests of
-# the local cloud, which wait most, all run in one of them, beside the others.
+# The tests of the local cloud wait most of the time. They run beside the others, in a process of their own.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
-	@$(BIN)/pytest -q -n 3 --dist loadgroup --ignore tests/crash --ignore tests/hostile --ignore tests/packaging --cov --cov-report=
+	@$(BIN)/pytest -q tests/e2e > .cache/e2e.log 2>&1 & e2e=$$!; \
+		$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template tests/worker --cov --cov-report=; \
+		others=$$?; wait $$e2e; e2e=$$?; cat .cache/e2e.log; exit $$((others + e2e))
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
 	@$(BIN)/pytest -q -n 2 tests/packaging -k "contents or processed and 3.10"

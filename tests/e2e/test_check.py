@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-import pytest
 from media_worker.aws import Aws
 from media_worker.settings import Settings
 
 from tests.e2e.conftest import CommandLine
 from tests.e2e.test_pipeline import wait_for
-
-pytestmark = pytest.mark.xdist_group("e2e")
 
 
 def objects_of_checks(aws: Aws) -> list[str]:

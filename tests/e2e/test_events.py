@@ -14,8 +14,6 @@ from media_worker.settings import Settings
 
 from tests.e2e.conftest import CommandLine
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 type Event = dict[str, Any]
 type Wait = Callable[[str, str], Event]
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 
-import pytest
 from media_worker.aws import Aws
 from media_worker.settings import Settings
 from media_worker_cli.fetching import fetch
@@ -19,8 +18,6 @@ from media_worker_cli.watching import LOCAL_INTERVAL_S, watch
 from tests.e2e.conftest import ROOT, SAM_CONFIG, CommandLine
 from tests.e2e.existing_resources import ExistingResources
 from tests.e2e.test_pipeline import assert_same_media
-
-pytestmark = pytest.mark.xdist_group("e2e")
 
 
 @contextmanager

@@ -26,8 +26,6 @@ from media_worker_cli.submission import Submission, new_job_id, submit
 from tests.e2e.conftest import ROOT, SAM_CONFIG, CommandLine
 from tests.media import clips
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 STACK = "lifecycle"
 # This many jobs are kept running during a deployment.
 RUNNING = 4

@@ -16,8 +16,6 @@ from media_worker.keys import build_output_segment_key
 from tests.e2e.conftest import ROOT, CommandLine
 from tests.e2e.insights import Query, Row
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 type Json = dict[str, Any]
 # A time series: namespace, name, the names of its dimensions, the value of `service`, which names the function, and
 # that of `stack`, which a cold start does not have: its function's name has the stack's.

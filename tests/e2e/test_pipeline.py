@@ -16,8 +16,6 @@ from tests.e2e.conftest import ROOT, CommandLine
 from tests.fidelity.recorders import make_clips
 from tests.media import clips, look
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 NEGATE = "ffmpeg -v error -i {input} -map 0 -vf negate -c:v libx264 -preset ultrafast -c:a copy {output}"
 
 

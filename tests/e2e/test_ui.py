@@ -22,8 +22,6 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.conftest import ROOT, CommandLine
 
-pytestmark = pytest.mark.xdist_group("e2e")
-
 # A worker's words are a segment's error. They must not become markup.
 HOSTILE = "<img src=x onerror=alert(1)>"
 SEGMENTS = 5

@@ -25,11 +25,9 @@ IS_ARM64 = os.uname().machine == "aarch64"
 QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 _EM_AARCH64 = 183  # e_machine in the header of an ELF file
 
-# One layer for all tests of this file.
-pytestmark = [
-    pytest.mark.xdist_group("arm64"),
-    pytest.mark.skipif(not (IS_ARM64 or QEMU), reason="needs qemu (apt install qemu-user-static) to run arm64 code"),
-]
+pytestmark = pytest.mark.skipif(
+    not (IS_ARM64 or QEMU), reason="needs qemu (apt install qemu-user-static) to run arm64 code"
+)
 
 _H264 = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-g", "25", "-pix_fmt", "yuv420p")
 _MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-flags", "+cgop", "-sc_threshold", "1000000000")
