@@ -346,12 +346,12 @@ def test_a_dead_letter_queue_with_a_redrive_policy_is_not_read(world: World) -> 
 
 def test_a_row_that_cannot_be_used_does_not_stop_the_sweep(world: World, logs: Logs) -> None:
     """The other jobs are looked at all the same."""
-    world.add_job_in("chunking", "a-bad-one", mode={"S": "unknown"})
+    world.add_job_in("chunking", "a-bad-one", mode={"S": "No Mode"})
     world.add_job_in("chunking")
     world.receive_in_vain("chunking")
     world.sweep_for(IDLE_S + CONFIRM_S + 900)
     assert world.status() is JobStatus.FAILED
-    assert "unknown" in logs.all("job_not_examined")[0]["reason"]
+    assert "No Mode" in logs.all("job_not_examined")[0]["reason"]
 
 
 def test_dead_letters_that_nobody_understands_are_ignored(world: World) -> None:
