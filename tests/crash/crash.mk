@@ -3,6 +3,7 @@
 .PHONY: crash
 crash: setup ## inject crashes and errors at every AWS call of every kind of job; print the table
 	@$(BIN)/python -m tests.crash.matrix
+	@SWEEP_CALLS_EVERY=1 $(BIN)/pytest -q tests/functional/test_sweep.py -k at_every_call
 
 ATTEMPTS_EXAMPLES ?= 100
 .PHONY: attempts

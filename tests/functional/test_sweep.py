@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -478,7 +479,7 @@ def interrupted(aws: Aws, at_call: int, error: BaseException) -> Iterator[None]:
 @pytest.mark.parametrize(
     "error", [Killed(), ConnectionClosedError(endpoint_url="http://127.0.0.1")], ids=["killed", "closed"]
 )
-@pytest.mark.parametrize("at_call", range(20))
+@pytest.mark.parametrize("at_call", range(0, 20, int(os.environ.get("SWEEP_CALLS_EVERY", "3"))))
 def test_a_sweep_may_die_at_every_call(world: World, stage: str, error: BaseException, at_call: int) -> None:
     """The next ones finish its work: the job fails once, and its dead letters are visible again."""
     world.add_job_in(stage)
