@@ -27,6 +27,8 @@ _MAX_ERROR = 2_000
 # Present from the start of an attempt to its next write if the attempt before it has died. By this, the stream's filter
 # finds the write that added the failure (events.yaml); heartbeats repeat the failures, and must not pass.
 _PREVIOUS_ATTEMPT = "previous_attempt"
+# The error of an attempt whose worker was killed.
+DIED = "the worker ended without reporting an error"
 
 _deserialize = TypeDeserializer().deserialize
 _serialize = TypeSerializer().serialize
@@ -194,7 +196,7 @@ def failures_after(before: Attempt | None, plan: str | None) -> Sequence[Failure
     """The failures that an attempt which follows `before` inherits."""
     if before is None or before.plan != plan:
         return ()
-    died = Failure(before.attempt, before.worker, before.heartbeat_at, "the worker ended without reporting an error")
+    died = Failure(before.attempt, before.worker, before.heartbeat_at, DIED)
     failures = (*before.failures, *([died] if before.state is AttemptState.RUNNING else []))
     return failures[-_FAILURES_LISTED:]
 

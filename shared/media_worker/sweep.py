@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from media_worker.attempts import Attempt, read_attempts
+from media_worker.attempts import DIED, Attempt, AttemptState, end_attempt, read_attempts
 from media_worker.best_effort import best_effort
 from media_worker.completions import (
     current_completions,
@@ -84,9 +84,10 @@ Stage = Literal["chunking", "segments", "reassembly"]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Why no message can continue a job, for a person."""
+    """Why no message can continue a job, for a person; and the attempts that died without saying so."""
 
     reason: str
+    died: tuple[Attempt, ...] = ()
 
 
 @dataclass(slots=True)
@@ -191,7 +192,12 @@ def _set_mark(aws: "Aws", job: Job, mark: str | None) -> None:
 
 
 def _fail(aws: "Aws", job: Job, loss: Loss, mark: str) -> bool:
-    """Set the job `failed`, if it still has the mark: every step of the job removes it."""
+    """Set the job `failed`, if it still has the mark: every step of the job removes it.
+
+    What died is recorded first, so that a sweep which dies too does so again: `Segment Failed` is sent for it.
+    """
+    for attempt in loss.died:
+        end_attempt(aws, attempt, AttemptState.FAILED, DIED)
     try:
         failed = fail_job(aws, job.job_id, loss.reason, frozenset({job.status}), fence=Fence(SWEEP_IDLE, mark))
     except (JobMoved, LeaseLost):
@@ -332,19 +338,24 @@ def _segments_loss(queues: _Queues, job: Job, row: Mapping[str, Any]) -> Loss | 
     if now_s() - alive_s < IDLE_S or any(attempt.is_alive(now_s()) for attempt in attempts.values()):
         return None
     missing = sorted(set(range(job.total_segments or 0)) - {completion.segment_index for completion in completions})
+    unfinished = {index: attempts[index] for index in missing if index in attempts}
     for index in missing:
         if index in letters and _is_about_present_segment(queues, job, index, letters[index], row):
             what = f"was received {queues.receives('segments')} without success and is in the dead-letter queue"
-            return _segment_loss(job, f"segment {index} was", f"its message {what}", attempts.get(index))
+            return _segment_loss(job, f"segment {index} was", f"its message {what}", index, unfinished)
     if absence := queues.absence("segments", alive_s):
         which = f"segments {describe_ranges(missing)} were" if len(missing) > 1 else f"segment {missing[0]} was"
-        return _segment_loss(job, which, f"the message {absence}", attempts.get(missing[0]))
+        return _segment_loss(job, which, f"the message {absence}", missing[0], unfinished)
     return None
 
 
-def _segment_loss(job: Job, which: str, what: str, attempt: Attempt | None) -> Loss:
+def _segment_loss(job: Job, which: str, what: str, index: int, unfinished: Mapping[int, Attempt]) -> Loss:
+    attempt = unfinished.get(index)
     error = f" The last attempt on {attempt.worker} ended with: {attempt.error}." if attempt and attempt.error else ""
-    return Loss(f"{which} not processed: {what}.{error} `media-worker retry {job.job_id}` announces it again")
+    return Loss(
+        f"{which} not processed: {what}.{error} `media-worker retry {job.job_id}` announces it again",
+        tuple(each for each in unfinished.values() if each.state is AttemptState.RUNNING),
+    )
 
 
 def _is_about_present_segment(queues: _Queues, job: Job, index: int, sent_s: float, row: Mapping[str, Any]) -> bool:

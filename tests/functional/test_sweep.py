@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ConnectionClosedError
 from media_worker import sweep as sweep_module
-from media_worker.attempts import Attempt, AttemptState, begin_attempt
+from media_worker.attempts import Attempt, AttemptState, Failure, begin_attempt, read_attempts
 from media_worker.aws import Aws
 from media_worker.deadline import Deadline
 from media_worker.errors import OperationRefused
@@ -192,6 +192,22 @@ def test_a_job_with_a_running_attempt_is_left_alone(world: World) -> None:
     assert world.status() is JobStatus.CHUNKING_COMPLETE
     world.sweep_for(IDLE_S + CONFIRM_S + 900)
     assert world.status() is JobStatus.FAILED
+
+
+def test_an_attempt_that_died_is_recorded_as_failed(world: World) -> None:
+    """The worker was killed in its last attempt. The failure is what `Segment Failed` is sent for."""
+    world.add_job_in("segments")
+    world.receive_in_vain("segments")
+    add_attempt(world, 1, attempt=3, failures=(Failure(2, "gpu-6", 1, "out of memory"),))
+    add_attempt(world, 0, state=AttemptState.DONE)
+    world.complete(0)
+    world.sweep_for(IDLE_S + CONFIRM_S + 900)
+    assert world.status() is JobStatus.FAILED
+    done, died = read_attempts(world.aws, "job-1")
+    assert (done.state, done.failures) == (AttemptState.DONE, ())
+    assert died.state is AttemptState.FAILED
+    assert [(each.attempt, each.worker) for each in died.failures] == [(2, "gpu-6"), (3, "gpu-7")]
+    assert died.error == "the worker ended without reporting an error"
 
 
 def test_progress_between_two_sweeps_is_a_sign_of_life(world: World) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from media_worker import reassembly
+from media_worker.attempts import Attempt, AttemptState, Failure, begin_attempt, read_attempts
 from media_worker.jobs import JobStatus
 from media_worker.keys import build_final_key, build_segment_key, build_source_key
 from media_worker.s3 import write_once
@@ -292,13 +293,18 @@ def fail_a_job_whose_source_is_gone(stack: GuardedStack) -> None:
 
 
 def fail_a_job_with_an_unprocessed_segment(stack: GuardedStack) -> None:
-    """Completions, attempts and the segment are looked at."""
+    """Completions, attempts and the segment are looked at, and a dead attempt is recorded as failed."""
     with _swept(stack) as world:
         world.add_job_in("segments")
         world.complete(0)
         world.receive_in_vain("segments")
+        failure = Failure(2, "gpu-6", 1, "out of memory")
+        attempt = Attempt("job-1", 1, 3, "gpu-7", "message/3", failures=(failure,))
+        assert begin_attempt(world.aws, attempt) is None
         _sweep_until_it_fails(stack, world)
         assert "segment 1 was not processed" in world.error
+        (died,) = read_attempts(world.aws, "job-1")
+        assert (died.state, len(died.failures)) == (AttemptState.FAILED, 2)
 
 
 def fail_a_job_that_was_not_joined(stack: GuardedStack) -> None:

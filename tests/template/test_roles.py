@@ -53,7 +53,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "JobsTable/index/status-created_at": {"dynamodb:Query"},
         "JobsTable": {"dynamodb:GetItem", "dynamodb:UpdateItem"},
         "SegmentCompletionsTable": {"dynamodb:Query"},
-        "SegmentAttemptsTable": {"dynamodb:Query"},
+        "SegmentAttemptsTable": {"dynamodb:Query", "dynamodb:GetItem", "dynamodb:UpdateItem"},
         "ReassemblyTriggeredTable": {"dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:UpdateItem"},
     },
 }
