@@ -216,7 +216,9 @@ def test_where_a_job_is(seen: Seen) -> None:
 def test_stuck_jobs(seen: Seen) -> None:
     """A job that waits for segment workers is stuck. Completed and failed jobs are not."""
     stuck = Query(QUERIES["Stuck jobs"]).run(seen.rows)
-    assert [row["job_id"] for row in stuck] == [seen.waiting_job]
+    listed = {row["job_id"] for row in stuck}  # other tests leave jobs in the same cloud
+    assert seen.waiting_job in listed
+    assert listed.isdisjoint({seen.completed_job, seen.failed_job})
 
 
 def test_failures_by_class(seen: Seen) -> None:
