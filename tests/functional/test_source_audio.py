@@ -203,6 +203,38 @@ def test_segments_with_video_only(stack: Stack, rich: Path, tmp_path: Path) -> N
     assert presented_video(movie_of(final)) == presented_video(movie_of(rich))
 
 
+def _display(path: Path) -> tuple[int, int, int]:
+    """Width, height and rotation in degrees of the video."""
+    (video,) = (each for each in look.streams(path) if each["codec_type"] == "video")
+    rotations = [each["rotation"] for each in video.get("side_data_list", ()) if "rotation" in each]
+    return video["width"], video["height"], rotations[0] if rotations else 0
+
+
+def test_a_worker_may_turn_frames_upright(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """When ffmpeg re-encodes a rotated source, it turns the frames: the final must not turn them again."""
+    source = clip("rotated")
+    width, height, rotation = _display(source)
+    final = join(stack, source, without_audio(tmp_path), tmp_path / "final.mp4")
+    assert rotation
+    assert _display(final) == (height, width, 0)
+    assert_same_audio(final, source)
+
+
+def test_a_worker_may_rotate(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """Rotation comes from the processed video, also if only that has one."""
+
+    def change(index: int, body: bytes) -> bytes:
+        before, after = tmp_path / f"in-{index}.mp4", tmp_path / f"out-{index}.mp4"
+        before.write_bytes(body)
+        clips.ffmpeg("-display_rotation", "90", "-i", str(before), "-map", "0:V", "-c", "copy", str(after))
+        return after.read_bytes()
+
+    source = clip("plain")
+    final = join(stack, source, change, tmp_path / "final.mp4")
+    assert _display(final) == (*_display(source)[:2], 90)
+    assert_same_audio(final, source)
+
+
 def test_audio_of_the_segments_is_ignored(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
     """`tracks: source`: other audio in the processed segments does not reach the final."""
     source = clip("plain")
