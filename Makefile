@@ -36,11 +36,11 @@ include bench/coldstart.mk
 include tests/crash/crash.mk
 
 .PHONY: test
-# Four processes on two cores, because all of them wait for ffmpeg and timeouts. The tests of the local cloud share one.
+# The tests of the local cloud wait most of the time. They run beside the others, in a process of their own.
 test: setup ## run all tests, with coverage
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q tests/e2e > .cache/e2e.log 2>&1 & e2e=$$!; \
-		$(BIN)/pytest -q -n 3 tests/unit tests/functional tests/rights tests/template tests/worker --cov --cov-report=; \
+		$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template tests/worker --cov --cov-report=; \
 		others=$$?; wait $$e2e; e2e=$$?; cat .cache/e2e.log; exit $$((others + e2e))
 	@$(BIN)/coverage report
 	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
