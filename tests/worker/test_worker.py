@@ -267,7 +267,8 @@ def test_a_segment_in_work_is_left_to_its_worker(world: World, logs: Logs) -> No
     world.add_job()
     world.announce(0, 1)
     release = threading.Event()
-    slow, quick = world.worker(name="slow"), world.worker(name="quick")
+    patient = fast(visibility_s=30)  # a busy machine must not make the first one look dead
+    slow, quick = (world.worker(name=name, segment=patient) for name in ("slow", "quick"))
 
     def process(worker: Worker) -> None:
         for segment in worker.segments():
