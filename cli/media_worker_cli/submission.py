@@ -169,30 +169,19 @@ def build_row(submission: Submission, now_s: int, size_bytes: int) -> dict[str, 
         "title": submission.source.name,
         "source_file_size_bytes": size_bytes,
     }
-    if submission.engine:
-        row["engine"] = submission.engine
-    if submission.segment_duration_s:
-        row["segment_duration_sec"] = submission.segment_duration_s
-    if submission.frame_check:
-        row["frame_check"] = submission.frame_check
-    if submission.tracks:
-        row["tracks"] = submission.tracks
-    if submission.segment_tracks:
-        row["segment_tracks"] = submission.segment_tracks
-    if submission.context_frames:
-        row["context_frames"] = submission.context_frames
-    return row | _cutting(submission)
-
-
-def _cutting(submission: Submission) -> dict[str, Any]:
-    """The attributes of the row that say where the source is cut."""
-    named = {
+    chosen = {
+        "engine": submission.engine,
+        "segment_duration_sec": submission.segment_duration_s,
+        "frame_check": submission.frame_check,
+        "tracks": submission.tracks,
+        "segment_tracks": submission.segment_tracks,
+        "context_frames": submission.context_frames,
         "segments": submission.segments,
         "cut_times_s": submission.cut_times_s and list(submission.cut_times_s),
         "cut_tolerance_sec": submission.cut_tolerance_s,
         "max_segment_duration_sec": submission.max_segment_duration_s,
     }
-    return {name: value for name, value in named.items() if value is not None}
+    return row | {name: value for name, value in chosen.items() if value is not None}
 
 
 def remove_job(aws: Aws, job_id: str) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from media_worker.cutting import Cutting, parse_cutting
 from media_worker.errors import JobMoved, LeaseLost, PermanentError
 from media_worker.keys import parse_mode
-from media_worker.settings import ENGINES, TRACKS, Engine, Tracks
+from media_worker.settings import ENGINES, TRACKS, Engine, Tracks, one_of
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -104,8 +104,6 @@ REASSEMBLY_STATUSES = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.REASSEMB
 
 # DynamoDB allows 400 KB a row; nobody reads an error longer than this.
 _MAX_ERROR = 2_000
-
-_T = TypeVar("_T")
 
 _deserialize = TypeDeserializer().deserialize
 _serialize = TypeSerializer().serialize
@@ -204,13 +202,13 @@ class Job:
                 mode=parse_mode(row["mode"]),
                 total_segments=_integer(row.get("total_segments")),
                 segment_duration_s=_positive(row.get("segment_duration_sec")),
-                engine=_one_of(ENGINES, row["engine"]) if row.get("engine") else None,
+                engine=one_of(ENGINES, row["engine"]) if row.get("engine") else None,
                 source_etag=row.get("source_etag"),
                 plan=row.get("plan"),
                 replanned_at=_integer(row.get("replanned_at")),
-                frame_check=_one_of(FRAME_CHECKS, row.get("frame_check") or "auto"),
-                tracks=_one_of(TRACKS, row["tracks"]) if row.get("tracks") else None,
-                segment_tracks=_one_of(SEGMENT_TRACKS, row.get("segment_tracks") or "all"),
+                frame_check=one_of(FRAME_CHECKS, row.get("frame_check") or "auto"),
+                tracks=one_of(TRACKS, row["tracks"]) if row.get("tracks") else None,
+                segment_tracks=one_of(SEGMENT_TRACKS, row.get("segment_tracks") or "all"),
                 context_frames=_context_frames(row.get("context_frames")),
                 cutting=parse_cutting(row),
                 run_started_at=_integer(row.get("run_started_at")),
@@ -498,13 +496,6 @@ def _status_found(item: Mapping[str, Any]) -> str:
     if CANCELLED_AT in item:
         return "cancelled"
     return str(item["status"]["S"]) if "status" in item else "unknown"
-
-
-def _one_of(choices: tuple[_T, ...], value: Any) -> _T:
-    for choice in choices:
-        if choice == value:
-            return choice
-    raise ValueError(f"{value!r} is not one of {', '.join(map(str, choices))}")
 
 
 def _integer(value: Any) -> int | None:

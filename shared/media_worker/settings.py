@@ -39,11 +39,16 @@ def _count(value: str) -> int:
 _Choice = TypeVar("_Choice", bound=str)
 
 
-def _one_of(choices: tuple[_Choice, ...], value: str) -> _Choice:
+def one_of(choices: tuple[_Choice, ...], value: object) -> _Choice:
+    """The choice that equals the value.
+
+    Raises:
+        ValueError: there is none.
+    """
     for choice in choices:
-        if value == choice:
+        if choice == value:
             return choice
-    raise ValueError(f"must be one of {', '.join(choices)}")
+    raise ValueError(f"{value!r} is not one of {', '.join(choices)}")
 
 
 def _days(value: str) -> int | None:
@@ -84,8 +89,8 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "chunk_segment_duration_sec": _duration_s,
-    "engine": partial(_one_of, ENGINES),
-    "tracks": partial(_one_of, TRACKS),
+    "engine": partial(one_of, ENGINES),
+    "tracks": partial(one_of, TRACKS),
     "max_receive_count": _count,
     "ffmpeg_path": _program,
     "job_expiration_days": _days,

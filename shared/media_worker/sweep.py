@@ -194,7 +194,8 @@ def _set_mark(aws: "Aws", job: Job, mark: str | None) -> None:
 def _fail(aws: "Aws", job: Job, loss: Loss, mark: str) -> bool:
     """Set the job `failed`, if it still has the mark: every step of the job removes it.
 
-    What died is recorded first, so that a sweep which dies too does so again: `Segment Failed` is sent for it.
+    Dead attempts are recorded first: if this sweep dies in between, the next one still finds the job. The stream of
+    SegmentAttempts then has the failures for which `Segment Failed` is sent.
     """
     for attempt in loss.died:
         end_attempt(aws, attempt, AttemptState.FAILED, DIED)

@@ -21,7 +21,8 @@ The modules, from the bottom up:
     provenance, chapters         what a segment says about its source; chapters
     context                      frames of a segment's neighbours that it also presents
     split_rule                   how a source should be split, and which starts come closest
-    split, join, concat          which samples go where
+    split, segment               where to cut; one segment
+    join, concat                 which samples of the segments go where
     source_tracks                joining video with the source's other tracks
 
 Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can without the key), `BrokenFile` (the file
@@ -35,8 +36,9 @@ from .join import plan_join
 from .movie import Movie, Track, presented_video
 from .presented import Presented
 from .reader import Read, read_movie
+from .segment import lay_out
 from .source_tracks import SourceTracks, has_audio, only_video, plan_source_join
-from .split import SplitPlan, lay_out, plan_split, split_at
+from .split import SplitPlan, plan_split, split_at
 from .split_rule import SplitRule
 from .summary import MovieSummary, TrackSummary, differences, summary_of
 from .writer import Layout

@@ -1,7 +1,7 @@
-"""Splitting a movie: which samples belong to which segment, and the header and byte ranges of each segment.
+"""Splitting a movie: which samples belong to which segment. `segment` writes each of them.
 
-plan = plan_split(movie, Fraction(300), read)  decides where to cut; `read` looks at a few samples of the video
-layout = lay_out(movie, plan, 0)               segment 0: header and byte ranges of the source, together a complete file
+plan = plan_split(movie, rule, read)    decides where to cut; `read` looks at a few samples of the video
+layout = lay_out(movie, plan, 0)        segment 0: header and byte ranges of the source, together a complete file
 
 `cut_points` has the cut rule. The main track (the video) decides when segments start; the other tracks are cut at their
 first cut point at or after that time. The edit list of each segment keeps its tracks in sync.
@@ -18,8 +18,6 @@ With context frames they overlap further (`context`), and present frames of thei
 
 from __future__ import annotations
 
-import math
-from array import array
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, islice, pairwise, takewhile, tee
@@ -27,15 +25,10 @@ from typing import TYPE_CHECKING
 
 from media_worker.keys import MAX_SEGMENTS
 
-from .chapters import with_segment_chapters
 from .context import SampleRange, SegmentContext
 from .cut_points import Cut, CutPoints
 from .edit_list import (
-    Edit,
     PresentedRange,
-    clip_ranges,
-    edits_of,
-    exact_movie_timescale,
     is_presented,
     media_time_at,
     presentation_time,
@@ -43,18 +36,7 @@ from .edit_list import (
 from .errors import Unsupported, overflow_is_unsupported
 from .key_frames import KeyFrames, can_verify, is_doubtful
 from .presented import Presented, PresentedFrames
-from .provenance import (
-    CONTEXT_VERSION,
-    VERSION,
-    Provenance,
-    TrackProvenance,
-    build_provenance,
-    digest_of,
-    without_provenance,
-)
-from .samples import SampleTable, Timeline, concat_tables
 from .split_rule import MatchedCut, SplitRule, bounded, later_starts, match_cuts, match_equal
-from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -62,9 +44,6 @@ if TYPE_CHECKING:
     from .fragment_reader import ReadMany
     from .movie import Movie, Track
     from .reader import Read
-
-
-_PRE_ROLL_S = Fraction(8, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -515,158 +494,3 @@ def _why_one(source: _Source) -> str:
     if keyframes is not None and len(keyframes) <= 1:
         return f"the source has a single keyframe; {_ADVICE}"
     return f"the source has no keyframe after the first at which it can be cut; {_ADVICE}"
-
-
-# One segment
-
-
-@overflow_is_unsupported()
-def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = MAX_GAP_BYTES) -> Layout:
-    """One segment of the plan. Byte ranges at most `max_gap_bytes` apart are merged: more bytes, fewer requests.
-
-    Raises:
-        Unsupported: the segment's times or offsets exceed what an MP4 file can store.
-    """
-    timescale = _movie_timescale(movie, plan)
-    parts = [_segment_track(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
-    provenance = Provenance(
-        source=movie.fingerprint.hex(),
-        segment_index=segment_index,
-        total_segments=plan.total_segments,
-        movie_timescale=movie.timescale,
-        tracks=tuple(provenance for _, provenance in parts),
-        digest=digest_of(track for track, _ in parts),
-        version=CONTEXT_VERSION if plan.context else VERSION,
-        context_before=plan.context[segment_index].before if plan.context else 0,
-        context_after=plan.context[segment_index].after if plan.context else 0,
-    )
-    media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
-    box = with_segment_chapters(without_provenance(movie.box), plan.starts_s, segment_index)
-    segment = replace(
-        movie,
-        box=box.with_children((*(box.children or ()), build_provenance(provenance))),
-        timescale=timescale,
-        tracks=tuple(_moved(track, media) for track, _ in parts),
-    )
-    return layout_of(segment, media.ranges)
-
-
-def _movie_timescale(movie: Movie, plan: SplitPlan) -> int:
-    """The source's for a single segment. Otherwise one in which the edit lists of all tracks are exact."""
-    if plan.total_segments == 1:
-        return movie.timescale
-    main = movie.tracks[plan.main_track]
-    return exact_movie_timescale([main.timescale, movie.timescale, *(track.timescale for track in movie.tracks)])
-
-
-def _segment_track(
-    movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
-) -> tuple[Track, TrackProvenance]:
-    """A track with the samples of one segment, still at their offsets in the source."""
-    track = movie.tracks[track_number]
-    begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
-    samples = plan.range_of(track_number, segment_index)
-    table, left_out, is_marked = _segment_table(track.table, samples)
-    pre_roll = _pre_roll(track, samples)
-    first = samples.begin.sample - pre_roll
-    if pre_roll:
-        table = track.table.slice(first, samples.end)
-    edits, shift = track.edits, 0
-    if plan.total_segments > 1:
-        edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
-    if shift and table.offsets is not None:
-        table = replace(table, offsets=table.offsets.shifted(shift))
-    own_first = begin.sample + begin.overlap
-    provenance = TrackProvenance(
-        first_sample=own_first,
-        offset_shift=shift + left_out,
-        edits=track.edits,
-        repeated_samples=0 if samples.is_empty else own_first - first - samples.begin.leading,
-        is_marked=is_marked,
-        trailing_samples=0 if samples.is_empty else samples.end - (end.sample + end.overlap),
-    )
-    return replace(track, edits=edits, table=table), provenance
-
-
-def _pre_roll(track: Track, samples: SampleRange) -> int:
-    """How many audio packets before its first one a segment has. They are decoded, but not presented.
-
-    A decoder that starts in the middle of a stream fades in: the first packet of most codecs overlaps with the one
-    before it, Opus needs 80 ms (RFC 7845, 4.6), and MP3 packets refer to bits of earlier ones.
-    """
-    table, begin = track.table, samples.begin
-    can_start_anywhere = table.offsets is None and table.sync is None and not table.is_pcm
-    if track.handler != b"soun" or not can_start_anywhere or samples.is_empty:
-        return 0
-    ticks = math.ceil(_PRE_ROLL_S * track.timescale)
-    first = Timeline.of(table.durations).first_at(begin.decode_time - ticks + 1) - 1
-    return begin.sample - max(0, first) if begin.sample else 0
-
-
-def _segment_table(table: SampleTable, samples: SampleRange) -> tuple[SampleTable, int, bool]:
-    """The samples of a segment, the duration of samples left out, and whether its first sample had to be marked.
-
-    The leading samples of the first sample are left out. The others are decoded earlier by their duration, so their
-    composition offsets grow by it. (Readers take the time to the next decode time as the duration of a frame: a gap
-    behind the first sample would be a frame that lasts as long.)
-    """
-    begin = samples.begin
-    own = table.slice(begin.sample, max(begin.sample, samples.end))
-    if samples.is_empty:
-        return own, 0, False
-    left_out = 0
-    if begin.leading and own.offsets is not None:
-        left_out = own.durations.slice(1, begin.overlap).total()
-        rest = own.slice(begin.overlap, own.count)
-        offsets = None if rest.offsets is None else rest.offsets.shifted(left_out)
-        own = concat_tables([own.slice(0, 1), replace(rest, offsets=offsets)])
-    first = array("Q", [0])
-    if begin.sample == 0 or own.sync is None or own.sync[:1] == first:
-        return own, left_out, False
-    return replace(own, sync=first + own.sync), left_out, True
-
-
-def _segment_edits(
-    movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
-) -> tuple[tuple[Edit, ...], int]:
-    """The edit list that keeps a segment's track in sync, and a shift of its composition offsets.
-
-    A media time in an edit list cannot be negative, so composition offsets are shifted (ctts version 1).
-    """
-    track = movie.tracks[track_number]
-    ranges = track.presented_ranges(movie.timescale)
-    samples = plan.range_of(track_number, segment_index)
-    begin = samples.begin
-    if ranges is None or samples.is_empty:
-        return (), 0
-    shift = max(0, begin.decode_time - begin.media_time) if segment_index else 0
-    clipped = clip_ranges(ranges, _presented_from(track, samples, segment_index), samples.media_end)
-    edits = edits_of(
-        clipped,
-        movie_start=plan.movie_start_s(segment_index) * track.timescale,
-        media_zero=begin.decode_time - shift - _pre_roll_ticks(track, samples),
-        media_end=plan.cuts[track_number][-1].media_time,
-        track_timescale=track.timescale,
-        movie_timescale=movie_timescale,
-    )
-    return edits, shift
-
-
-def _pre_roll_ticks(track: Track, samples: SampleRange) -> int:
-    first = samples.begin.sample - _pre_roll(track, samples)
-    return track.table.durations.slice(first, samples.begin.sample).total()
-
-
-def _presented_from(track: Track, samples: SampleRange, segment_index: int) -> int | None:
-    """The media time from which a segment's track is presented. None: as the source's edit list says.
-
-    Without an edit list, a first frame with a late composition time is presented late. Players disagree about that once
-    there is an edit list, so the delay becomes an empty edit.
-    """
-    if segment_index:
-        return samples.media_start
-    return None if track.edits else track.table.composition_start()
-
-
-def _moved(track: Track, media: MediaRanges) -> Track:
-    return replace(track, table=replace(track.table, chunks=media.moved(track.table.chunks)))
