@@ -29,6 +29,7 @@ from media_worker.messages import parse_segment_body
 from media_worker.mp4 import presented_video, read_movie
 from media_worker.operations import delete_job
 from media_worker.plan import read_plan
+from media_worker.queues import read_queue_state
 from media_worker.s3 import PLAN, StoredObject, describe, read_object
 from media_worker.segment_output import upload_output
 
@@ -326,10 +327,8 @@ def _announced_in(body: str, smoke: Smoke) -> set[tuple[str, int]] | None:
 
 def _is_received_by_others(smoke: Smoke) -> bool:
     """Whether a worker has one of the segments, or has processed it."""
-    name: Any = "ApproximateNumberOfMessagesNotVisible"
-    url = smoke.stack.segment_queue_url
-    counts: Any = smoke.aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[name])["Attributes"]
-    return int(counts[name]) > 0 or any(describe(smoke.aws, *_processed(smoke, trial, 0)) for trial in smoke.trials)
+    state = read_queue_state(smoke.aws, smoke.stack.segment_queue_url)
+    return state.in_flight > 0 or any(describe(smoke.aws, *_processed(smoke, trial, 0)) for trial in smoke.trials)
 
 
 def worker_rights(smoke: Smoke) -> str:

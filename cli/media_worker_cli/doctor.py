@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
+from media_worker.queues import read_queue_state
 
 from media_worker_cli.errors import CommandError
 from media_worker_cli.notifications import merge_notifications, overlapping
@@ -239,9 +240,7 @@ def check_queue(aws: "Aws", name: str, url: str, *, needs_function: bool) -> Che
 def _check_dead_letters(aws: "Aws", name: str, policy: Any, found: str) -> Check:
     *_, account, queue = policy["deadLetterTargetArn"].split(":")
     url = aws.sqs.get_queue_url(QueueName=queue, QueueOwnerAWSAccountId=account)["QueueUrl"]
-    names: Any = ["ApproximateNumberOfMessages"]
-    dead = int(aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"][names[0]])
-    if dead:
+    if dead := read_queue_state(aws, url).messages:
         return Check(
             name,
             "warning",

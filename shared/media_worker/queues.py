@@ -114,8 +114,15 @@ def read_redrive_policy(aws: "Aws", url: str) -> RedrivePolicy | None:
 class QueueState:
     """A queue as `GetQueueAttributes` describes it. The counts are approximate: only a repeated zero means empty."""
 
-    messages: int
+    # Visible and delayed messages.
+    waiting: int
+    in_flight: int
     retention_s: int
+
+    @property
+    def messages(self) -> int:
+        """All messages."""
+        return self.waiting + self.in_flight
 
     @property
     def is_empty(self) -> bool:
@@ -127,7 +134,8 @@ def read_queue_state(aws: "Aws", url: str) -> QueueState:
     """The depth and the retention period of a queue."""
     names: Any = [*_DEPTHS, "MessageRetentionPeriod"]
     attributes: Any = aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return QueueState(sum(int(attributes[name]) for name in _DEPTHS), int(attributes["MessageRetentionPeriod"]))
+    visible, in_flight, delayed = (int(attributes[name]) for name in _DEPTHS)
+    return QueueState(visible + delayed, in_flight, int(attributes["MessageRetentionPeriod"]))
 
 
 @dataclass(frozen=True, slots=True)

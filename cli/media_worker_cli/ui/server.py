@@ -5,6 +5,7 @@ Reads are GET, live updates are server-sent events, and everything that changes 
 
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -105,7 +106,7 @@ class Server:
         changes, queues_at = views.Changes(), 0.0
         yield _as_event("stack", {"label": self._connection.label, "is_local": self._connection.name is None})
         while True:
-            began = views.now()
+            began = time.monotonic()
             reads = [read]
             if began >= queues_at:
                 reads.append(views.read_queues)
@@ -113,7 +114,7 @@ class Server:
             texts = [_as_event(*event) for each in reads for event in await run_in_threadpool(self._try, each)]
             # A comment when nothing has changed: it shows whether the browser is still there.
             yield "".join(text for text in texts if changes.of(text.partition("\n")[0], text)) or ":\n\n"
-            await anyio.sleep(min(_LONGEST_PAUSE_S, max(interval_s, _PAUSE_PER_READ * (views.now() - began))))
+            await anyio.sleep(min(_LONGEST_PAUSE_S, max(interval_s, _PAUSE_PER_READ * (time.monotonic() - began))))
 
     def _try(self, read: Read) -> list[views.Event]:
         """What is read, or the problem that prevented it."""
@@ -143,13 +144,13 @@ class Server:
             asked = await request.json()
         except ValueError as error:
             raise UsageError("the body is not JSON") from error
-        if not isinstance(asked, dict) or asked.get("verb") not in _VERBS:
-            raise UsageError(f"the verb must be one of {', '.join(_VERBS)}")
+        if not isinstance(asked, dict) or asked.get("verb") not in {*_VERBS, _REDRIVE}:
+            raise UsageError(f"the verb must be one of {', '.join([*_VERBS, _REDRIVE])}")
         return _json(await run_in_threadpool(self._act, asked))
 
     def _act(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         stack = self._connection.stack()
-        if asked["verb"] == "redrive":
+        if asked["verb"] == _REDRIVE:
             with self._connection.dead_letters:
                 return {"detail": _redrive(stack, asked)}
         done = _VERBS[asked["verb"]](stack, _job_id(asked), asked)
@@ -176,16 +177,13 @@ def _delete(stack: Stack, job_id: str, asked: Mapping[str, Any]) -> Outcome:
     return delete_job(stack.aws, job_id, keep_final=asked.get("keep_final") is True)
 
 
-def _refuse_job(_: Stack, job_id: str, __: Mapping[str, Any]) -> Outcome:
-    raise UsageError(f"messages are redriven, not jobs such as {job_id}")
-
-
+# The verbs of a job, and the one of messages.
+_REDRIVE = "redrive"
 _VERBS: Mapping[str, Callable[[Stack, str, Mapping[str, Any]], Outcome]] = {
     "cancel": _cancel,
     "retry": _retry,
     "resend": _resend,
     "delete": _delete,
-    "redrive": _refuse_job,
 }
 
 

@@ -1,14 +1,14 @@
 """What the page is sent: jobs, one job, queues and dead letters, as values for JSON."""
 
 import hashlib
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from media_worker.description import Description, describe_job
 from media_worker.jobs import CANCELLABLE, RETRIABLE, JobStatus
 from media_worker.listing import LISTED, Cursor, list_jobs
+from media_worker.queues import read_queue_state
 from media_worker.source_tracks import SourceTracks, read_tracks
 
 from media_worker_cli.dead_letters import DeadLetter, QueuePair, dead_letters_in, describe_reason, find_queue_pairs
@@ -18,15 +18,11 @@ from media_worker_cli.job_commands import describe_as_json, listed_as_json, segm
 if TYPE_CHECKING:
     from media_worker.aws import Aws
     from media_worker.s3 import StoredObject
-    from mypy_boto3_sqs.literals import QueueAttributeNameType
 
     from media_worker_cli.stack import Stack
 
 PAGE_SIZE = 50
 _CURSORS_KEPT = 1_000
-_VISIBLE: Final = "ApproximateNumberOfMessages"
-_IN_FLIGHT: Final = "ApproximateNumberOfMessagesNotVisible"
-_DELAYED: Final = "ApproximateNumberOfMessagesDelayed"
 _RESENDABLE = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
 # An event of the page: its name and its data.
 Event: TypeAlias = tuple[str, Any]
@@ -146,19 +142,13 @@ def read_queues(stack: "Stack") -> list[Event]:
 
 
 def _queue_as_json(aws: "Aws", pair: QueuePair) -> dict[str, Any]:
-    depths = _read_depths(aws, pair.url)
+    state = read_queue_state(aws, pair.url)
     return {
         "name": pair.name,
-        "waiting": depths[_VISIBLE] + depths[_DELAYED],
-        "in_flight": depths[_IN_FLIGHT],
-        "dead": sum(_read_depths(aws, pair.dead_letters_url).values()),
+        "waiting": state.waiting,
+        "in_flight": state.in_flight,
+        "dead": read_queue_state(aws, pair.dead_letters_url).messages,
     }
-
-
-def _read_depths(aws: "Aws", url: str) -> dict[str, int]:
-    names: list[QueueAttributeNameType] = [_VISIBLE, _IN_FLIGHT, _DELAYED]
-    attributes = aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
-    return {name: int(attributes[name]) for name in names}
 
 
 def read_letters(stack: "Stack") -> list[dict[str, Any]]:
@@ -170,7 +160,7 @@ def read_letters(stack: "Stack") -> list[dict[str, Any]]:
 def filled_pairs(stack: "Stack") -> list[QueuePair]:
     """The queues with dead letters. To receive from an empty queue takes a second."""
     pairs = find_queue_pairs(stack)
-    return [pair for pair in pairs if sum(_read_depths(stack.aws, pair.dead_letters_url).values())]
+    return [pair for pair in pairs if not read_queue_state(stack.aws, pair.dead_letters_url).is_empty]
 
 
 def _letter_as_json(aws: "Aws", letter: DeadLetter) -> dict[str, Any]:
@@ -210,8 +200,3 @@ class Changes:
         is_new = self._last.get(name) != text
         self._last[name] = text
         return is_new
-
-
-def now() -> float:
-    """Seconds of a clock that never jumps."""
-    return time.monotonic()
