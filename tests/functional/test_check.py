@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from media_worker.messages import build_object_created_body
 from media_worker.s3 import describe
-from media_worker_cli import check
-from media_worker_cli.check import STEPS, Finding, Smoke, Step, examine
-from media_worker_cli.check_clip import make_clip
+from media_worker_cli.check import command, jobs, storage
+from media_worker_cli.check.clip import make_clip
+from media_worker_cli.check.command import STEPS, Finding, Step, examine
+from media_worker_cli.check.smoke import NotChecked, Smoke
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 from media_worker_cli.stack import Stack as CliStack
 
@@ -67,7 +68,7 @@ def test_an_error_or_ctrl_c_removes_the_jobs(smoke: Smoke, monkeypatch: pytest.M
     def interrupt(_: Smoke) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "STEPS", (*STEPS[:2], Step("interrupted", None, interrupt)))
+    monkeypatch.setattr(command, "STEPS", (*STEPS[:2], Step("interrupted", None, interrupt)))
     findings: list[Finding] = []
     with pytest.raises(KeyboardInterrupt):
         examine(smoke, Silent(), findings)
@@ -90,7 +91,7 @@ def test_only_a_rule_that_applies_counts(smoke: Smoke, rule: dict[str, Any], day
     rules: Any = [rule | {"ID": "a", "Status": "Enabled", "Expiration": {"Days": 7}}]
     smoke.aws.s3.put_bucket_lifecycle_configuration(Bucket=OUTPUT, LifecycleConfiguration={"Rules": rules})
     tags = {"kind": "processed-segment"}
-    assert check._expires_after(smoke, OUTPUT, "jobs/a/segments/0.mp4", tags) == days
+    assert storage._expires_after(smoke, OUTPUT, "jobs/a/segments/0.mp4", tags) == days
 
 
 def test_messages_about_other_jobs_stay_in_the_queue(smoke: Smoke) -> None:
@@ -99,6 +100,6 @@ def test_messages_about_other_jobs_stay_in_the_queue(smoke: Smoke) -> None:
     smoke.aws.sqs.send_message(
         QueueUrl=url, MessageBody=build_object_created_body(INPUT, "segments/b/00000_00001_sbs.mp4")
     )
-    with pytest.raises(check.NotChecked, match="other jobs"):
-        check._receive_announcements(smoke, {"ours"})
+    with pytest.raises(NotChecked, match="other jobs"):
+        jobs._receive_announcements(smoke, {"ours"})
     assert len(smoke.aws.sqs.receive_message(QueueUrl=url)["Messages"]) == 1
