@@ -13,7 +13,8 @@ from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
 from media_worker.errors import MediaWorkerError
 
-from media_worker_cli.check.jobs import announcements, clean_up, join, process, split, submit_both
+from media_worker_cli.check.events import events, listen
+from media_worker_cli.check.jobs import announcements, delete_jobs, join, process, split, submit_both
 from media_worker_cli.check.rights import who_calls, worker_rights
 from media_worker_cli.check.smoke import LOOK, Disproven, NotChecked, Smoke
 from media_worker_cli.check.storage import conditional_writes, expiry, part_copies
@@ -50,6 +51,7 @@ class Step:
 
 STEPS: Sequence[Step] = (
     Step("account", None, who_calls),
+    Step("rule for events", None, listen),
     Step("upload", None, submit_both),
     Step("split by part copies", "upload", lambda smoke: split(smoke, "copy")),
     Step("split by ffmpeg", "upload", lambda smoke: split(smoke, "ffmpeg")),
@@ -61,6 +63,7 @@ STEPS: Sequence[Step] = (
     Step("segments, ffmpeg", "split by ffmpeg", lambda smoke: process(smoke, "ffmpeg")),
     Step("join by part copies", "segments, part copies", lambda smoke: join(smoke, "copy")),
     Step("join by ffmpeg", "segments, ffmpeg", lambda smoke: join(smoke, "ffmpeg")),
+    Step("events", "rule for events", events),
     Step("expiry", "segments, part copies", expiry),
 )
 
@@ -112,15 +115,14 @@ def examine(smoke: Smoke, screen: Display, findings: list[Finding]) -> None:
     try:
         for step in STEPS:
             screen.say(f"checking: {step.name}")
-            is_blocked = step.needs in unproven
-            if is_blocked:
+            if step.needs in unproven:
                 findings.append(Finding(step.name, "not checked", f"it needs: {step.needs}"))
             else:
                 findings.append(_look(smoke, step))
-            if is_blocked or findings[-1].result == "failed":
+            if findings[-1].result != "proven":
                 unproven.add(step.name)
     finally:
-        screen.say("removing the jobs of the check")
+        screen.say("removing what the check has made")
         findings.append(_look(smoke, Step("cleanup", None, clean_up)))
 
 
@@ -138,3 +140,13 @@ def _look(smoke: Smoke, step: Step) -> Finding:
         return found("failed", str(error), error.advice)
     except (ClientError, BotoCoreError, Boto3Error, MediaWorkerError, CommandError, OSError) as error:
         return found("failed", f"{type(error).__name__}: {error}", LOOK)
+
+
+def clean_up(smoke: Smoke) -> str:
+    """Remove everything that the check has made."""
+    listener = smoke.listener
+    if left := [*(listener.close() if listener else ()), *delete_jobs(smoke)]:
+        advice = "delete what is left: a job with `media-worker delete JOB`, a rule or queue in the AWS console"
+        raise Disproven("; ".join(left), advice)
+    made = "rule, queue, " if listener and listener.parts else ""
+    return f"{made}objects, rows and messages of both jobs are removed"

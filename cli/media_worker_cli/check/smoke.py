@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import boto3
 from botocore.exceptions import ClientError
@@ -17,6 +17,9 @@ from media_worker.s3 import StoredObject, describe
 from media_worker_cli.check.clip import FPS, Clip, make_clip
 from media_worker_cli.stack import Stack
 from media_worker_cli.submission import new_job_id
+
+if TYPE_CHECKING:
+    from media_worker_cli.check.events import Listener
 
 EngineName = Literal["copy", "ffmpeg"]
 
@@ -89,6 +92,8 @@ class Smoke:
     trials: Sequence[Trial] = field(default_factory=lambda: [Trial.of("copy"), Trial.of("ffmpeg")])
     # The clients that process the segments: with the rights of a segment worker, if these can be assumed.
     worker: Aws | None = None
+    # Receives the events of the jobs.
+    listener: "Listener | None" = None
 
     @property
     def aws(self) -> Aws:
