@@ -47,7 +47,7 @@ def test_a_healthy_stack_passes_and_nothing_is_left(cloud: CommandLine, tmp_path
     assert {results.pop("rights of workers"), results.pop("expiry")} == {"not checked"}
     assert set(results.values()) == {"proven"}, ended.out
     assert {"split by part copies", "split by ffmpeg", "conditional writes", "segments announced"} <= results.keys()
-    assert {"rule for events", "events", "cleanup"} <= results.keys()
+    assert {"worker policy", "rule for events", "events", "cleanup"} <= results.keys()
     aws = Aws.connect(Settings.from_environment(cloud.stack_environment()))
     assert objects_of_checks(aws) == []
     assert rows_of_checks(aws) == []

@@ -4,23 +4,28 @@ import json
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse, HTTPHeaders
 from botocore.exceptions import ClientError
 from media_worker.events import build_events_handler
 from media_worker.messages import build_object_created_body
 from media_worker.s3 import describe
-from media_worker_cli.check import command, events, jobs, storage
+from media_worker_cli.check import command, events, jobs, rights, storage
 from media_worker_cli.check.clip import make_clip
 from media_worker_cli.check.command import STEPS, Finding, Step, examine
-from media_worker_cli.check.smoke import Disproven, NotChecked, Smoke
+from media_worker_cli.check.smoke import Disproven, NotChecked, Smoke, Trial
 from media_worker_cli.local.ffmpeg import ffmpeg_path
 from media_worker_cli.stack import Stack as CliStack
 
 from tests.functional.stack import ENVIRONMENT, INPUT, OUTPUT, Stack
+from tests.rights.policies import Grant, Policy, queue_arn, table_arn
+
+SMALL = make_clip(64, 48, 48)
 
 
 class Silent:
@@ -35,7 +40,8 @@ class Silent:
 def smoke(stack: Stack) -> Smoke:
     url = stack.aws.sqs.create_queue(QueueName="segments")["QueueUrl"]
     environment = ENVIRONMENT | {"SEGMENT_QUEUE_URL": url}
-    return Smoke(CliStack("mine", stack.aws, environment), timeout_s=0.1, interval_s=0.01)
+    trials = [Trial("copy", "check-copy-1", SMALL), Trial("ffmpeg", "check-ffmpeg-2", SMALL)]
+    return Smoke(CliStack("mine", stack.aws, environment), timeout_s=0.1, interval_s=0.01, trials=trials)
 
 
 def run(smoke: Smoke) -> dict[str, Finding]:
@@ -70,11 +76,12 @@ def test_a_stack_whose_functions_do_not_run_fails(smoke: Smoke) -> None:
 
 def test_an_error_or_ctrl_c_removes_the_jobs(smoke: Smoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last finding is the cleanup, and the exception goes on."""
-    monkeypatch.setattr(command, "STEPS", (*STEPS[:3], Step("interrupted", None, lambda _: interrupt())))
+    begun = [step for step in STEPS if step.name in {"rule for events", "upload"}]
+    monkeypatch.setattr(command, "STEPS", (*begun, Step("interrupted", None, lambda _: interrupt())))
     findings: list[Finding] = []
     with pytest.raises(KeyboardInterrupt):
         examine(smoke, Silent(), findings)
-    assert [finding.check for finding in findings] == ["account", "rule for events", "upload", "cleanup"]
+    assert [finding.check for finding in findings] == ["rule for events", "upload", "cleanup"]
     assert describe(smoke.aws, INPUT, f"input/{smoke.trials[0].job_id}/source.mp4") is None
     assert smoke.aws.dynamodb.scan(TableName="Jobs")["Items"] == []
 
@@ -231,3 +238,103 @@ def test_a_table_without_a_stream_has_no_events(smoke: Smoke) -> None:
     smoke.stack = replace(smoke.stack, parameters={"ExistingJobsTable": "Jobs", "ExistingJobsTableStreamArn": ""})
     with pytest.raises(NotChecked, match="ExistingJobsTableStreamArn"):
         events.listen(smoke)
+
+
+# moto has no policy simulator, so the evaluator of the rights tests answers in its name. The local cloud has one.
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1"
+ARNS = {
+    "InputBucket": f"arn:aws:s3:::{INPUT}",
+    "OutputBucket": f"arn:aws:s3:::{OUTPUT}",
+    "SegmentQueue": queue_arn("segments"),
+    "ReassemblyQueue": queue_arn("reassembly"),
+    **{f"{name}Table": table_arn(name) for name in ("Jobs", "SegmentCompletions", "SegmentAttempts")},
+    "ReassemblyTriggeredTable": table_arn("ReassemblyTriggered"),
+}
+
+
+def document_of_workers() -> str:
+    text = (Path(__file__).parents[2] / "docs" / "segment-worker-policy.json").read_text()
+    for logical_id, arn in ARNS.items():
+        text = text.replace(f"${{{logical_id}.Arn}}", arn)
+    return text
+
+
+DOCUMENT = document_of_workers()
+
+
+def simulate(params: Any, **_: Any) -> Any:
+    """Answers SimulateCustomPolicy."""
+    asked, number = params["body"], count(1)
+    policy = Policy.parse([json.loads(asked["PolicyInputList.member.1"])])
+    resource = asked["ResourceArns.member.1"]
+    assert "ResourceArns.member.2" not in asked
+    actions = takewhile(bool, (asked.get(f"ActionNames.member.{each}") for each in number))
+    results = [
+        {"EvalActionName": each, "EvalDecision": "allowed" if policy.allows(each, resource) else "implicitDeny"}
+        for each in actions
+    ]
+    return AWSResponse("", 200, HTTPHeaders(), None), {"EvaluationResults": results, "IsTruncated": False}
+
+
+@pytest.fixture
+def examine_policy(smoke: Smoke, hook: Hook) -> Callable[[str], str]:
+    """Makes a stack whose managed policy has a document, and checks that policy."""
+    hook("before-call.iam.SimulateCustomPolicy", simulate)
+    settings, numbers = replace(smoke.aws.settings, segment_attempts_table_name="SegmentAttempts"), count()
+
+    def examine_policy(document: str, **parameters: str) -> str:
+        created = smoke.client("iam").create_policy(PolicyName=f"worker-{next(numbers)}", PolicyDocument=document)
+        outputs = {"SegmentWorkerPolicyArn": created["Policy"]["Arn"]}
+        smoke.stack = replace(
+            smoke.stack, aws=replace(smoke.aws, settings=settings), outputs=outputs, parameters=parameters
+        )
+        return rights.worker_policy(smoke)
+
+    return examine_policy
+
+
+def test_the_policy_is_checked_for_all_that_the_kit_uses(smoke: Smoke, examine_policy: Callable[[str], str]) -> None:
+    """It is the policy that the tests of the kit prove to be enough and no more. So no right is left out."""
+    found = examine_policy(DOCUMENT)
+    resources = rights._resources(smoke, smoke.stack.outputs["SegmentWorkerPolicyArn"])
+    used = [
+        (action, resources[name]) for name, actions in rights.USED.items() if name in resources for action in actions
+    ]
+    policy = Policy.parse([json.loads(DOCUMENT)])
+    grants = {Grant(one.sid, right[0]) for one in policy.statements for right in used if one.concerns(*right)}
+    assert grants == set(policy.grants)
+    assert found.startswith(f"allows all {len(used)} rights that a worker uses, and none of 6 ")
+
+
+def test_every_right_that_workers_lack_is_found(examine_policy: Callable[[str], str]) -> None:
+    """The finding names the action and the resource."""
+    for action in {grant.action for grant in Policy.parse([json.loads(DOCUMENT)]).grants}:
+        with pytest.raises(Disproven, match=f"it does not allow {action} on arn:"):
+            examine_policy(DOCUMENT.replace(f'"{action}"', '"none:None"'))
+
+
+def test_rights_that_workers_must_not_have_are_found(examine_policy: Callable[[str], str]) -> None:
+    """Sources, finals, and deleting."""
+    allowing = {"Sid": "All", "Effect": "Allow", "Action": "*", "Resource": "*"}
+    with pytest.raises(Disproven, match=r"it allows s3:GetObject on .*source.mp4; .*it allows s3:PutObject on .*final"):
+        examine_policy(json.dumps({"Version": "2012-10-17", "Statement": [allowing]}))
+
+
+def test_a_key_of_the_stack_is_checked(examine_policy: Callable[..., str]) -> None:
+    """Without it, a worker could read and write nothing."""
+    with pytest.raises(Disproven, match=f"it does not allow kms:Decrypt on {KEY}"):
+        examine_policy(DOCUMENT, KmsKeyArn=KEY)
+
+
+@pytest.mark.parametrize("right", ["iam:GetPolicy", "iam:GetPolicyVersion", "iam:SimulateCustomPolicy"])
+def test_reading_the_policy_needs_rights(examine_policy: Callable[[str], str], hook: Hook, right: str) -> None:
+    """Without one, the policy is not checked."""
+    hook(f"before-parameter-build.{right.replace(':', '.')}", deny)
+    with pytest.raises(NotChecked, match=f"not permitted: {right}"):
+        examine_policy(DOCUMENT)
+
+
+def test_a_stack_of_an_older_version_has_no_policy(smoke: Smoke) -> None:
+    """Then there is nothing to check."""
+    with pytest.raises(NotChecked, match="no output SegmentWorkerPolicyArn"):
+        rights.worker_policy(smoke)

@@ -15,7 +15,7 @@ from media_worker.errors import MediaWorkerError
 
 from media_worker_cli.check.events import events, listen
 from media_worker_cli.check.jobs import announcements, delete_jobs, join, process, split, submit_both
-from media_worker_cli.check.rights import who_calls, worker_rights
+from media_worker_cli.check.rights import who_calls, worker_policy, worker_rights
 from media_worker_cli.check.smoke import LOOK, Disproven, NotChecked, Smoke
 from media_worker_cli.check.storage import conditional_writes, expiry, part_copies
 from media_worker_cli.errors import CommandError
@@ -51,6 +51,7 @@ class Step:
 
 STEPS: Sequence[Step] = (
     Step("account", None, who_calls),
+    Step("worker policy", None, worker_policy),
     Step("rule for events", None, listen),
     Step("upload", None, submit_both),
     Step("split by part copies", "upload", lambda smoke: split(smoke, "copy")),
