@@ -13,6 +13,8 @@ import pytest
 from botocore.awsrequest import AWSResponse, HTTPHeaders
 from botocore.exceptions import ClientError
 from media_worker.events import build_events_handler
+from media_worker.jobs import Job, JobStatus
+from media_worker.keys import build_segment_key
 from media_worker.messages import build_object_created_body
 from media_worker.s3 import describe
 from media_worker_cli.check import command, events, jobs, rights, storage
@@ -101,6 +103,47 @@ def test_only_a_rule_that_applies_counts(smoke: Smoke, rule: dict[str, Any], day
     smoke.aws.s3.put_bucket_lifecycle_configuration(Bucket=OUTPUT, LifecycleConfiguration={"Rules": rules})
     tags = {"kind": "processed-segment"}
     assert storage._expires_after(smoke, OUTPUT, "jobs/a/segments/0.mp4", tags) == days
+
+
+@pytest.mark.parametrize(("limit", "applies"), [(0, True), (131_072, False)])
+def test_a_rule_for_large_objects_does_not_count(limit: int, applies: bool) -> None:
+    """It would leave small segments. A limit of 0 is none."""
+    rule = {"Filter": {"And": {"Prefix": "jobs/", "ObjectSizeGreaterThan": limit}}}
+    assert storage._applies(rule, "jobs/a/segments/0.mp4", {}) == applies
+
+
+TAGGED = {"And": {"Prefix": "jobs/", "Tags": [{"Key": "kind", "Value": "processed-segment"}]}}
+OTHER_TAG = {"And": {"Prefix": "jobs/", "Tags": [{"Key": "kind", "Value": "temporary"}]}}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "found"),
+    [
+        (
+            {"Prefix": "segments/"},
+            TAGGED,
+            "segments after 7 days, processed segments by the tag kind=processed-segment after 7 days, finals never",
+        ),
+        ({"Prefix": "input/"}, TAGGED, "no lifecycle rule removes segments"),
+        ({"Prefix": "segments/"}, OTHER_TAG, "no lifecycle rule removes processed segments, whose tag is kind="),
+        ({"Prefix": "segments/"}, {"Prefix": "jobs/"}, "a lifecycle rule removes finals after 7 days"),
+    ],
+)
+def test_segments_expire_and_finals_do_not(smoke: Smoke, inputs: Any, outputs: Any, found: str) -> None:
+    """The tag of a processed segment must be that of the output bucket's rule."""
+    s3, trial = smoke.aws.s3, smoke.trial("copy")
+    trial.job = Job(trial.job_id, JobStatus.COMPLETED, "sbs")
+    s3.put_object(Bucket=INPUT, Key=build_segment_key(trial.job_id, 0, 2, "sbs"))
+    bucket, key = smoke.processed(trial, 0)
+    s3.put_object(Bucket=bucket, Key=key, Tagging="kind=processed-segment")
+    for name, applies_to in ((INPUT, inputs), (OUTPUT, outputs)):
+        rules: Any = [{"ID": "a", "Status": "Enabled", "Expiration": {"Days": 7}, "Filter": applies_to}]
+        s3.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": rules})
+    try:
+        seen = storage.expiry(smoke)
+    except Disproven as error:
+        seen = str(error)
+    assert seen.startswith(found)
 
 
 def test_messages_about_other_jobs_stay_in_the_queue(smoke: Smoke) -> None:
