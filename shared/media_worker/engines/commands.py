@@ -1,6 +1,6 @@
 """ffmpeg's command lines, and what its output says. Pure.
 
-The media is somebody else's, so ffmpeg gets one protocol, for one input, and only demuxers of real containers: no
+The media is untrusted, so ffmpeg gets one protocol, for one input, and only demuxers of real containers: no
 playlist or concat script can name another file. Negative times stay as they are and become edit lists: shifting them
 to zero, which is ffmpeg's default, moves the video by the priming of the audio.
 """
@@ -46,7 +46,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """The tracks of a file, sorted by what becomes of them."""
+    """The tracks of a file: those that are copied, and those that are left out."""
 
     kept: tuple[Track, ...]
     covers: tuple[Track, ...] = ()
