@@ -61,7 +61,9 @@ def expiry(smoke: Smoke) -> str:
     """Lifecycle rules of the buckets remove segments, and by their tag processed segments, but no finals."""
     aws, settings, trial = smoke.aws, smoke.aws.settings, smoke.trial("copy")
     bucket, key = smoke.processed(trial, 0)
-    tags = {each["Key"]: each["Value"] for each in aws.s3.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]}
+    with permitted("s3:GetObjectTagging"):
+        answer = aws.s3.get_object_tagging(Bucket=bucket, Key=key)
+    tags = {each["Key"]: each["Value"] for each in answer["TagSet"]}
     tag = ", ".join(f"{name}={value}" for name, value in tags.items()) or "missing"
     segments = _expires_after(smoke, settings.input_bucket_name, smoke.segment(trial, 0).key, {})
     processed = _expires_after(smoke, bucket, key, tags)
