@@ -6,8 +6,8 @@ from pathlib import Path
 from media_worker_cli.errors import UsageError
 
 # At the peak there are the source, its segments, the processed segments, the final, and the files of a function or of
-# the segment command: 4 to 5 bytes for each byte of the source (`make bench-local-memory`).
-BYTES_PER_SOURCE_BYTE = 5
+# the segment command: 4 to 5.5 bytes for each byte of the source (`make bench-local-memory`).
+BYTES_PER_SOURCE_BYTE = 6
 
 
 def require_space(source: Path, state: Path, free_bytes: int) -> None:
