@@ -141,14 +141,18 @@ def messages(aws: Aws) -> int:
     return sum(int(count) for one in answers for name, count in one["Attributes"].items() if name in names)
 
 
-def storage(environment: dict[str, str]) -> dict[str, str]:
-    """The physical ids of the stack's buckets, tables and queues."""
+def kept(environment: dict[str, str]) -> dict[str, str]:
+    """The physical ids of what an update must leave in place: what holds data, and what policies of users name."""
     cloudformation = boto3.client(
         "cloudformation", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name=environment["AWS_REGION"]
     )
     resources = cloudformation.describe_stack_resources(StackName=STACK)["StackResources"]
-    kinds = {"AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue"}
-    return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources if one["ResourceType"] in kinds}
+    kinds = ("S3::Bucket", "DynamoDB::Table", "SQS::Queue", "IAM::Role", "IAM::ManagedPolicy")
+    return {
+        one["LogicalResourceId"]: one["PhysicalResourceId"]
+        for one in resources
+        if one["ResourceType"].removeprefix("AWS::") in kinds
+    }
 
 
 def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
@@ -157,7 +161,7 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
     with segment_workers(stack) as workers:
         jobs.submit()
         wait_for(lambda: not jobs.running())
-        before = storage(environment)
+        before = kept(environment)
         update = deploying(environment, change(ROOT / ".local" / "build", tmp_path / "changed"))
         while update.poll() is None:
             if jobs.running() < RUNNING:
@@ -171,8 +175,8 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
         workers.raise_failure()
     done = [job for job in jobs.read() if job.status in ENDED]
     assert {job.status for job in done} == {JobStatus.COMPLETED}
-    assert storage(environment) == before
-    assert len(before) == 12
+    assert kept(environment) == before
+    assert len(before) == 16
     assert len(jobs.ids) > RUNNING
     assert len(jobs.ids) - len(done) <= RUNNING
     assert {job.total_segments for job in done} == {OLD_SEGMENTS, NEW_SEGMENTS}
