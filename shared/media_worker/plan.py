@@ -306,7 +306,7 @@ def store_plan(aws: "Aws", job_id: str, plan: Plan) -> None:
     """Write a job's plan, in place of the one it may have had. Only the holder of the chunking lease calls this.
 
     Raises:
-        TransferFailed: somebody else wrote it at the same time.
+        TransferFailed: another process wrote it at the same time.
     """
     bucket, key, body = aws.settings.input_bucket_name, build_plan_key(job_id), plan.to_json()
     found = read_object(aws, bucket, key)
