@@ -189,16 +189,17 @@ def rules_and_queues(smoke: Smoke) -> tuple[list[str], list[str]]:
     return [rule["Name"] for rule in rules], queues
 
 
-def end(smoke: Smoke, stack: Stack, **differing: Any) -> None:
-    """Both jobs complete, and the stack sends an event about each."""
+def end(smoke: Smoke, stack: Stack, status: str = "completed", **differing: Any) -> None:
+    """Both jobs end, and the stack sends an event about each."""
     for trial in smoke.trials:
-        stack.add_job(trial.job_id, status={"S": "completed"}, total_segments={"N": "2"})
+        stack.add_job(trial.job_id, status={"S": status}, total_segments={"N": "2"})
         row = stack.row("Jobs", trial.job_id)
         record = {"eventID": "1", "dynamodb": {"NewImage": row | differing}}
         build_events_handler(smoke.client("events"), stack="mine", output_bucket=OUTPUT)({"Records": [record]}, None)
 
 
-def test_the_events_of_both_jobs_arrive(smoke: Smoke, stack: Stack) -> None:
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_the_events_of_both_jobs_arrive(smoke: Smoke, stack: Stack, status: str) -> None:
     """Only this rule may send to the queue. Nothing is left of both."""
     events.listen(smoke)
     (rule,), (url,) = rules_and_queues(smoke)
@@ -208,8 +209,8 @@ def test_the_events_of_both_jobs_arrive(smoke: Smoke, stack: Stack) -> None:
     assert statement["Condition"] == {
         "ArnEquals": {"aws:SourceArn": f"arn:aws:events:us-east-1:123456789012:rule/{rule}"}
     }
-    end(smoke, stack)
-    assert events.events(smoke) == "one for each end of a job: Job Completed, Job Completed"
+    end(smoke, stack, status)
+    assert events.events(smoke) == "one for each end of a job: " + ", ".join(2 * [f"Job {status.title()}"])
     assert command.clean_up(smoke).startswith("rule, queue, objects")
     assert rules_and_queues(smoke) == ([], [])
 

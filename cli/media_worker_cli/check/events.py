@@ -134,6 +134,9 @@ def listen(smoke: Smoke) -> str:
         if time.monotonic() > give_up_at:
             raise NotChecked(f"the new rule has sent nothing to its queue within {_MATCHES_WITHIN_S} s")
         listener.probe(job_ids[0])
+        # A queue can be used a second after it was created:
+        # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
+        time.sleep(smoke.interval_s)
         listener.receive()
     return f"{name} sends the events of both jobs to a queue"
 
