@@ -10,14 +10,13 @@ from argparse import Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from media_worker.description import Description, Segment, describe_job
+from media_worker.description import Description, Segment, SourceSummary, describe_job, summarize_source
 from media_worker.jobs import JobStatus, now_s
 from media_worker.keys import is_job_id
 from media_worker.listing import LISTED, ListedJob, list_jobs
 from media_worker.operations import NewSettings, Outcome, cancel_job, delete_job, resend_segments, retry_job
 from media_worker.plan import Plan
 from media_worker.prices import Cost
-from media_worker.source_tracks import SourceTracks, read_tracks
 
 from media_worker_cli.errors import UsageError
 from media_worker_cli.stack import choose_stack
@@ -139,23 +138,23 @@ def show(arguments: Namespace) -> int:
     require_job_id(arguments.job)
     aws = choose_stack(arguments.stack).aws
     described = describe_job(aws, arguments.job)
-    tracks = read_tracks(aws, described.source) if described.source else None
+    summary = summarize_source(aws, described.source) if described.source else None
     if arguments.json:
-        print(json.dumps(describe_as_json(described, tracks), indent=2, default=str))
+        print(json.dumps(describe_as_json(described, summary), indent=2, default=str))
         return 0
-    print("\n".join(_as_lines(described, tracks)))
+    print("\n".join(_as_lines(described, summary)))
     return 0
 
 
-def _as_lines(described: Description, tracks: SourceTracks | None) -> list[str]:
-    facts = [f"{name:<10}{value}" for name, value in _facts(described, tracks) if value]
+def _as_lines(described: Description, summary: SourceSummary | None) -> list[str]:
+    facts = [f"{name:<10}{value}" for name, value in _facts(described, summary) if value]
     rows = [_segment_row(each) for each in described.segments]
     timeline = [f"{describe_time(event.at)}  {event.what}" for event in described.timeline]
     table = ["", *as_table(_SEGMENT_HEADER, rows)] if rows else []
     return [*facts, *table, "", *timeline]
 
 
-def _facts(described: Description, tracks: SourceTracks | None) -> list[tuple[str, str | None]]:
+def _facts(described: Description, summary: SourceSummary | None) -> list[tuple[str, str | None]]:
     job, plan, cost = described.job, described.plan, described.cost
     total = job.total_segments
     left = described.remaining_s
@@ -165,7 +164,7 @@ def _facts(described: Description, tracks: SourceTracks | None) -> list[tuple[st
         ("status", str(job.status)),
         ("error", job.error),
         ("notice", job.notice),
-        ("source", _describe_source(described, tracks)),
+        ("source", _describe_source(described, summary)),
         ("plan", _describe_plan(plan) if plan else job.plan),
         ("segments", None if total is None else f"{described.processed} of {total} processed"),
         ("left", None if left is None else f"about {describe_age(left)}"),
@@ -183,11 +182,11 @@ def _describe_cost(cost: Cost) -> str:
     return f"functions {cost.functions:.4f}, requests {cost.requests:.4f}, storage {cost.storage:.4f}"
 
 
-def _describe_source(described: Description, tracks: SourceTracks | None) -> str:
+def _describe_source(described: Description, summary: SourceSummary | None) -> str:
     source = described.source
     if source is None:
         return "does not exist"
-    kinds = f", {', '.join(tracks.tracks)}, {describe_clock(tracks.duration_s)}" if tracks else ""
+    kinds = f", {', '.join(summary.tracks)}, {describe_clock(summary.duration_s)}" if summary else ""
     return f"{source.uri}, {describe_size(source.size_bytes)}{kinds}"
 
 
@@ -217,7 +216,7 @@ def _error_of(each: Segment) -> str | None:
     return each.attempt.error or "its worker is lost"
 
 
-def describe_as_json(described: Description, tracks: SourceTracks | None) -> dict[str, Any]:
+def describe_as_json(described: Description, summary: SourceSummary | None) -> dict[str, Any]:
     """Everything about a job, for JSON."""
     job, plan, source, final = described.job, described.plan, described.source, described.final
     return {
@@ -231,9 +230,9 @@ def describe_as_json(described: Description, tracks: SourceTracks | None) -> dic
             "uri": source.uri,
             "size_bytes": source.size_bytes,
             "etag": source.etag,
-            "tracks": tracks and tracks.tracks,
-            "duration_s": tracks and tracks.duration_s,
-            "frames": tracks and tracks.frames,
+            "tracks": summary and summary.tracks,
+            "duration_s": summary and summary.duration_s,
+            "frames": summary and summary.frames,
         },
         "plan": plan
         and {

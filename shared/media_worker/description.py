@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from media_worker.attempts import Attempt, AttemptState, read_attempts
 from media_worker.completions import Completion, current_completions
-from media_worker.errors import BadPlan, NoSuchJob
+from media_worker.errors import BadPlan, MediaWorkerError, NoSuchJob
 from media_worker.jobs import Job, JobStatus, now_s, plain_row, read_job, read_row
 from media_worker.keys import build_final_key, build_segment_prefix, build_source_key, parse_segment_key
+from media_worker.mp4 import Mp4Error, presented_video, read_movie
 from media_worker.plan import Plan, read_plan
 from media_worker.prices import Cost, Usage, estimate
-from media_worker.s3 import StoredObject, describe
+from media_worker.s3 import StoredObject, describe, read_range
+from media_worker.verification import describe_tracks
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -227,3 +230,22 @@ def _usage(
 
 def _whole(value: Any) -> int | None:
     return None if value is None else int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """What a source holds: its tracks, such as `vide/avc1`, its duration and its presented frames."""
+
+    tracks: tuple[str, ...]
+    duration_s: float
+    frames: int
+
+
+def summarize_source(aws: "Aws", source: StoredObject) -> SourceSummary | None:
+    """What a source holds, by its index in S3, or None when it is not an MP4 whose index can be read."""
+    try:
+        movie = read_movie(partial(read_range, aws, source), source.size_bytes)
+        video = presented_video(movie)
+    except (Mp4Error, MediaWorkerError):
+        return None
+    return SourceSummary(describe_tracks(movie), float(video.duration_s), video.frames)

@@ -11,11 +11,10 @@ import pytest
 from media_worker import jobs
 from media_worker.attempts import Attempt, AttemptState
 from media_worker.completions import Completion
-from media_worker.description import describe_job, remaining_s
+from media_worker.description import describe_job, remaining_s, summarize_source
 from media_worker.errors import NoSuchJob
 from media_worker.jobs import Job, JobStatus
 from media_worker.keys import build_output_segment_key
-from media_worker.source_tracks import read_tracks
 from media_worker_cli import job_commands
 from media_worker_cli.local.ffmpeg import count_frames
 from media_worker_cli.stack import Stack as CliStack
@@ -111,11 +110,11 @@ def test_the_source_is_read_from_its_index(split: Stack) -> None:
     """A file that is no MP4 has no tracks that we know."""
     source = describe_job(split.aws, "job-1").source
     assert source
-    tracks = read_tracks(split.aws, source)
+    tracks = summarize_source(split.aws, source)
     assert tracks
     assert (tracks.tracks, tracks.frames, tracks.duration_s) == (("vide/avc1", "soun/mp4a"), 250, 10.0)
     split.aws.s3.put_object(Bucket=OUTPUT, Key="x", Body=b"no video")
-    assert read_tracks(split.aws, replace(source, bucket=OUTPUT, key="x", size_bytes=8)) is None
+    assert summarize_source(split.aws, replace(source, bucket=OUTPUT, key="x", size_bytes=8)) is None
 
 
 def show(stack: Stack, monkeypatch: pytest.MonkeyPatch, *, as_json: bool) -> int:

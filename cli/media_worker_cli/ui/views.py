@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from media_worker.description import Description, describe_job
+from media_worker.description import Description, SourceSummary, describe_job, summarize_source
 from media_worker.jobs import CANCELLABLE, RETRIABLE, JobStatus
 from media_worker.listing import LISTED, Cursor, list_jobs
 from media_worker.queues import read_queue_state
-from media_worker.source_tracks import SourceTracks, read_tracks
 
 from media_worker_cli.dead_letters import DeadLetter, QueuePair, dead_letters_in, describe_reason, find_queue_pairs
 from media_worker_cli.errors import UsageError
@@ -82,9 +81,9 @@ class JobFeed:
     job_id: str
     _sent: dict[int, Any] = field(default_factory=dict)
     _plan: str | None = None
-    # The source whose tracks were read, and its tracks: an object is read once.
+    # The source that was read last, and what it holds: an object is read once.
     _source: "StoredObject | None" = None
-    _tracks: SourceTracks | None = None
+    _summary: SourceSummary | None = None
 
     def read(self, stack: "Stack") -> list[Event]:
         """The job, with the segments that have changed.
@@ -94,9 +93,9 @@ class JobFeed:
         """
         described = describe_job(stack.aws, self.job_id)
         if described.source != self._source:
-            self._tracks = read_tracks(stack.aws, described.source) if described.source else None
+            self._summary = summarize_source(stack.aws, described.source) if described.source else None
             self._source = described.source
-        data = job_as_json(described, self._tracks)
+        data = job_as_json(described, self._summary)
         segments = {each["index"]: each for each in data.pop("segments")}
         if described.job.plan != self._plan or self._sent.keys() - segments.keys():
             self._sent, self._plan = {}, described.job.plan
@@ -105,10 +104,10 @@ class JobFeed:
         return [("job", data), *([("segments", {"all": is_first, "segments": changed})] if changed or is_first else [])]
 
 
-def job_as_json(described: Description, tracks: SourceTracks | None) -> dict[str, Any]:
+def job_as_json(described: Description, summary: SourceSummary | None) -> dict[str, Any]:
     """Everything about a job, and which operations its status allows."""
     job, row = described.job, described.row
-    data = describe_as_json(described, tracks)
+    data = describe_as_json(described, summary)
     data["segments"] = [_without_nones(segment_as_json(each)) for each in described.segments]
     is_cancelled = job.cancelled_at is not None
     return data | {

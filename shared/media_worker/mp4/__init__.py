@@ -22,7 +22,7 @@ The modules, from the bottom up:
     context                      frames of a segment's neighbours that it also presents
     split_rule                   how a source should be split, and which starts come closest
     split, segment               where to cut; one segment
-    join, concat                 which samples of the segments go where
+    join, concat, splice         which samples of the segments go where
     source_tracks                joining video with the source's other tracks
 
 Errors: `Unsupported` (ffmpeg may be able to do it), `Encrypted` (nobody can without the key), `BrokenFile` (the file

@@ -10,12 +10,12 @@ A read from S3 takes about 20 ms and is a billed request. Media between the boxe
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from .boxes import FULL_BOX_BYTES, MAX_CHILDREN, Box, BoxHeader, parse_boxes, read_box_header, timescale_of, track_id_of
-from .compressed import decompressed
 from .edit_list import parse_elst
 from .encryption import refuse_encrypted_track
 from .errors import BrokenFile, Mp4Error, Unsupported, overflow_is_unsupported
@@ -35,6 +35,8 @@ MAX_READS = 512
 MAX_READS_WITH_PEEK = 12
 MAX_MOOV_BYTES = 1 << 30
 MAX_WHOLE_MOOV_BYTES = 8 << 20
+# Compressed indexes are from the time before 2005 and small. The limit is for hostile ones.
+MAX_DECOMPRESSED_MOOV_BYTES = 64 << 20
 MAX_TRACKS = 256
 MAX_EDITS = 4096
 # The boxes that an MP4 or QuickTime file may begin with. QuickTime files older than ftyp have none.
@@ -193,7 +195,7 @@ def _check_size(file: BufferedFile, box: TopLevelBox, limit_bytes: int) -> None:
 def _moov_blocks(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
     """The payload of `moov`: all of it, or if it is large, box by box, so that one track is in memory at a time."""
     if moov.size_bytes <= MAX_WHOLE_MOOV_BYTES:
-        yield decompressed(moov.payload(file))
+        yield _decompressed(moov.payload(file))
         return
     offset = moov.offset + moov.header_bytes
     while offset < moov.end:
@@ -204,6 +206,35 @@ def _moov_blocks(file: BufferedFile, moov: TopLevelBox) -> Iterator[bytes]:
             raise BrokenFile("a box in moov is larger than moov")
         yield file.bytes_at(offset, end - offset)
         offset = end
+
+
+def _decompressed(moov: bytes) -> bytes:
+    """The payload of a `moov` box, decompressed if it is compressed, as old QuickTime exporters write it.
+
+    `moov { cmov { dcom, cmvd } }`: the data of `cmvd` is a whole `moov` box, deflated; its size comes first (QuickTime
+    File Format Specification, 2001).
+
+    Raises:
+        Unsupported: it is compressed in another way, or is too large.
+        BrokenFile: it cannot be decompressed.
+    """
+    if moov[4:8] != b"cmov":
+        return moov
+    boxes = {box.kind: bytes(box.payload) for box in parse_boxes(memoryview(moov)[8:], b"cmov")}
+    method, packed = boxes.get(b"dcom", b"")[:4], boxes.get(b"cmvd", b"")
+    if method != b"zlib":
+        raise Unsupported(f"the index is compressed with {method!r}")
+    size_bytes = int.from_bytes(packed[:4], "big")
+    if size_bytes > MAX_DECOMPRESSED_MOOV_BYTES:
+        raise Unsupported(f"the compressed index has {size_bytes} bytes, more than the limit")
+    try:
+        content = zlib.decompressobj().decompress(packed[4:], max(1, size_bytes))
+    except zlib.error as error:
+        raise BrokenFile("the compressed index cannot be decompressed") from error
+    header = read_box_header(content, 0)
+    if header is None or (header.kind, header.size_bytes) != (b"moov", size_bytes) or len(content) != size_bytes:
+        raise BrokenFile("the compressed index is not a complete moov box")
+    return content[header.header_bytes :]
 
 
 # Parsing the index

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from media_worker.mp4 import BrokenFile, Unsupported
 from media_worker.mp4.boxes import Box
-from media_worker.mp4.compressed import MAX_DECOMPRESSED_BYTES
+from media_worker.mp4.reader import MAX_DECOMPRESSED_MOOV_BYTES
 
 from tests.unit.mp4.movies import TrackSpec, load, make_movie, samples_of
 
@@ -42,7 +42,7 @@ def test_a_compressed_index_is_decompressed() -> None:
     ("data", "error"),
     [
         (compressed(MOVIE, method=b"brot"), Unsupported),
-        (compressed(MOVIE, size_bytes=MAX_DECOMPRESSED_BYTES + 1), Unsupported),
+        (compressed(MOVIE, size_bytes=MAX_DECOMPRESSED_MOOV_BYTES + 1), Unsupported),
         (compressed(MOVIE, size_bytes=100), BrokenFile),
         (compressed(MOVIE, size_bytes=100_000), BrokenFile),
         (compressed(MOVIE, packed=b"not deflated"), BrokenFile),
