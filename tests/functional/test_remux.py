@@ -33,6 +33,8 @@ _VP8 = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "30")
 _MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-flags", "+cgop", "-sc_threshold", "1000000000")
 _MPEG4 = ("-c:v", "mpeg4", "-bf", "2", "-g", "30")
 _SIMPLE = ("-c:v", "mpeg4", "-g", "30")
+_DNXHR = ("-c:v", "dnxhd", "-profile:v", "dnxhr_lb", "-vf", "scale=256:144", "-pix_fmt", "yuv422p")
+_DV = ("-c:v", "dvvideo", "-vf", "scale=720:576", "-pix_fmt", "yuv420p")
 
 # Frame rate, video, audio.
 SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -50,12 +52,24 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "mpeg4-b-frames.avi": ("30", _MPEG4, ("-c:a", "libmp3lame")),
     "h264-aac.flv": ("30", _H264, ("-c:a", "aac")),
     "mpeg2-pcm.mxf": ("25", _MPEG2, ("-c:a", "pcm_s16le")),
+    "dnxhr-pcm.mxf": ("25", _DNXHR, ("-c:a", "pcm_s16le")),
+    "dv-pcm.avi": ("25", _DV, ("-c:a", "pcm_s16le")),
+    "prores-pcm.mkv": ("24000/1001", ("-c:v", "prores_ks", "-profile:v", "0"), ("-c:a", "pcm_s24le")),
+    "cineform-pcm.avi": (
+        "30",
+        ("-c:v", "cfhd", "-vf", "scale=256:144", "-pix_fmt", "yuv422p10le"),
+        ("-c:a", "pcm_s16le"),
+    ),
+    "v210-pcm.avi": ("25", ("-c:v", "v210", "-pix_fmt", "yuv422p10le"), ("-c:a", "pcm_s16le")),
+    "truehd.mkv": ("24", _H264, ("-c:a", "truehd", "-strict", "experimental")),
+    "huffyuv-pcm.avi": ("25", ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), ("-c:a", "pcm_s16le")),
 }
 REFUSED: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "vp8-vorbis.webm": ("30", _VP8, ("-c:a", "vorbis", "-strict", "-2", "-ac", "2")),
     "wma.asf": ("30", _H264, ("-c:a", "wmav2")),
     "vorbis.mkv": ("30", _H264, ("-c:a", "vorbis", "-strict", "-2", "-ac", "2")),
     "h264-b-frames.avi": ("30", _H264, ("-c:a", "libmp3lame")),
+    "prores-flac.mkv": ("24", ("-c:v", "prores_ks", "-profile:v", "0"), ("-c:a", "flac")),
 }
 
 
@@ -65,6 +79,7 @@ REFUSED_TRACKS = {
     "wma.asf": ("track 1 (audio, wmav2, 48000 Hz mono)",),
     "vorbis.mkv": ("track 1 (audio, vorbis, 48000 Hz stereo)",),
     "h264-b-frames.avi": ("track 0 (video, h264, 192x108)",),
+    "prores-flac.mkv": ("track 1 (audio, flac, 48000 Hz mono)",),
 }
 
 
@@ -142,10 +157,11 @@ def test_frames_last_equally_long_again(stack: Stack, folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("vp8-vorbis.webm", "convert the audio to AAC or Opus and convert the video to H.264, HEVC, VP9 or AV1"),
-        ("wma.asf", "convert the audio to AAC or Opus, then upload it again"),
+        ("vp8-vorbis.webm", "convert the audio to AAC and convert the video to H.264, HEVC, VP9 or AV1"),
+        ("wma.asf", "convert the audio to AAC, then upload it again"),
         ("vorbis.mkv", "an MP4 cannot hold track 1"),
         ("h264-b-frames.avi", "the container does not say when each frame"),
+        ("prores-flac.mkv", "a QuickTime file, which this video needs, cannot hold"),
     ],
 )
 def test_what_an_mp4_cannot_hold_is_named(stack: Stack, folder: Path, name: str, error: str) -> None:
@@ -159,6 +175,22 @@ def test_what_an_mp4_cannot_hold_is_named(stack: Stack, folder: Path, name: str,
     assert error in (stack.job().error or "")
     assert stack.segment_keys() == []
     assert stack.leftovers() == []
+
+
+def test_a_damaged_source_is_refused_with_a_way_to_repair_it(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """Otherwise frames would be missing unnoticed. Two recordings in one file have no continuous packet counters."""
+    broken = tmp_path / "two.ts"
+    broken.write_bytes(clip_of(folder, "h264-aac.ts").read_bytes() * 2)
+    stack.add_job()
+    stack.upload(broken)
+    assert stack.chunk() == []
+    error = stack.job().error or ""
+    assert "the source cannot be split: it is damaged: corrupt input packet" in error
+    assert "ffmpeg -i source -map 0 -c copy repaired.mp4" in error
+    repaired = tmp_path / "repaired.mp4"
+    ffmpeg("-i", str(broken), "-map", "0", "-c", "copy", str(repaired))
+    final = run_through(stack, repaired, tmp_path)
+    assert contents(repaired, final)
 
 
 def test_subtitles_that_an_mp4_cannot_hold_are_left_out_with_a_notice(

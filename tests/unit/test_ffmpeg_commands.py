@@ -24,7 +24,7 @@ _NO_TIME = -(1 << 63)
 def commands(name: str) -> list[list[str]]:
     return [
         probe_command("ffmpeg", name),
-        trial_command("ffmpeg", name, "trial.mp4"),
+        trial_command("ffmpeg", name, "mp4", "trial.mp4"),
         remux_command("ffmpeg", name, [VIDEO, AUDIO], "out.mp4"),
     ]
 

@@ -1,5 +1,7 @@
 """The remux engine: ffmpeg copies the packets of a file, whatever its container, into an MP4 on /tmp.
 
+The MP4 is a QuickTime file if its video needs that (ProRes, DNxHD, DV, uncompressed): the reader takes both.
+
 ffmpeg reads most containers forward, so it is fed through a pipe while the object is being read from S3: only the MP4
 takes space on /tmp, and a source of 9 GB fits into 10 GB. Those with an index that it has to seek to are downloaded
 first, and need twice the space:
@@ -24,6 +26,7 @@ from media_worker.engines.commands import (
     PacketTimes,
     Track,
     Tracks,
+    muxer_for,
     parse_packets,
     parse_tracks,
     probe_command,
@@ -46,10 +49,13 @@ if TYPE_CHECKING:
 # Of a processed segment; each has an ffmpeg of its own.
 _REMUXES_AT_ONCE = 2
 _MXF_KEY = bytes.fromhex("060e2b34")  # the start of every SMPTE universal label
+# What a muxer writes, in messages.
+_FILES = {"mp4": "an MP4", "mov": "a QuickTime file, which this video needs,"}
 _ADVICE = {
     "video": "convert the video to H.264, HEVC, VP9 or AV1",
-    "audio": "convert the audio to AAC or Opus",
+    "audio": "convert the audio to AAC",
 }
+_REPAIR = "repair it, for example with `ffmpeg -i source -map 0 -c copy repaired.mp4`, then upload it again"
 _CUT_OFF = "File ended prematurely"  # ffmpeg's word on a Matroska file whose recording was not finished
 
 
@@ -197,11 +203,12 @@ def _probe(media: _Input) -> Tracks:
         FfmpegFailed: this is not a media file of a supported container.
     """
     found = parse_tracks(media.run(probe_command(media.ffmpeg.path, media.name)))
+    is_held = partial(_is_held, media, muxer_for(found))
     refused = [track for track in found if track.codec in NONSTANDARD_CODECS]
-    if refused or not _mp4_holds(media):
-        refused += [track for track in found if track not in refused and not _mp4_holds(media, track)]
+    if refused or not is_held():
+        refused += [track for track in found if track not in refused and not is_held(track)]
     images = [track for track in found if track.kind == "video" and track.codec in IMAGE_CODECS]
-    covers = [track for track in images if track in refused or not _mp4_holds(media, track)]
+    covers = [track for track in images if track in refused or not is_held(track)]
     return Tracks(
         kept=tuple(track for track in found if track not in refused and track not in covers),
         covers=tuple(covers),
@@ -209,10 +216,11 @@ def _probe(media: _Input) -> Tracks:
     )
 
 
-def _mp4_holds(media: _Input, track: Track | None = None) -> bool:
+def _is_held(media: _Input, muxer: str, track: Track | None = None) -> bool:
+    """Whether a file that this muxer writes can hold a track, or all tracks."""
     trial = media.ffmpeg.directory / f"trial-{threading.get_ident()}.mp4"
     try:
-        media.run(trial_command(media.ffmpeg.path, media.name, trial.name, track))
+        media.run(trial_command(media.ffmpeg.path, media.name, muxer, trial.name, track))
     except FfmpegFailed:
         return False
     finally:
@@ -229,7 +237,7 @@ def _checked(tracks: Tracks) -> tuple[Track, ...]:
     lost = [track for track in tracks.refused if track.kind in _ADVICE]
     if lost:
         advice = " and ".join(_ADVICE[kind] for kind in dict.fromkeys(track.kind for track in lost))
-        raise BadSource(f"an MP4 cannot hold {_listed(lost)}: {advice}, then upload it again")
+        raise BadSource(f"{_FILES[tracks.muxer]} cannot hold {_listed(lost)}: {advice}, then upload it again")
     if not any(track.kind == "video" for track in tracks.kept):
         raise BadSource(f"there is no video track: {_listed(tracks.kept + tracks.covers) or 'no track at all'}")
     return tracks.kept
@@ -238,7 +246,7 @@ def _checked(tracks: Tracks) -> tuple[Track, ...]:
 def _notices(tracks: Tracks, messages: str) -> Iterator[str]:
     """What the user should know about the remux."""
     if left_out := tracks.refused + tracks.covers:
-        yield f"left out, because an MP4 cannot hold it: {_listed(left_out)}"
+        yield f"left out, because {_FILES[tracks.muxer]} cannot hold it: {_listed(left_out)}"
     if _CUT_OFF in messages:
         yield "the source was cut off: its recording was not finished, or its upload is incomplete"
 
@@ -251,10 +259,17 @@ def _listed(tracks: Sequence[Track]) -> str:
 
 
 def _copy_packets(media: _Input, kept: Sequence[Track], path: Path) -> tuple[list[PacketTimes], str]:
-    """Write the MP4. Returns the times of the packets that went in, and ffmpeg's messages."""
+    """Write the MP4. Returns the times of the packets that went in, and ffmpeg's messages.
+
+    Raises:
+        BadSource: the file is damaged.
+    """
     command = remux_command(media.ffmpeg.path, media.name, kept, path.name)
-    with media.ffmpeg.running(command, media.fed) as process:
-        packets = parse_packets(process.lines())
+    try:
+        with media.ffmpeg.running(command, media.fed) as process:
+            packets = parse_packets(process.lines())
+    except FfmpegFailed as error:
+        raise BadSource(f"it is damaged: {error.reason}: {_REPAIR}") from error
     return packets, process.messages
 
 

@@ -1,6 +1,6 @@
 """Joining segments into one movie: their indexes in, one header and the byte ranges of the segments out.
 
-Segments that nobody changed are restored to the source's own tracks, by their provenance. Other segments, such as
+Unchanged segments are restored to the source's own tracks, by their provenance. Other segments, such as
 re-encoded ones, are matched track by track and concatenated by their own times (`concat`).
 """
 
