@@ -127,6 +127,9 @@ class Plan:
     # The wanted cut times, in order, and how far a sync sample could be from them.
     cut_times: tuple[PlannedCut, ...] = ()
     cut_tolerance_s: Fraction | None = None
+    # Unix seconds at which the plan before this one was given up: two plans of a job never have the same digest, also
+    # if they split at the same times. None: it is the job's first plan.
+    replanned_at: int | None = None
 
     @property
     def wanted(self) -> str:
@@ -174,6 +177,8 @@ class Plan:
         if self.cut_tolerance_s is not None:
             document["cut_times"] = [each.to_document() for each in self.cut_times]
             document["cut_tolerance_s"] = str(self.cut_tolerance_s)
+        if self.replanned_at is not None:
+            document["replanned_at"] = self.replanned_at
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @property
@@ -243,6 +248,7 @@ def _parse(document: Mapping[str, Any]) -> Plan:
         wanted_segments=document.get("wanted_segments"),
         cut_times=cuts,
         cut_tolerance_s=_fraction(document.get("cut_tolerance_s")),
+        replanned_at=document.get("replanned_at"),
     )
 
 
