@@ -96,7 +96,7 @@ bench-memory: setup-bench ## measure the peak memory of both handlers with a sou
 	@$(BIN)/python -m bench.memory
 
 .PHONY: bench-local-memory
-bench-local-memory: setup ## measure the memory of the local cloud for each byte of a source
+bench-local-memory: setup ## measure the memory and the disk space of a run in the local cloud
 	@$(BIN)/python -m bench.local_memory
 
 .PHONY: bench-plan
