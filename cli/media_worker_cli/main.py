@@ -27,8 +27,8 @@ from media_worker.jobs import FRAME_CHECKS, MAX_CONTEXT_FRAMES, SEGMENT_TRACKS, 
 from media_worker.keys import DEFAULT_MODE, MAX_SEGMENTS, parse_mode
 from media_worker.settings import TRACKS, Engine
 
-from media_worker_cli import check as checking
 from media_worker_cli import commands, dead_letters, doctor, job_commands, work
+from media_worker_cli.check import command as checking
 from media_worker_cli.errors import CommandError
 
 _INTERRUPTED = 130

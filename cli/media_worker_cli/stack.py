@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import boto3
 from botocore.exceptions import ClientError
@@ -45,8 +46,9 @@ class Stack:
     aws: Aws
     # The environment of a program that works with the stack, without credentials.
     environment: Mapping[str, str]
-    # All outputs of the stack.
+    # All outputs and parameters of the stack.
     outputs: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def segment_queue_url(self) -> str:
@@ -75,10 +77,12 @@ def find_stack(name: str, environ: Mapping[str, str]) -> Stack:
     """
     endpoint = environ.get("AWS_ENDPOINT_URL")
     region = environ.get("AWS_REGION") or resolve_region()
-    outputs = _read_outputs(name, region, endpoint)
+    described = _describe(name, region, endpoint)
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in described.get("Outputs", [])}
+    parameters = {each["ParameterKey"]: each["ParameterValue"] for each in described.get("Parameters", [])}
     settings = environment_of(name, outputs)
     environment = settings | {"AWS_REGION": region} | ({"AWS_ENDPOINT_URL": endpoint} if endpoint else {})
-    return Stack(name, Aws.connect(Settings.from_environment(environment)), environment, outputs)
+    return Stack(name, Aws.connect(Settings.from_environment(environment)), environment, outputs, parameters)
 
 
 def environment_of(name: str, outputs: Mapping[str, str]) -> dict[str, str]:
@@ -93,15 +97,14 @@ def environment_of(name: str, outputs: Mapping[str, str]) -> dict[str, str]:
     return {setting: outputs[output] for setting, output in known.items() if outputs.get(output)}
 
 
-def _read_outputs(name: str, region: str, endpoint: str | None) -> dict[str, str]:
+def _describe(name: str, region: str, endpoint: str | None) -> Any:
     cloudformation = boto3.client("cloudformation", region_name=region, endpoint_url=endpoint)
     try:
-        stacks = cloudformation.describe_stacks(StackName=name)["Stacks"]
+        return cloudformation.describe_stacks(StackName=name)["Stacks"][0]
     except ClientError as error:
         if error.response["Error"]["Code"] == "ValidationError":
             raise UsageError(f"there is no stack {name!r} in {region}") from error
         raise
-    return {output["OutputKey"]: output["OutputValue"] for output in stacks[0].get("Outputs", [])}
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""SegmentAttempts: what segment workers are doing, and what became of their attempts.
+"""SegmentAttempts: what segment workers are doing, and how their attempts ended.
 
 One row per segment: its latest attempt and its last failures. The table is optional. Workers write it for people, for
 `media-worker show` and for the sweep; and they read it so that a segment which was announced twice is not processed by

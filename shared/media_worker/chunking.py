@@ -131,6 +131,7 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         wanted_segments=rule.segments,
         cut_times=tuple(PlannedCut(each.wanted_s, each.got_s) for each in split.matched_cuts),
         cut_tolerance_s=None if rule.cut_times_s is None else rule.tolerance_s,
+        replanned_at=job.replanned_at,
     )
     return plan, split
 

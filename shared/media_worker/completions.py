@@ -217,7 +217,7 @@ def _put_if_current(aws: "Aws", item: dict[str, Any]) -> None:
 def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
     """Request the reassembly if the chunking has ended and every completion is there. Says whether it was sent now.
 
-    Returns at once: a worker on a GPU must not wait for somebody else.
+    Returns at once: a worker on a GPU must not wait for other workers.
 
     Two writers race here: one writes the status `chunking_complete`, the other the last completion. Both write first
     and then read consistently, so the later one sees both.

@@ -1,6 +1,6 @@
 """Rows that earlier runs of a job have left: deleted before a new run writes its first segment.
 
-Our own code ignores such rows. A tracker of somebody else may count completions without knowing plans, and create the
+Our own code ignores such rows. Another team's tracker may count completions without knowing plans, and create the
 row of ReassemblyTriggered only if there is none: a row that is left makes it request the join too early, or never.
 """
 
@@ -29,7 +29,7 @@ def clear_earlier_runs(aws: "Aws", job: Job, hold: "Hold") -> frozenset[int]:
     right to delete, the rows stay, which is logged once.
 
     Raises:
-        LeaseLost: somebody else has taken over the lease.
+        LeaseLost: another invocation has taken over the lease.
         TransferFailed: DynamoDB did not delete a row.
     """
     completions = read_completions(aws, job.job_id)

@@ -16,8 +16,8 @@ MediaWorkerError
 │   ├── NoRoom                the media is larger than /tmp
 │   └── FfmpegFailed          ffmpeg refused its input
 └── RetryableError            the message is returned to its queue
-    ├── LeaseHeld             somebody else is working on this job
-    ├── LeaseLost             our lease on this job has expired: somebody else may be working on it
+    ├── LeaseHeld             another invocation is working on this job
+    ├── LeaseLost             our lease on this job has expired: another invocation may be working on it
     ├── FailureRecorded       all attempts were used: the message goes to the dead-letter queue
     ├── ReceivesUsedUp        the receives were used up by waiting: the message is re-enqueued
     ├── NotEnoughTime         the invocation would end before the work does

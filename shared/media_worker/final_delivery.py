@@ -66,7 +66,7 @@ def record_failure(aws: "Aws", lease: Lease, context: "Context", delivery: Deliv
 
     Raises:
         NothingToDo: the job is gone, was cancelled or has moved on.
-        LeaseHeld: somebody is working on it.
+        LeaseHeld: another invocation is working on it.
         ReceivesUsedUp: there were too few attempts to give up.
         FailureRecorded: the job is `failed`.
     """

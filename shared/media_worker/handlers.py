@@ -1,7 +1,7 @@
 """The two Lambda handlers: each SQS record of a batch is handled on its own.
 
-What becomes of a record and its job after an error is data: `DISPOSITIONS` says it for each error class, and
-`disposition_of` adjusts it to the number of receives that are left.
+How the handlers settle a record and its job after an error is data: `DISPOSITIONS` has an entry for each error class,
+and `disposition_of` adjusts it to the number of receives that are left.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ _AFTER_LAST_ATTEMPT = frozenset({JobStatus.CHUNKING_COMPLETE, JobStatus.FAILED})
 
 @dataclass(frozen=True, slots=True)
 class Disposition:
-    """What becomes of a record, and of its job, after an error."""
+    """How a record and its job are settled after an error."""
 
     record: Literal["acknowledged", "returned", "reenqueued"]
     # None leaves the message's visibility timeout as it is.
@@ -82,7 +82,7 @@ _NEVER_FAIL_THE_JOB = (
 
 
 def disposition_of(error: Exception, delivery: Delivery) -> Disposition:
-    """What becomes of a record and its job after this error. Pure."""
+    """How a record and its job are settled after this error. Pure."""
     usual = next(disposition for kind, disposition in DISPOSITIONS if isinstance(error, kind))
     if delivery.is_final and isinstance(error, _WAITS):
         usual = _REENQUEUED

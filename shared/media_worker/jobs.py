@@ -178,7 +178,7 @@ class Job:
     error: str | None = None
     # Something that the user should know, such as why there is a single segment.
     notice: str | None = None
-    # Unix seconds at which a person cancelled the job. None: nobody did, or it was retried since.
+    # Unix seconds at which a person cancelled the job. None: not cancelled, or retried since.
     cancelled_at: int | None = None
     # Unix seconds at which segments were chosen to be processed again. While present, an earlier final does not count.
     segments_retried_at: int | None = None
@@ -241,8 +241,8 @@ def plain_row(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _deserialize(value) for name, value in item.items()}
 
 
-# The functions that take a fence raise JobMoved if the job's status does not allow the step, and LeaseLost if somebody
-# else has taken over the lease.
+# The functions that take a fence raise JobMoved if the job's status does not allow the step, and LeaseLost if another
+# invocation has taken over the lease.
 
 
 def begin_chunking(aws: "Aws", job: Job, fence: Fence | None = None) -> None:
@@ -431,7 +431,7 @@ def _move(
 
     Raises:
         JobMoved: the row is absent, cancelled, or in a status from which `to` cannot be reached.
-        LeaseLost: somebody else has taken over the lease.
+        LeaseLost: another invocation has taken over the lease.
     """
     allowed = TRANSITIONS[to] if only_from is None else only_from & TRANSITIONS[to]
     sets, removes = {"status": to.value, **change.sets}, (*change.removes, SWEEP_IDLE)
@@ -455,7 +455,7 @@ def _write(
 
     Raises:
         JobMoved: it has not.
-        LeaseLost: somebody else has taken over the lease.
+        LeaseLost: another invocation has taken over the lease.
     """
     changes = {**change.sets, **(fence.changes if fence else {})}
     names = {f"#{name}": name for name in (*changes, *change.removes)}

@@ -113,7 +113,7 @@ class Hold:
         return self._is_lost or time.time() >= self.until_s - _MARGIN_S
 
     def require(self) -> None:
-        """Stop before a step that somebody else may be doing.
+        """Stop before a step that another invocation may be doing.
 
         Raises:
             LeaseLost: the lease was taken over or has expired.
@@ -150,7 +150,7 @@ def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable
     """Do the work while holding the lease; do nothing when it is completed already.
 
     Raises:
-        LeaseHeld: somebody else holds the lease; says when it expires.
+        LeaseHeld: another invocation holds the lease; says when it expires.
         LeaseLost: the lease was taken over during the work, or the work failed after the lease had expired.
     """
     store = LeaseStore(aws, lease)
@@ -164,7 +164,7 @@ def run_under_lease(aws: "Aws", lease: Lease, context: "Context", work: Callable
         except LeaseLost:
             raise
         except Exception as error:
-            # Whatever went wrong, the job is somebody else's now.
+            # Whatever went wrong, another invocation has the job now.
             if store.hold.is_lost:
                 raise LeaseLost(f"the work on job {job_id} failed after its lease was lost: {error}") from error
             raise
@@ -188,7 +188,7 @@ class LeaseStore(BasePersistenceLayer):
     aws: "Aws"
     lease: Lease
     hold: Hold = field(init=False)
-    # Unix seconds at which the lease of somebody else expires.
+    # Unix seconds at which the other invocation's lease expires.
     held_until_s: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

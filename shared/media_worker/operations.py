@@ -167,7 +167,7 @@ def retry_job(aws: "Aws", job_id: str, segments: Iterable[int] = (), settings: N
 def resend_segments(aws: "Aws", job_id: str) -> Outcome:
     """Announce the segments that have no completion again, of a job that is still waiting for them or has failed.
 
-    Messages may have expired, or were removed from the queue. A second message about a segment that somebody is
+    Messages may have expired, or were removed from the queue. A second message about a segment that a worker is
     processing does no harm.
 
     Raises:
@@ -209,7 +209,7 @@ def _require_sensible(job: Job, chosen: frozenset[int], settings: NewSettings) -
         )
     if job.status is JobStatus.COMPLETED and not chosen and not settings.need_new_plan:
         raise OperationRefused(
-            f"job {job.job_id} is completed: name the segments that shall be processed again, or other settings"
+            f"job {job.job_id} is completed: name the segments to process again, or other settings"
         )
 
 
@@ -273,7 +273,7 @@ def _begin_retry(
     try:
         jobs.begin_retry(aws, job, to, attributes, remove)
     except JobMoved as error:
-        raise OperationRefused(f"{error}; somebody else changed it at the same time") from error
+        raise OperationRefused(f"{error}; another process changed it at the same time") from error
     delete_earlier_trigger(aws, _known_job(aws, job.job_id))
     logger.info("Job retried", event="job_retried", job_id=job.job_id, status=str(to))
 

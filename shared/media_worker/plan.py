@@ -127,6 +127,9 @@ class Plan:
     # The wanted cut times, in order, and how far a sync sample could be from them.
     cut_times: tuple[PlannedCut, ...] = ()
     cut_tolerance_s: Fraction | None = None
+    # Unix seconds at which the plan before this one was given up: two plans of a job never have the same digest, also
+    # if they split at the same times. None: it is the job's first plan.
+    replanned_at: int | None = None
 
     @property
     def wanted(self) -> str:
@@ -174,6 +177,8 @@ class Plan:
         if self.cut_tolerance_s is not None:
             document["cut_times"] = [each.to_document() for each in self.cut_times]
             document["cut_tolerance_s"] = str(self.cut_tolerance_s)
+        if self.replanned_at is not None:
+            document["replanned_at"] = self.replanned_at
         return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
     @property
@@ -243,6 +248,7 @@ def _parse(document: Mapping[str, Any]) -> Plan:
         wanted_segments=document.get("wanted_segments"),
         cut_times=cuts,
         cut_tolerance_s=_fraction(document.get("cut_tolerance_s")),
+        replanned_at=document.get("replanned_at"),
     )
 
 
@@ -300,7 +306,7 @@ def store_plan(aws: "Aws", job_id: str, plan: Plan) -> None:
     """Write a job's plan, in place of the one it may have had. Only the holder of the chunking lease calls this.
 
     Raises:
-        TransferFailed: somebody else wrote it at the same time.
+        TransferFailed: another process wrote it at the same time.
     """
     bucket, key, body = aws.settings.input_bucket_name, build_plan_key(job_id), plan.to_json()
     found = read_object(aws, bucket, key)

@@ -46,7 +46,7 @@ _READS_OF_A_PART = 8
 _FORWARD_BYTES = 8 * _MIB
 _FORWARD_READS = 8
 _READS_AT_ONCE = 32
-# CompleteMultipartUpload on a key that somebody else is writing answers 409: begin that upload again
+# CompleteMultipartUpload answers 409 for a key that another process is writing: begin that upload again
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html).
 _ATTEMPTS = 3
 
@@ -274,14 +274,14 @@ def write_once(
 
     Each PUT of a segment triggers a worker, so the write is conditional and nothing is written twice
     (https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). An object with another identity is
-    replaced, and so is one that `target` names or that is too old, unless somebody else replaces it at the same time.
+    replaced, and so is one that `target` names or that is too old, unless another process replaces it at the same time.
     With `look_first` the object is looked for before anything is transferred: a retry is likely to find it. Writes that
     share a `pool` have their parts transferred in the order of the calls.
 
     Raises:
         SourceChanged: a source object was replaced or removed.
-        TransferFailed: somebody else is writing the same object.
-        LeaseLost: the object may have been written by somebody who has taken over the lease.
+        TransferFailed: another process is writing the same object.
+        LeaseLost: the object may have been written by the invocation that has taken over the lease.
         TooManyParts: S3 does not allow that many parts.
     """
     existing = describe(aws, target.bucket, target.key) if look_first else None
@@ -305,14 +305,14 @@ def write_once(
             condition = _replacing(target, existing)
         else:
             return True
-    raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by somebody else")
+    raise TransferFailed(f"s3://{target.bucket}/{target.key} is being written by another process")
 
 
 def _replacing(target: Target, existing: StoredObject | None) -> dict[str, Any]:
     """The condition under which an object that was found is replaced, or one that is absent is written.
 
     Raises:
-        LeaseLost: the object may have been written by somebody who has taken over the lease.
+        LeaseLost: the object may have been written by the invocation that has taken over the lease.
     """
     if existing is None:
         return {"IfNoneMatch": "*"}
@@ -326,7 +326,7 @@ def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: 
     """Write a small JSON object if it is absent, or if it is still the one with `replaced_etag`.
 
     Raises:
-        TransferFailed: somebody else wrote it at the same time.
+        TransferFailed: another process wrote it at the same time.
     """
     condition: dict[str, Any] = {"IfMatch": replaced_etag} if replaced_etag else {"IfNoneMatch": "*"}
     try:
@@ -337,7 +337,7 @@ def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: 
         # The SDK repeats a call whose answer was lost, and then finds its own write.
         if (found := read_object(aws, bucket, key)) and found[0] == body:
             return
-        raise TransferFailed(f"s3://{bucket}/{key} was written by somebody else at the same time") from error
+        raise TransferFailed(f"s3://{bucket}/{key} was written by another process at the same time") from error
 
 
 def _write(

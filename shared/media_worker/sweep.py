@@ -1,20 +1,20 @@
 """The sweep: marks unfinished jobs `failed` that nothing can continue any more.
 
-A function marks a job `failed` after its last attempt, and a segment worker after its last failure. Some ends nobody
-sees: a message expires; it reaches the dead-letter queue because each of its receives was used up without the function
-running (throttled or failing starts); a worker is killed in its last attempt; somebody purges a queue. On a schedule,
-the sweep looks at unfinished jobs that have
+A function marks a job `failed` after its last attempt, and a segment worker after its last failure. Some failures leave
+no trace: a message expires; it reaches the dead-letter queue because each of its receives was used up without the
+function running (throttled or failing starts); a worker is killed in its last attempt; a queue is purged. On a
+schedule, the sweep looks at unfinished jobs that have
 
     no lease                        chunking's in the Jobs row, reassembly's in ReassemblyTriggered
     no running attempt              a row of SegmentAttempts with a heartbeat
-    no message that can still come  it is in the dead-letter queue, or its queue is empty, or it has expired
+    no deliverable message          it is in the dead-letter queue, or its queue is empty, or it has expired
 
 SQS cannot say whether a queue holds a certain message, and a receive uses up one of its receives, so the queues are
 not read, only their depth is. Depths are approximate. So a job must be found idle in the same state twice, several
 minutes apart: the first sweep marks the row, and any step of the job removes the mark. A job that was failed too early
 goes on all the same when its message is delivered after all.
 
-It finds jobs by the index `status-created_at` and scans no table. A reassembly that nobody has requested is requested.
+It finds jobs by the index `status-created_at` and scans no table. It requests a reassembly that was never requested.
 """
 
 import hashlib

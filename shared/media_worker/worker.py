@@ -44,7 +44,7 @@ from media_worker.worker_segment import (
     Ending,
     Segment,
     SegmentOptions,
-    Workshop,
+    WorkerContext,
     adopt_upload,
     describe_error,
     is_refused,
@@ -93,7 +93,7 @@ class Worker:
         if (queue_url := aws.settings.segment_queue_url) is None:
             raise SettingsError("SEGMENT_QUEUE_URL is not set")
         (self.options.directory / "work").mkdir(parents=True, exist_ok=True)
-        self._shop = Workshop(
+        self._context = WorkerContext(
             aws=aws,
             name=self.options.name or host.identify(),
             queue=SegmentQueue.open(aws, queue_url, self.options.segment.visibility_s),
@@ -122,7 +122,7 @@ class Worker:
     @property
     def name(self) -> str:
         """What names the worker in logs and errors."""
-        return self._shop.name
+        return self._context.name
 
     @property
     def active(self) -> tuple[Segment, ...]:
@@ -133,23 +133,23 @@ class Worker:
     @property
     def stop_reason(self) -> str | None:
         """Why the worker stops, or None."""
-        return self._shop.stopping.reason
+        return self._context.stopping.reason
 
     @property
     def error(self) -> Exception | None:
         """What made the worker stop, if that was an error."""
-        return self._shop.stopping.error
+        return self._context.stopping.error
 
     def stop(self, reason: str, error: Exception | None = None) -> None:
         """Take no more segments, and return those that are being processed. `error` is why, if it is one."""
-        self._shop.stopping.stop(reason, error)
+        self._context.stopping.stop(reason, error)
 
     @contextmanager
     def attended(self) -> Iterator[None]:
         """Stop on signals and on notices of the host while the body runs. For the main thread."""
         self._is_attended = True
         try:
-            with self._shop.stopping.attended(self._shop.host, self.options.notice_poll_s):
+            with self._context.stopping.attended(self._context.host, self.options.notice_poll_s):
                 yield
         finally:
             self._is_attended = False
@@ -166,7 +166,7 @@ class Worker:
             yield from self._segments()
 
     def _segments(self) -> Iterator[Segment]:
-        logger.info("Waiting for segments", event="worker_started", worker=self.name, queue=self._shop.queue.url)
+        logger.info("Waiting for segments", event="worker_started", worker=self.name, queue=self._context.queue.url)
         while self._goes_on():
             if delivery := self._receive():
                 yield from self._segments_of(delivery)
@@ -184,10 +184,10 @@ class Worker:
         idle_exit_s = self.options.idle_exit_s
         wait_s = _LONG_POLL_S if idle_exit_s is None else max(1, min(_LONG_POLL_S, int(idle_exit_s)))
         try:
-            return self._shop.queue.receive(wait_s)
+            return self._context.queue.receive(wait_s)
         except (BotoCoreError, ClientError) as error:
             self._note(error)
-            self._shop.stopping.pause(_PAUSE_AFTER_ERROR_S)
+            self._context.stopping.pause(_PAUSE_AFTER_ERROR_S)
             return None
 
     def _segments_of(self, delivery: Delivery) -> Iterator[Segment]:
@@ -195,44 +195,46 @@ class Worker:
         keys = self._parse(delivery)
         for number, key in enumerate(keys, start=1):
             delivery.has_more = number < len(keys)
-            if (segment := self._open(delivery, key)) is None:
+            if (segment := self._look_up(delivery, key)) is None:
                 continue
             with self._tracking(segment):
-                yield segment
+                if self._begin(segment):
+                    yield segment
         if not delivery.is_settled:
             self._settle(delivery)
 
     def _parse(self, delivery: Delivery) -> list[SegmentKey]:
         try:
-            return parse_segment_body(delivery.body, self._shop.aws.settings.input_bucket_name)
+            return parse_segment_body(delivery.body, self._context.aws.settings.input_bucket_name)
         except MessageError as error:
             logger.warning("Message not understood", event="message_not_understood", reason=str(error))
             self._return(delivery)
             return []
 
-    def _open(self, delivery: Delivery, key: SegmentKey) -> Segment | None:
-        """The segment, claimed and downloaded; None if there is nothing to do, or if that failed."""
+    def _look_up(self, delivery: Delivery, key: SegmentKey) -> Segment | None:
+        """The segment, or None if there is nothing to do, or if that could not be found out."""
         if self.stop_reason is not None or delivery.is_settled:
             self._return(delivery)
             return None
         try:
-            segment = self._find(delivery, key)
+            return self._find(delivery, key)
         except Exception as error:  # noqa: BLE001 - one message must not end the worker
             self._note(error)
             self._return(delivery)
             return None
-        if segment is None:
-            return None
+
+    def _begin(self, segment: Segment) -> bool:
+        """Claim and download a segment. Returns False if another worker has it, or if that failed."""
         try:
-            return segment if segment.begin() else None
+            return segment.begin()
         except Exception as error:  # noqa: BLE001 - recorded like an error of the processing
             self._note(error)
             segment.__exit__(type(error), error, error.__traceback__)
-            return None
+            return False
 
     def _find(self, delivery: Delivery, key: SegmentKey) -> Segment | None:
         """The segment, or None if it need not be processed."""
-        aws = self._shop.aws
+        aws = self._context.aws
         job = read_job(aws, key.job_id)
         stored = _describe(aws, key)
         reason = "the segment was deleted" if stored is None else None
@@ -241,7 +243,7 @@ class Worker:
         if reason is None and adopt_upload(aws, delivery, key, plan):
             reason = "an earlier attempt uploaded the processed segment"
         if stored and job and reason is None:
-            return Segment(self._shop, delivery, key, stored, job)
+            return Segment(self._context, delivery, key, stored, job)
         # The worker that recorded the segment may have died before it said so, and before it requested the reassembly.
         if is_processed(aws, job_id=key.job_id, segment_index=key.segment_index, plan=plan):
             end_running_attempt(aws, key.job_id, key.segment_index)
@@ -252,8 +254,10 @@ class Worker:
 
     @contextmanager
     def _tracking(self, segment: Segment) -> Iterator[None]:
+        """Count the segment among the active ones. The task is protected while there are any."""
         with self._lock:
             self._active[id(segment)] = segment
+            self._context.host.protect(protected=True)
         try:
             yield
         finally:
@@ -261,17 +265,16 @@ class Worker:
             with self._lock:
                 del self._active[id(segment)]
                 self._idle_since = time.monotonic()
-                is_last = not self._active
+                if not self._active:
+                    self._context.host.protect(protected=False)
             if segment.ending:
                 self.endings.append(segment.ending)
-            if is_last:
-                self._shop.host.protect(protected=False)
             if self.options.once and segment.ending is not Ending.DROPPED:
-                self._shop.stopping.reason = self.stop_reason or "one segment was processed"
+                self._context.stopping.reason = self.stop_reason or "one segment was processed"
 
     def _settle(self, delivery: Delivery) -> None:
         try:
-            self._shop.queue.delete(delivery)
+            self._context.queue.delete(delivery)
         except (BotoCoreError, ClientError) as error:
             self._note(error)
 
@@ -280,7 +283,7 @@ class Worker:
         try:
             if not delivery.is_settled:
                 stops = self.stop_reason is not None
-                self._shop.queue.return_message(delivery, 0 if stops else self.options.segment.retry_delay_s)
+                self._context.queue.return_message(delivery, 0 if stops else self.options.segment.retry_delay_s)
         except (BotoCoreError, ClientError) as error:
             self._note(error)
 
@@ -288,7 +291,7 @@ class Worker:
         """Log an error. One that concerns every segment stops the worker."""
         logger.warning("Segment not processed", event="worker_error", worker=self.name, reason=describe_error(error))
         if is_refused(error):
-            self._shop.stopping.stop(f"AWS refuses access: {error}", error)
+            self._context.stopping.stop(f"AWS refuses access: {error}", error)
 
 
 def _describe(aws: Aws, key: SegmentKey) -> "StoredObject | None":

@@ -80,7 +80,7 @@ class SegmentOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class WorkerContext:
     """What all attempts of a worker share."""
 
     aws: "Aws"
@@ -94,7 +94,7 @@ class Workshop:
 
 
 class HaltKind(Enum):
-    """Why an attempt ends before its work is done, and what becomes of its message."""
+    """Why an attempt ends before its work is done, and whether its message is returned or deleted."""
 
     # The worker stops. The message is returned at once.
     STOPPED = "stopped"
@@ -127,7 +127,9 @@ class Ending(str, Enum):
 class Segment(AbstractContextManager["Segment"]):
     """A segment to process; see the module's docstring."""
 
-    def __init__(self, shop: Workshop, delivery: Delivery, key: SegmentKey, stored: StoredObject, job: Job) -> None:
+    def __init__(
+        self, context: WorkerContext, delivery: Delivery, key: SegmentKey, stored: StoredObject, job: Job
+    ) -> None:
         self.job_id = key.job_id
         self.index = key.segment_index
         self.total = key.total_segments
@@ -153,7 +155,7 @@ class Segment(AbstractContextManager["Segment"]):
         self.ending: Ending | None = None
         # What ended the attempt, if it was not processed.
         self.error: str | None = None
-        self._shop, self._delivery, self._stored, self._job = shop, delivery, stored, job
+        self._context, self._delivery, self._stored, self._job = context, delivery, stored, job
         self._record = self._new_record()
         self._halt: Halt | None = None
         self._ended = threading.Event()
@@ -172,7 +174,7 @@ class Segment(AbstractContextManager["Segment"]):
     @property
     def halt(self) -> Halt | None:
         """Why the processing has to end now, or None."""
-        if self._halt is None and (reason := self._shop.stopping.reason) is not None:
+        if self._halt is None and (reason := self._context.stopping.reason) is not None:
             return Halt(HaltKind.STOPPED, reason)
         return self._halt
 
@@ -188,7 +190,7 @@ class Segment(AbstractContextManager["Segment"]):
             raise Halted(halt.reason)
 
     def __enter__(self) -> "Segment":  # noqa: PYI034 - Self needs Python 3.11
-        self._shop.stopping.enter_body(self.check)
+        self._context.stopping.enter_body(self.check)
         return self
 
     def __exit__(
@@ -196,7 +198,7 @@ class Segment(AbstractContextManager["Segment"]):
     ) -> bool:
         """Record how the body ended. Errors end here, so that the worker goes on; Ctrl-C and `exit` do not."""
         try:
-            self._shop.stopping.leave_body()
+            self._context.stopping.leave_body()
             self._end(error)
         except (BotoCoreError, ClientError, MediaWorkerError) as failure:
             # The message is hidden for a while, and is then received again.
@@ -218,15 +220,14 @@ class Segment(AbstractContextManager["Segment"]):
 
     def begin(self) -> bool:
         """Claim the segment and download it. Returns False if another worker is processing it."""
-        if other := begin_attempt(self._shop.aws, self._record):
+        if other := begin_attempt(self._context.aws, self._record):
             self._leave_to(other)
             return False
         self._heart = threading.Thread(target=self._keep_alive, name=f"heartbeat-{self.index}", daemon=True)
         self._heart.start()
-        self._shop.host.protect(protected=True)
-        directory = self._cleanup.enter_context(work_directory(self._shop.work_root))
+        directory = self._cleanup.enter_context(work_directory(self._context.work_root))
         self.input, self.output = directory / "input.mp4", directory / "output.mp4"
-        downloaded = self._shop.cache.fetch(self._stored, self.input, self._download)
+        downloaded = self._context.cache.fetch(self._stored, self.input, self._download)
         self._log("Segment started", "segment_started", downloaded=downloaded, bytes=self._stored.size_bytes)
         return True
 
@@ -243,7 +244,7 @@ class Segment(AbstractContextManager["Segment"]):
             job_id=self.job_id,
             segment_index=self.index,
             attempt=self.attempt,
-            worker=self._shop.name,
+            worker=self._context.name,
             run_id=self._delivery.run_id,
             started_at=now,
             heartbeat_at=now,
@@ -259,19 +260,19 @@ class Segment(AbstractContextManager["Segment"]):
         """
         self.ending, self.error = Ending.DROPPED, f"{other.worker} is processing it"
         if other.message_id == self._delivery.message_id:
-            self._shop.queue.return_message(self._delivery, self._shop.options.visibility_s)
+            self._context.queue.return_message(self._delivery, self._context.options.visibility_s)
         else:
-            self._shop.queue.delete(self._delivery)
+            self._context.queue.delete(self._delivery)
         self._log("Segment left to another worker", "segment_left", other=other.worker)
 
     def _download(self, stored: StoredObject, path: Path) -> None:
-        with downloads(self._shop.aws) as manager:
+        with downloads(self._context.aws) as manager:
             download(manager, stored, path, Deadline(_NoDeadline()))
 
     # Heartbeat -------------------------------------------------------------------------------------------------------
 
     def _keep_alive(self) -> None:
-        while not self._ended.wait(self._shop.options.heartbeat_s):
+        while not self._ended.wait(self._context.options.heartbeat_s):
             try:
                 halt = self._beat()
             except (BotoCoreError, ClientError) as error:
@@ -279,7 +280,7 @@ class Segment(AbstractContextManager["Segment"]):
                 continue
             if halt:
                 self._halt = halt
-                self._shop.stopping.interrupt()
+                self._context.stopping.interrupt()
                 return
 
     def _stop_heartbeat(self) -> None:
@@ -290,18 +291,18 @@ class Segment(AbstractContextManager["Segment"]):
 
     def _beat(self) -> Halt | None:
         """Say that the attempt is alive, and look whether it is still wanted."""
-        if not self._shop.queue.extend(self._delivery):
+        if not self._context.queue.extend(self._delivery):
             # Its work may still be the first to end, so it goes on unless another attempt has replaced it.
             self._log("Message not hidden any more", "message_lost")
-        if not beat_attempt(self._shop.aws, self._record, self._expires_at(), self.progress):
+        if not beat_attempt(self._context.aws, self._record, self._expires_at(), self.progress):
             return Halt(HaltKind.REPLACED, "another worker has taken over the segment")
-        self._shop.host.protect(protected=True)
-        if reason := why_unwanted(self._shop.aws, read_job(self._shop.aws, self.job_id), self.index, self.plan):
+        self._context.host.protect(protected=True)
+        if reason := why_unwanted(self._context.aws, read_job(self._context.aws, self.job_id), self.index, self.plan):
             return Halt(HaltKind.UNWANTED, reason)
         return None
 
     def _expires_at(self) -> int:
-        return int(time.time() + self._shop.options.visibility_s * _ALIVE_PART)
+        return int(time.time() + self._context.options.visibility_s * _ALIVE_PART)
 
     # End -------------------------------------------------------------------------------------------------------------
 
@@ -328,13 +329,13 @@ class Segment(AbstractContextManager["Segment"]):
         Raises:
             StaleSegment: the job has ended or was planned again.
         """
-        aws, key = self._shop.aws, build_output_segment_key(self.job_id, self.index)
+        aws, key = self._context.aws, build_output_segment_key(self.job_id, self.index)
         job = read_job(aws, self.job_id)
         require_current_plan(job, self.plan)
         if job is None or job.status not in WAITING_STATUSES:
             raise StaleSegment(f"the job is {job.status if job else 'gone'}")
         metadata = {MESSAGE_ID: self._delivery.message_id} | ({PLAN: self.plan} if self.plan else {})
-        tag = self._shop.options.expiry_tag
+        tag = self._context.options.expiry_tag
         upload_output(aws, path, key, metadata, aws.settings.expiry_tag if tag == "settings" else tag)
         uri = f"s3://{aws.settings.output_bucket_name}/{key}"
         record_segment(aws, job_id=self.job_id, segment_index=self.index, output_s3_uri=uri, plan=self.plan)
@@ -355,7 +356,7 @@ class Segment(AbstractContextManager["Segment"]):
     def _finish(self, message: str, event: str) -> None:
         self.ending = Ending.PROCESSED
         self._stop_heartbeat()
-        end_attempt(self._shop.aws, self._record, AttemptState.DONE, self.error)
+        end_attempt(self._context.aws, self._record, AttemptState.DONE, self.error)
         self._acknowledge()
         self._log(message, event, seconds=round(time.monotonic() - self.started_at, 3))
 
@@ -365,16 +366,16 @@ class Segment(AbstractContextManager["Segment"]):
         self._stop_heartbeat()
         if halt.kind is HaltKind.STOPPED:
             self.ending = Ending.RETURNED
-            end_attempt(self._shop.aws, self._record, AttemptState.RETURNED)
-            if self._shop.queue.is_last_attempt(self._delivery):
-                self._shop.queue.requeue(self._delivery)  # an interruption is not a failure: the count starts again
+            end_attempt(self._context.aws, self._record, AttemptState.RETURNED)
+            if self._context.queue.is_last_attempt(self._delivery):
+                self._context.queue.requeue(self._delivery)  # an interruption is not a failure: the count starts again
             else:
-                self._shop.queue.return_message(self._delivery, 0)
+                self._context.queue.return_message(self._delivery, 0)
             self._log("Segment returned to the queue", "segment_returned", reason=halt.reason)
             return
         self.ending = Ending.DROPPED
         if halt.kind is HaltKind.UNWANTED:
-            end_attempt(self._shop.aws, self._record, AttemptState.RETURNED)
+            end_attempt(self._context.aws, self._record, AttemptState.RETURNED)
             self._acknowledge()
         else:
             self._delivery.is_settled = True
@@ -382,46 +383,46 @@ class Segment(AbstractContextManager["Segment"]):
 
     def _acknowledge(self) -> None:
         """Nothing is left to do for this segment."""
-        self._shop.cache.remove(self._stored)
+        self._context.cache.remove(self._stored)
         if not self._delivery.has_more:
-            self._shop.queue.delete(self._delivery)
+            self._context.queue.delete(self._delivery)
 
     def fail(self, error: Exception) -> None:
         """Record that the attempt failed. After the last attempt, the job fails or goes on without the segment."""
         if is_refused(error):
             # A worker without access would fail every job: it stops.
-            self._shop.stopping.stop(f"AWS refuses access: {error}", error)
+            self._context.stopping.stop(f"AWS refuses access: {error}", error)
             self.end_early(Halt(HaltKind.STOPPED, str(error)))
             return
         self.ending, self.error = Ending.FAILED, describe_error(error)
-        failures = end_attempt(self._shop.aws, self._record, AttemptState.FAILED, self.error)
+        failures = end_attempt(self._context.aws, self._record, AttemptState.FAILED, self.error)
         self._log("Segment failed", "segment_failed", reason=self.error)
-        if not self._shop.queue.is_last_attempt(self._delivery):
+        if not self._context.queue.is_last_attempt(self._delivery):
             self._stop_heartbeat()
-            self._shop.queue.return_message(self._delivery, self._retry_delay_s())
+            self._context.queue.return_message(self._delivery, self._retry_delay_s())
             return
         number = len(failures) or self.attempt
         times = f"{number} time{'' if number == 1 else 's'}"
-        self._give_up(f"segment {self.index} failed {times} on {self._shop.name}: {self.error}")
+        self._give_up(f"segment {self.index} failed {times} on {self._context.name}: {self.error}")
 
     def _retry_delay_s(self) -> int:
-        options = self._shop.options
+        options = self._context.options
         return int(min(options.retry_delay_s * 2 ** min(self.attempt - 1, 10), options.max_retry_delay_s))
 
     def _give_up(self, reason: str) -> None:
         """Do what `on_failure` says after the last attempt. The message goes to the dead-letter queue."""
-        on_failure = self._shop.options.on_failure
+        on_failure = self._context.options.on_failure
         if on_failure == "pass-through" and self._pass_through():
             return
-        if on_failure == "fail" and fail_job(self._shop.aws, self.job_id, reason, WAITING_STATUSES):
+        if on_failure == "fail" and fail_job(self._context.aws, self.job_id, reason, WAITING_STATUSES):
             logger.error("Job failed", event="job_failed", job_id=self.job_id, reason=reason)
         if on_failure == "skip":
             self._log("Segment left out", "segment_skipped", reason=reason)
         self._stop_heartbeat()
-        if self._shop.queue.has_dead_letter_queue:
-            self._shop.queue.return_message(self._delivery, 0)
+        if self._context.queue.has_dead_letter_queue:
+            self._context.queue.return_message(self._delivery, 0)
         else:
-            self._shop.queue.delete(self._delivery)
+            self._context.queue.delete(self._delivery)
 
     def _pass_through(self) -> bool:
         """Use the unprocessed segment. Returns False if that failed too."""
@@ -435,7 +436,7 @@ class Segment(AbstractContextManager["Segment"]):
 
     def _log(self, message: str, event: str, **keys: Any) -> None:
         where: dict[str, Any] = {"job_id": self.job_id, "segment_index": self.index, "attempt": self.attempt}
-        logger.info(message, event=event, worker=self._shop.name, **where, **keys)
+        logger.info(message, event=event, worker=self._context.name, **where, **keys)
 
 
 def why_unwanted(aws: "Aws", job: Job | None, segment_index: int, plan: str | None) -> str | None:

@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import boto3
 from media_worker.aws import Aws
 from media_worker.settings import Settings
 
@@ -26,8 +28,15 @@ def rows_of_checks(aws: Aws) -> list[str]:
     return [job_id for job_id in ids if job_id.startswith("check-")]
 
 
+def rules_and_queues_of_checks(aws: Aws) -> tuple[list[Any], list[str]]:
+    events = boto3.client("events", region_name=aws.settings.aws_region, endpoint_url=aws.settings.aws_endpoint_url)
+    prefix = "media-worker-check"
+    rules: Any = events.list_rules(NamePrefix=prefix)["Rules"]
+    return rules, aws.sqs.list_queues(QueueNamePrefix=prefix).get("QueueUrls", [])
+
+
 def test_a_healthy_stack_passes_and_nothing_is_left(cloud: CommandLine, tmp_path: Path) -> None:
-    """Both engines split and join; the report has the results; no object and no row of the jobs stays."""
+    """Both engines split and join; both ends arrive as events; the report has the results; nothing stays."""
     report = tmp_path / "report.json"
     ended = cloud("check", "--report", report)
     assert ended.code == 0, ended.out + ended.err
@@ -37,21 +46,23 @@ def test_a_healthy_stack_passes_and_nothing_is_left(cloud: CommandLine, tmp_path
     # The local cloud accepts any credentials and has no lifecycle rules, and the check notices that.
     assert {results.pop("rights of workers"), results.pop("expiry")} == {"not checked"}
     assert set(results.values()) == {"proven"}, ended.out
-    assert {"split by part copies", "split by ffmpeg", "conditional writes", "segments announced", "cleanup"} <= set(
-        results
-    )
+    assert {"split by part copies", "split by ffmpeg", "conditional writes", "segments announced"} <= results.keys()
+    assert {"worker policy", "rule for events", "events", "cleanup"} <= results.keys()
     aws = Aws.connect(Settings.from_environment(cloud.stack_environment()))
     assert objects_of_checks(aws) == []
     assert rows_of_checks(aws) == []
+    assert rules_and_queues_of_checks(aws) == ([], [])
 
 
-def test_ctrl_c_removes_the_jobs(cloud: CommandLine) -> None:
+def test_ctrl_c_removes_everything(cloud: CommandLine) -> None:
     """The table has what was proven until then, and the cleanup."""
     aws = Aws.connect(Settings.from_environment(cloud.stack_environment()))
     process = cloud.start("check")
     wait_for(lambda: objects_of_checks(aws))
+    assert all(rules_and_queues_of_checks(aws))
     ended = cloud.interrupt(process)
     assert (ended.code, ended.last_error) == (130, "media-worker: interrupted")
     assert ended.out.splitlines()[-1].startswith("PROVEN  cleanup")
     assert objects_of_checks(aws) == []
     assert rows_of_checks(aws) == []
+    assert rules_and_queues_of_checks(aws) == ([], [])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from media_worker.aws import Aws
 from media_worker.settings import Settings
@@ -55,9 +56,17 @@ def run_job(existing: ExistingResources, clip: Path, final: Path) -> None:
     assert_same_media(final, clip)
 
 
+def check(existing: ExistingResources, stack: str) -> dict[str, Any]:
+    """What `media-worker check` finds."""
+    argv = [program("media-worker"), "check", "--stack", stack, "--json"]
+    done = subprocess.run(argv, env=existing.environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {each["check"]: each for each in json.loads(done.stdout)["checks"]}
+
+
 def test_a_stack_that_uses_existing_resources(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:
     """A stack that is given every bucket, table and queue creates none but its table of attempts. Jobs complete once
-    the owner has done what the outputs say.
+    the owner has done what the outputs say, and segments expire.
     """
     existing = ExistingResources("existing", cloud.stack_environment())
     existing.create()
@@ -76,6 +85,11 @@ def test_a_stack_that_uses_existing_resources(cloud: CommandLine, clip: Path, tm
         existing.expire(bucket.lower(), json.loads(todo.pop(f"Todo{bucket}BucketLifecycle")))
     assert not todo
     run_job(existing, clip, tmp_path / "final.mp4")
+    checked = check(existing, "given")
+    assert checked["expiry"]["result"] == "proven", checked
+    # The owner has not given the stream of the Jobs table.
+    assert (checked["rule for events"]["result"], checked["events"]["result"]) == ("not checked", "not checked")
+    assert {each["result"] for each in checked.values()} == {"proven", "not checked"}
 
 
 def test_serve_with_an_env_file(cloud: CommandLine, clip: Path, tmp_path: Path) -> None:

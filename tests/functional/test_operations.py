@@ -290,6 +290,19 @@ def test_other_settings_plan_the_job_again(split: Stack) -> None:
     assert split.job().plan not in {plan, None}
 
 
+def test_other_settings_with_the_same_cuts_do_everything_again(completed: Stack, logs: Logs) -> None:
+    """Segments that were kept would announce nothing, and the job would wait for their completions."""
+    plan = completed.job().plan
+    retry_job(completed.aws, "job-1", settings=NewSettings(engine="copy"))
+    (request,) = taken(completed, completed.aws.settings.chunking_queue_url)
+    assert completed.deliver(completed.chunking, request) == []
+    assert logs.all("segment_present") == []
+    assert completed.job().plan not in {plan, None}
+    process(completed, 0, 1, 2)
+    join(completed)
+    assert completed.job().status is JobStatus.COMPLETED
+
+
 def test_frame_check_alone_keeps_the_plan(split: Stack) -> None:
     """A job whose segments have other frames than planned is joined all the same, without processing them again."""
     process(split, 0, 1, 2)

@@ -61,6 +61,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("-c:a", "pcm_s16le"),
     ),
     "v210-pcm.avi": ("25", ("-c:v", "v210", "-pix_fmt", "yuv422p10le"), ("-c:a", "pcm_s16le")),
+    "truehd.mkv": ("24", _H264, ("-c:a", "truehd", "-strict", "experimental")),
     "huffyuv-pcm.avi": ("25", ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), ("-c:a", "pcm_s16le")),
 }
 REFUSED: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -174,6 +175,22 @@ def test_what_an_mp4_cannot_hold_is_named(stack: Stack, folder: Path, name: str,
     assert error in (stack.job().error or "")
     assert stack.segment_keys() == []
     assert stack.leftovers() == []
+
+
+def test_a_damaged_source_is_refused_with_a_way_to_repair_it(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """Otherwise frames would be missing unnoticed. Two recordings in one file have no continuous packet counters."""
+    broken = tmp_path / "two.ts"
+    broken.write_bytes(clip_of(folder, "h264-aac.ts").read_bytes() * 2)
+    stack.add_job()
+    stack.upload(broken)
+    assert stack.chunk() == []
+    error = stack.job().error or ""
+    assert "the source cannot be split: it is damaged: corrupt input packet" in error
+    assert "ffmpeg -i source -map 0 -c copy repaired.mp4" in error
+    repaired = tmp_path / "repaired.mp4"
+    ffmpeg("-i", str(broken), "-map", "0", "-c", "copy", str(repaired))
+    final = run_through(stack, repaired, tmp_path)
+    assert contents(repaired, final)
 
 
 def test_subtitles_that_an_mp4_cannot_hold_are_left_out_with_a_notice(

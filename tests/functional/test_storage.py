@@ -181,7 +181,7 @@ def test_a_lasting_conflict_is_retried_later(stack: Stack, file: Path) -> None:
     """After three conflicts the message is returned to the queue."""
     answers = Answers(stack, "PutObject", "CompleteMultipartUpload")
     answers.of = [(409, "ConditionalRequestConflict")] * 3
-    with pytest.raises(TransferFailed, match=f"s3://{OUTPUT}/{KEY} is being written by somebody else"):
+    with pytest.raises(TransferFailed, match=f"s3://{OUTPUT}/{KEY} is being written by another process"):
         put(stack, file)
     assert open_uploads(stack) == 0
 

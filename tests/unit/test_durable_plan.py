@@ -55,6 +55,14 @@ def test_plans_with_cuts_are_of_version_3() -> None:
     assert plain.digest == "ac828ea347d56d8ee388bbeb0f6f604b"
 
 
+def test_a_later_plan_with_the_same_cuts_has_another_digest() -> None:
+    """It is read back as it was written."""
+    plan = plan_of(10, 10)
+    later = replace(plan, replanned_at=1_800_000_000)
+    assert later.digest != plan.digest
+    assert parse_plan(later.to_json()) == later
+
+
 @given(plans, plans)
 def test_different_plans_have_different_digests(one: Plan, other: Plan) -> None:
     """Two plans share a digest only when they are equal."""

@@ -37,6 +37,7 @@ def test_where_the_region_comes_from(
     aws = Aws.connect(Settings.from_environment(REQUIRED | environ))
     assert {client.meta.region_name for client in (aws.s3, aws.sqs, aws.dynamodb)} == {region}
     assert aws.settings.aws_region == region
-    monkeypatch.setattr(stack, "_read_outputs", lambda *_: OUTPUTS)
+    outputs = [{"OutputKey": name, "OutputValue": value} for name, value in OUTPUTS.items()]
+    monkeypatch.setattr(stack, "_describe", lambda *_: {"Outputs": outputs})
     found = find_stack("mine", environ)
     assert (found.aws.s3.meta.region_name, found.environment["AWS_REGION"]) == (region, region)

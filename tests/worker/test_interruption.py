@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from media_worker.interruption import Host
+from media_worker.segment_cache import SegmentCache
 
 from tests.worker.metadata import Metadata, ecs_task, serving
 from tests.worker.world import World
@@ -96,6 +100,49 @@ def test_a_task_is_protected_for_each_segment(world: World, metadata: Metadata) 
     assert states == [True, True]
     assert protection(metadata) == [True, False, True, False]
     assert world.processed == [0, 1]
+
+
+def test_a_task_stays_protected_while_another_segment_begins(
+    world: World, metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with two slots: one segment ends while the other one is downloaded."""
+    world.add_job(2)
+    worker = world.worker(ecs(metadata))
+    second_begins = threading.Event()
+    states: list[bool] = []
+    fetch = SegmentCache.fetch
+
+    def slow_for_the_second(cache: SegmentCache, *arguments: Any) -> bool:
+        if first_begins.is_set():
+            second_begins.set()
+            wait_until(lambda: len(worker.endings) == 1)
+            time.sleep(0.2)  # a request that ends the protection would have arrived
+            states.append(protection(metadata)[-1])
+        first_begins.set()
+        return fetch(cache, *arguments)
+
+    first_begins = threading.Event()
+    monkeypatch.setattr(SegmentCache, "fetch", slow_for_the_second)
+
+    def process() -> None:
+        for segment in worker.segments():
+            with segment:
+                assert second_begins.wait(10)
+                shutil.copyfile(segment.input, segment.output)
+
+    with ThreadPoolExecutor(2) as slots:
+        for slot in [slots.submit(process), slots.submit(process)]:
+            slot.result()
+    assert states == [True]
+    assert protection(metadata) == [True, False]
+    assert world.processed == [0, 1]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def protection(metadata: Metadata) -> list[bool]:

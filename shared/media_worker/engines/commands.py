@@ -1,6 +1,6 @@
 """ffmpeg's command lines, and what its output says. Pure.
 
-The media is somebody else's, so ffmpeg gets one protocol, for one input, and only demuxers of real containers: no
+The media is untrusted, so ffmpeg gets one protocol, for one input, and only demuxers of real containers: no
 playlist or concat script can name another file. Negative times stay as they are and become edit lists: shifting them
 to zero, which is ffmpeg's default, moves the video by the priming of the audio.
 """
@@ -25,6 +25,8 @@ PREDICTABLE_CODECS = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 _NO_TIME = -(1 << 63)
 _DISCARD = 4  # AV_PKT_FLAG_DISCARD: decoded, not presented
 _HEAD = 1024
+# TrueHD in MP4 is specified by Dolby, and still experimental in ffmpeg.
+_EXPERIMENTAL = ("-strict", "experimental")
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
 
@@ -46,7 +48,7 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """The tracks of a file, sorted by what becomes of them."""
+    """The tracks of a file: those that are copied, and those that are left out."""
 
     kept: tuple[Track, ...]
     covers: tuple[Track, ...] = ()
@@ -72,7 +74,7 @@ def muxer_for(tracks: Iterable[Track]) -> str:
 def trial_command(ffmpeg: str, name: str, muxer: str, trial_name: str, track: Track | None = None) -> list[str]:
     """Write a header for one track or all and nothing else: fails when the file cannot hold them, or for a cover."""
     maps = ("-map", "0" if track is None else f"0:{track.index}")
-    return [*_input(ffmpeg, name), *maps, *_NO_COVERS, "-c", "copy", "-t", "0", "-f", muxer, trial_name]
+    return [*_input(ffmpeg, name), *maps, *_NO_COVERS, "-c", "copy", "-t", "0", *_EXPERIMENTAL, "-f", muxer, trial_name]
 
 
 def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: str) -> list[str]:
@@ -85,8 +87,19 @@ def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: st
         copied += ["-map", f"0:{track.index}"]
         if track.codec == "mpeg4":
             copied += [f"-bsf:{number}", "mpeg4_unpack_bframes"]  # two frames in one packet, as DivX writes them
-    copied += ["-c", "copy", "-avoid_negative_ts", "disabled"]
-    return [*_input(ffmpeg, name, *flags), *copied, "-f", muxer_for(kept), output_name, *copied, "-f", "framecrc", "-"]
+    copied += ["-c", "copy", "-avoid_negative_ts", "disabled", *_EXPERIMENTAL]
+    return [
+        *_input(ffmpeg, name, *flags),
+        *copied,
+        *_EXPERIMENTAL,
+        "-f",
+        muxer_for(kept),
+        output_name,
+        *copied,
+        "-f",
+        "framecrc",
+        "-",
+    ]
 
 
 def _input(ffmpeg: str, name: str, *flags: str) -> list[str]:
