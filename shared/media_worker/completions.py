@@ -1,7 +1,9 @@
 """SegmentCompletions and ReassemblyTriggered: which processed segments exist, and requesting the join once."""
 
+import os
 import random
-import uuid
+import socket
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,7 +227,7 @@ def trigger_if_complete(aws: "Aws", job_id: str) -> bool:
     job = read_job(aws, job_id)
     if job is None or job.status not in _TRIGGERED_FROM or job.cancelled_at or not is_complete(aws, job):
         return False
-    sender = uuid.uuid4().hex
+    sender = _sender()
     if not (_create_trigger(aws, job, sender) or _shall_send(aws, job_id, sender)):
         return False
     request_reassembly(aws, job)
@@ -261,6 +263,11 @@ def _create_trigger(aws: "Aws", job: Job, sender: str) -> bool:
     except aws.dynamodb.exceptions.ConditionalCheckFailedException:
         return False
     return True
+
+
+def _sender() -> str:
+    """A name for this thread, which must recognize its own row when it repeats the step after an unanswered write."""
+    return f"{socket.gethostname()}/{os.getpid()}/{threading.get_ident()}"
 
 
 def _shall_send(aws: "Aws", job_id: str, sender: str) -> bool:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from media_worker.completions import is_complete, record_segment, trigger_if_complete
 from media_worker.errors import StaleSegment
 from media_worker.jobs import JobStatus
@@ -177,6 +178,26 @@ def test_a_sender_knows_its_own_row(stack: Stack, monkeypatch: pytest.MonkeyPatc
     record(stack, 0)
     assert stack.reassembly_messages() == [{"job_id": "job-1"}]
     assert "sent_at" in stack.row("ReassemblyTriggered")
+
+
+def test_a_sender_that_got_no_answer_at_all_tries_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every answer to the write of the row was lost. A worker repeats the whole step, a moment later."""
+    add_chunked_job(stack, 1)
+    put = stack.aws.dynamodb.put_item
+
+    def put_without_answer(**request: Any) -> Any:
+        answer = put(**request)
+        if request["TableName"] == "ReassemblyTriggered":
+            raise ReadTimeoutError(endpoint_url="https://dynamodb")
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stack.aws.dynamodb, "put_item", put_without_answer)
+        with pytest.raises(ReadTimeoutError):
+            record(stack, 0)
+    assert stack.reassembly_messages() == []
+    record(stack, 0)
+    assert stack.reassembly_messages() == [{"job_id": "job-1"}]
 
 
 def test_the_row_of_an_earlier_run_is_replaced(stack: Stack) -> None:
