@@ -13,7 +13,7 @@ export UV_PROJECT_ENVIRONMENT := $(VENV)
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 # uv is installed into a venv below .cache, with any Python 3.11 or newer, and creates the project's .venv.
 UV := .cache/uv/bin/uv
@@ -96,7 +96,7 @@ bench-memory: setup-bench ## measure the peak memory of both handlers with a sou
 	@$(BIN)/python -m bench.memory
 
 .PHONY: bench-local-memory
-bench-local-memory: setup ## measure the memory of the local cloud for each byte of a source
+bench-local-memory: setup ## measure the memory and the disk space of a run in the local cloud
 	@$(BIN)/python -m bench.local_memory
 
 .PHONY: bench-plan

@@ -205,6 +205,8 @@ def main() -> int:
         return 0
     if shutil.disk_usage(tempfile.gettempdir()).free < 6e9 * max(options.size_gb):
         parser.error("the temporary directory needs room for six times the largest source")
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
     sys.stdout.write("|    GB | step  | way        | seconds | first  |   MB in |  MB out |   RSS |   /tmp | calls |\n")
     rows = measure(options.size_gb, options.ways)
     if options.out:

@@ -52,9 +52,11 @@ def submit(arguments: Namespace) -> int:
     """Create a job and upload its source."""
     require_source(arguments.source)
     if not (arguments.stack or arguments.resume):
-        from media_worker_cli.local.memory import available_bytes, require_memory
+        from media_worker_cli.local.cloud import state_directory
+        from media_worker_cli.local.disk import find_free_bytes, require_space
 
-        require_memory(arguments.source, available_bytes())
+        state = state_directory(os.environ)
+        require_space(arguments.source, state, find_free_bytes(state))
     stack = choose_stack(arguments.stack)
     submission = Submission.of(arguments)
     start = upload_source if arguments.resume else submit_job

@@ -20,6 +20,7 @@ from media_worker.keys import is_job_id, parse_input_key, parse_segment_key
 
 from media_worker_cli.errors import UsageError
 from media_worker_cli.stack import Stack, choose_stack
+from media_worker_cli.tables import describe_age, one_line
 
 if TYPE_CHECKING:
     from media_worker.aws import Aws
@@ -210,8 +211,8 @@ def _run(command: Callable[[Namespace, _Queues], int], arguments: Namespace) -> 
 
 def _list(_: Namespace, queues: _Queues) -> int:
     for letter in queues.letters:
-        age = _describe_age(max(0, int(time.time()) - letter.sent_at_s))
-        reason = describe_reason(queues.aws, letter)
+        age = describe_age(max(0, int(time.time()) - letter.sent_at_s))
+        reason = one_line(describe_reason(queues.aws, letter))
         print("  ".join((letter.message_id, letter.queues.name, age, letter.job_id or "-", reason)))
     if not queues.letters:
         print("the dead-letter queues are empty", file=sys.stderr)
@@ -245,10 +246,3 @@ def _choose(letters: list[DeadLetter], ids: list[str]) -> list[DeadLetter]:
     if missing := [one for one in ids if one not in found]:
         raise UsageError(f"not in a dead-letter queue: {', '.join(missing)}")
     return chosen
-
-
-def _describe_age(seconds: int) -> str:
-    for unit, size_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size_s:
-            return f"{seconds // size_s} {unit}"
-    return f"{seconds} s"

@@ -60,7 +60,7 @@ class Summary:
         return [
             f"{'step':<{width}}  {'seconds':>8}  {'MB':>9}",
             *(_cost_line(cost, width) for cost in self.steps),
-            f"{self.segments} segments, {self.seconds:.1f} s in total",
+            f"{self.segments} segment{'s' * (self.segments != 1)}, {self.seconds:.1f} s in total",
             *([f"notice: {self.notice}"] if self.notice else []),
             describe_frames(self.frames_in, self.frames_out),
             *([f"audio and other tracks: from the {self.tracks_used}"] if self.tracks_used else []),

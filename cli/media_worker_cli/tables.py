@@ -44,9 +44,14 @@ def describe_size(size_bytes: int) -> str:
     return f"{size_bytes / _MB:,.1f} MB"
 
 
+def one_line(text: str) -> str:
+    """A text of several lines as one: an error and what came before it."""
+    return "; ".join(" ".join(line.split()) for line in text.splitlines() if line.strip())
+
+
 def in_short(text: str | None) -> str:
     """The beginning of a text, on one line."""
-    line = " ".join((text or "").split())
+    line = one_line(text or "")
     return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"
 
 

@@ -209,7 +209,7 @@ def _require_sensible(job: Job, chosen: frozenset[int], settings: NewSettings) -
         )
     if job.status is JobStatus.COMPLETED and not chosen and not settings.need_new_plan:
         raise OperationRefused(
-            f"job {job.job_id} is completed: name the segments that shall be processed again, or other settings"
+            f"job {job.job_id} is completed: name the segments to process again, or other settings"
         )
 
 

@@ -84,7 +84,7 @@ class CommandLine:
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """The command line, with the cloud running. After all tests, `down` leaves no process."""
+    """The command line, with the cloud running. After all tests, `down` leaves no process and no object."""
     command_line = CommandLine(tmp_path_factory.mktemp("cloud"))
     try:
         up = command_line("up")
@@ -96,6 +96,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     assert (down.code, down.out) == (0, "the local cloud is stopped\n")
     assert before
     assert command_line.processes() == []
+    assert not (command_line.state / "tmp").exists(), "the objects"
 
 
 @pytest.fixture(scope="session")

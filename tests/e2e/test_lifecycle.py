@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -36,10 +38,12 @@ READ_SETTINGS = "Settings.from_environment(os.environ)"
 OTHER_SETTINGS = 'Settings.from_environment({**os.environ, "CHUNK_SEGMENT_DURATION_SEC": "2"})'
 
 
-def deploying(environment: dict[str, str], template: Path, stack: str = STACK) -> subprocess.Popen[str]:
+def deploying(
+    environment: dict[str, str], template: Path, stack: str = STACK, architecture: str = "x86_64"
+) -> subprocess.Popen[str]:
     argv = [str(Path(sys.executable).with_name("sam")), "deploy", "--stack-name", stack]
     argv += ["--template-file", str(template), "--parameter-overrides"]
-    argv += [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0"]
+    argv += [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0", f"Architecture={architecture}"]
     argv += ["--config-file", SAM_CONFIG]
     quiet = {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
     return subprocess.Popen(
@@ -51,6 +55,13 @@ def ended_well(process: subprocess.Popen[str]) -> str:
     with process:
         said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
+    return said
+
+
+def failed(process: subprocess.Popen[str]) -> str:
+    with process:
+        said = process.communicate(timeout=120)[0]
+    assert process.returncode == 1, said
     return said
 
 
@@ -141,14 +152,19 @@ def messages(aws: Aws) -> int:
     return sum(int(count) for one in answers for name, count in one["Attributes"].items() if name in names)
 
 
-def storage(environment: dict[str, str]) -> dict[str, str]:
-    """The physical ids of the stack's buckets, tables and queues."""
-    cloudformation = boto3.client(
-        "cloudformation", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name=environment["AWS_REGION"]
-    )
-    resources = cloudformation.describe_stack_resources(StackName=STACK)["StackResources"]
-    kinds = {"AWS::S3::Bucket", "AWS::DynamoDB::Table", "AWS::SQS::Queue"}
-    return {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in resources if one["ResourceType"] in kinds}
+def client(environment: dict[str, str], service: Any) -> Any:
+    return boto3.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"], region_name=environment["AWS_REGION"])
+
+
+def kept(environment: dict[str, str]) -> dict[str, str]:
+    """The physical ids of what an update must leave in place: what holds data, and what policies of users name."""
+    resources = client(environment, "cloudformation").describe_stack_resources(StackName=STACK)["StackResources"]
+    kinds = ("S3::Bucket", "DynamoDB::Table", "SQS::Queue", "IAM::Role", "IAM::ManagedPolicy")
+    return {
+        one["LogicalResourceId"]: one["PhysicalResourceId"]
+        for one in resources
+        if one["ResourceType"].removeprefix("AWS::") in kinds
+    }
 
 
 def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, tmp_path: Path) -> None:
@@ -157,7 +173,7 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
     with segment_workers(stack) as workers:
         jobs.submit()
         wait_for(lambda: not jobs.running())
-        before = storage(environment)
+        before = kept(environment)
         update = deploying(environment, change(ROOT / ".local" / "build", tmp_path / "changed"))
         while update.poll() is None:
             if jobs.running() < RUNNING:
@@ -171,8 +187,8 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
         workers.raise_failure()
     done = [job for job in jobs.read() if job.status in ENDED]
     assert {job.status for job in done} == {JobStatus.COMPLETED}
-    assert storage(environment) == before
-    assert len(before) == 12
+    assert kept(environment) == before
+    assert len(before) == 16
     assert len(jobs.ids) > RUNNING
     assert len(jobs.ids) - len(done) <= RUNNING
     assert {job.total_segments for job in done} == {OLD_SEGMENTS, NEW_SEGMENTS}
@@ -180,6 +196,22 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
     for job in done:
         stack.aws.s3.head_object(Bucket=stack.aws.settings.output_bucket_name, Key=build_final_key(job.job_id))
     wait_for(lambda: jobs.running() <= messages(stack.aws) <= jobs.running() * 8)
+
+
+def test_a_build_for_another_architecture_is_not_deployed(environment: dict[str, str]) -> None:
+    """The deployment fails and says what to do. The functions keep their architecture, and the stack all its parts."""
+    before, begin = kept(environment), datetime.now(UTC)
+    build = ROOT / ".local" / "build" / "template.yaml"
+    failed(deploying(environment, build, architecture="arm64"))
+    cloudformation = client(environment, "cloudformation")
+    events = cloudformation.describe_stack_events(StackName=STACK)["StackEvents"]
+    reasons = [event.get("ResourceStatusReason", "") for event in events if event["Timestamp"] >= begin]
+    assert any("Give `sam build` and `sam deploy` the same Architecture" in reason for reason in reasons), reasons
+    assert kept(environment) == before
+    function = cloudformation.describe_stack_resource(StackName=STACK, LogicalResourceId="ChunkingFunction")
+    name = function["StackResourceDetail"]["PhysicalResourceId"]
+    described = client(environment, "lambda").get_function_configuration(FunctionName=name)
+    assert described["Architectures"] == ["x86_64"]
 
 
 def what_exists(aws: Aws) -> set[str]:
@@ -204,11 +236,7 @@ def test_a_failed_first_deployment_leaves_nothing(environment: dict[str, str], s
 """
     template.write_text(text.replace("\nResources:\n", f"\nResources:{broken}"))
     before = what_exists(stack.aws)
-    deployment = deploying(environment, template, "broken")
-    with deployment:
-        said = deployment.communicate(timeout=120)[0]
-    assert deployment.returncode == 1
-    assert "ROLLBACK_COMPLETE" in said
+    assert "ROLLBACK_COMPLETE" in failed(deploying(environment, template, "broken"))
     assert what_exists(stack.aws) == before
 
 
@@ -222,9 +250,7 @@ def test_deleting_the_stack_keeps_buckets_and_tables(environment: dict[str, str]
     jobs.submit()
     wait_for(lambda: jobs.read()[0].total_segments)
     assert queue_urls(aws)
-    cloudformation = boto3.client(
-        "cloudformation", endpoint_url=settings.aws_endpoint_url, region_name=settings.aws_region
-    )
+    cloudformation = client(environment, "cloudformation")
     cloudformation.delete_stack(StackName=STACK)
     cloudformation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
     (deleted,) = (one for one in cloudformation.list_stacks()["StackSummaries"] if one["StackName"] == STACK)

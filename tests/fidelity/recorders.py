@@ -6,6 +6,7 @@ Each lasts 6 seconds. Video and audio change all the time, so that no two frames
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .clips import AAC, CHAPTERS, HDR10, SECONDS, SUBTITLES, audio, video
@@ -13,8 +14,9 @@ from .probe import ProbeFailed, run, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-    from pathlib import Path
 
+# Only libaom writes forward key frames, and not from ffmpeg's options (`tests/unit/mp4/test_mp4_forward_keys.py`).
+AV1_FORWARD_KEYS = Path(__file__).parents[1] / "media" / "av1_forward_keys.mp4"
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
 X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p"]
 SVT_AV1 = ["-c:v", "libsvtav1", "-preset", "12", "-pix_fmt", "yuv420p"]
@@ -54,7 +56,8 @@ RECIPES: dict[str, list[str]] = {
     "x264_intra_refresh.mp4": _x264("keyint=25:intra-refresh=1", *AAC),
     "x264_444.mp4": _x264("keyint=25", "-pix_fmt", "yuv444p", *AAC),
     "svt_av1.mp4": _av(*SVT_AV1, "-g", "25", *OPUS),
-    "svt_av1_forward_keyframes.mp4": _av(*SVT_AV1, "-g", "25", "-svtav1-params", "irefresh-type=1", *AAC),
+    "svt_av1_intra_only.mp4": _av(*SVT_AV1, "-g", "25", "-svtav1-params", "irefresh-type=1", *AAC),
+    "av1_forward_keyframes.mp4": ["-i", str(AV1_FORWARD_KEYS), "-c", "copy"],
     "av1_opus.webm": _av(*SVT_AV1, "-g", "25", *OPUS, rate="30"),
     "vp9_opus.webm": _av(*VP9, "-g", "30", *OPUS, rate="30"),
     "vp9_altref.webm": _av("-c:v", "libvpx-vp9", "-cpu-used", "8", "-g", "30", "-auto-alt-ref", "1", *OPUS),

@@ -47,7 +47,7 @@ PARTS = 3
 LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-qp", "0")
 TIMES = ("-fps_mode", "passthrough", "-enc_time_base:v", "demux")
 # For video that this build of ffmpeg cannot decode (AV1): packets are compared in place of frames.
-COPYING = ("-map", "0:V:0", "-c", "copy")
+COPYING = ("-map", "0:V:0", "-c", "copy", "-copyinkf")
 WORKERS: dict[str, tuple[str, ...] | None] = {
     "unchanged": None,
     "re-encoded": ("-map", "0:V:0", "-map", "0:a?", *TIMES, *LOSSLESS, "-c:a", "aac"),

@@ -71,8 +71,8 @@ def test_an_empty_list(dlq: Command) -> None:
 
 
 def test_the_list_shows_the_reason(deployed: Stack, dlq: Command) -> None:
-    """It is the job's error, or a description if there is none. Listing changes nothing."""
-    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "failed after 5 attempts: no room"})
+    """It is the job's error, on one line, or a description if there is none. Listing changes nothing."""
+    deployed.add_job("job-1", status={"S": "failed"}, error={"S": "failed 5 times: no room\nit exited with 1"})
     add_dead_letter(deployed, "chunking", s3_event("input/job-1/source.mp4"))
     add_dead_letter(deployed, "reassembly", {"job_id": "job-2"})
     add_dead_letter(deployed, "reassembly", "not json")
@@ -86,7 +86,7 @@ def test_the_list_shows_the_reason(deployed: Stack, dlq: Command) -> None:
             ["reassembly", "-"],
         ]
         assert [line.split("  ")[4] for line in lines] == [
-            "failed after 5 attempts: no room",
+            "failed 5 times: no room; it exited with 1",
             "there is no such job",
             "the message names no job",
         ]

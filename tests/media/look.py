@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,19 @@ from typing import Any
 from media_worker_cli.local.ffmpeg import ffprobe_path
 
 from tests.media.clips import ffmpeg
+
+_ENVIRONMENTS = Path(__file__).parents[2] / ".cache" / "examples"
+
+
+def python_with(*packages: str) -> str:
+    """The Python of an environment with these packages, made once."""
+    folder = _ENVIRONMENTS / "-".join(packages)
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
+        (folder / "complete").touch()
+    return str(python)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
 """What the two functions are given."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from media_worker.settings import Settings
+from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from tests.template.conftest import FUNCTIONS
 
@@ -98,6 +100,19 @@ def test_architectures(template: Json, root: Path, architecture: str) -> None:
     assert metadata["BuildArchitecture"] == {"Ref": "Architecture"}
     working_directory = metadata["WorkingDirectory"]["Fn::Sub"].replace("${Architecture}", architecture)
     assert (root / working_directory / "requirements.txt").is_file()
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "arm64"])
+def test_a_build_is_for_one_architecture(template: Json, root: Path, architecture: str) -> None:
+    """The build holds the nested stack of its architecture, which no deployment for another one gets past."""
+    nested = template["Resources"]["FfmpegArchitecture"]["Properties"]
+    assert nested["Parameters"] == {"Architecture": {"Ref": "Architecture"}}
+    built = root / nested["TemplateURL"]["Fn::Sub"].replace("${Architecture}", architecture)
+    pattern = yaml_parse(built.read_text())["Parameters"]["Architecture"]["AllowedPattern"]
+    allowed = template["Parameters"]["Architecture"]["AllowedValues"]
+    assert [one for one in allowed if re.fullmatch(pattern, one)] == [architecture]
+    for name in ("ChunkingFunction", "ReassemblyFunction"):
+        assert template["Resources"][name]["DependsOn"] == "FfmpegArchitecture"
 
 
 def test_logs(function: Json, resources: Json) -> None:

@@ -1,29 +1,14 @@
 """The example of a worker in Python that decodes and encodes with PyAV, in an environment of its own."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.media import clips, look
 from tests.worker.world import ROOT, World, wait_until
 
-ENVIRONMENTS = ROOT / ".cache" / "examples"
-
-
-def environment(*packages: str) -> str:
-    """The Python of an environment with these packages, made once."""
-    folder = ENVIRONMENTS / "-".join(packages)
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages], check=True)
-        (folder / "complete").touch()
-    return str(python)
-
 
 def test_pyav_writes_every_frame_at_its_time(world: World, tmp_path: Path) -> None:
     """examples/pyav_worker.py keeps a variable frame rate and the audio, and changes the frames."""
-    interpreter = environment("boto3==1.43.108", "av==19.0.2", "numpy==2.5.5")
+    interpreter = look.python_with("boto3==1.43.108", "av==19.0.2", "numpy==2.5.5")
     world.clip, world.lasts = _variable_rate(tmp_path / "segment.mp4"), {"duration-seconds": "3/2"}
     world.add_job()
     process = world.launch([interpreter, str(ROOT / "examples" / "pyav_worker.py")], TMPDIR=str(tmp_path))

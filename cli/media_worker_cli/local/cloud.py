@@ -164,7 +164,7 @@ def _start(state: Path, environ: Mapping[str, str]) -> Cloud:
 def _spawn(state: Path, environ: Mapping[str, str], port: int, alive: IO[str], log: IO[str]) -> subprocess.Popen[bytes]:
     """Start ministack in a session of its own: Ctrl-C does not reach it, and its children are in one process group."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ministack"],
+        [sys.executable, "-m", "media_worker_cli.local.ministack"],
         env=_server_environment(state, environ, port),
         cwd=state,
         stdin=subprocess.DEVNULL,

@@ -18,8 +18,8 @@ from media_worker_cli.job_commands import require_job_id
 from media_worker_cli.local import cloud as clouds
 from media_worker_cli.local.cloud import Cloud, state_directory
 from media_worker_cli.local.deployment import CACHE, STACK_NAME, client_environment, current_fingerprint, isolated
+from media_worker_cli.local.disk import find_free_bytes, require_space
 from media_worker_cli.local.ffmpeg import with_ffmpeg_on_path
-from media_worker_cli.local.memory import available_bytes, require_memory
 from media_worker_cli.local.run import Processing, RunRequest
 from media_worker_cli.local.run import run as run_pipeline
 from media_worker_cli.segment_command import parse_command
@@ -61,12 +61,12 @@ def run(arguments: Namespace) -> int:
     """Split, process and join a video in the local cloud."""
     require_source(arguments.source)
     fetching.require_target(arguments.out, arguments.source)
+    state = state_directory(os.environ)
     if arguments.resume:
         require_job_id(arguments.resume)
     else:
-        require_memory(arguments.source, available_bytes())
-    request = RunRequest(Submission.of(arguments), _processing(arguments), arguments.out, bool(arguments.resume))
-    state = state_directory(os.environ)
+        require_space(arguments.source, state, find_free_bytes(state))
+    request = RunRequest(Submission.of(arguments), _processing(arguments, state), arguments.out, bool(arguments.resume))
     try:
         with progress.display() as display, clouds.in_use(state, dict(os.environ), display.say) as cloud:
             use_local_cloud(cloud)
@@ -107,12 +107,12 @@ def use_local_cloud(cloud: Cloud) -> None:
     os.environ.update(environment)
 
 
-def _processing(arguments: Namespace) -> Processing:
+def _processing(arguments: Namespace, state: Path) -> Processing:
     environ = with_ffmpeg_on_path(dict(os.environ), CACHE / "bin")
     words = parse_command(arguments.segment_command, environ) if arguments.segment_command is not None else None
     if arguments.keep and not arguments.resume:
         _require_empty(arguments.keep)
-    processing = Processing(words, environ, arguments.keep)
+    processing = Processing(words, environ, arguments.keep, state / "tmp")
     return replace(processing, concurrency=arguments.concurrency) if arguments.concurrency else processing
 
 

@@ -53,11 +53,15 @@ _ENDED = (JobStatus.COMPLETED, JobStatus.DELETED)
 
 @dataclass(frozen=True, slots=True)
 class Processing:
-    """How segments are processed: by the user's command, or copied if there is none. `keep` is a folder for copies."""
+    """How segments are processed: by the user's command, or copied if there is none. `keep` is a folder for copies.
+
+    `temporary` is the folder for segments at work: the cloud's, because /tmp may be in memory.
+    """
 
     words: tuple[str, ...] | None = None
     environ: Mapping[str, str] = field(default_factory=dict)
     keep: Path | None = None
+    temporary: Path | None = None
     concurrency: int = field(default_factory=lambda: os.process_cpu_count() or 1)
 
 
@@ -139,7 +143,7 @@ def _resume(aws: Aws, submission: Submission, on_bytes: Callable[[int], None]) -
 
 @contextmanager
 def _removing_job(aws: Aws, job_id: str, display: Display) -> Iterator[None]:
-    """Remove the job at the end, because the local cloud holds objects in memory.
+    """Remove the job at the end, because its objects take disk space.
 
     After an error the job is kept if another run can go on with it.
     """
@@ -212,7 +216,8 @@ def processing_segments(stack: Stack, job_id: str, processing: Processing) -> It
     """
     with ExitStack() as cleanup:
         queue_url = open_queue(stack.aws, job_id)
-        directory = Path(cleanup.enter_context(TemporaryDirectory(prefix="media-worker-run-")))
+        temporary = TemporaryDirectory(prefix="media-worker-run-", dir=processing.temporary)
+        directory = Path(cleanup.enter_context(temporary))
         settings = replace(stack.aws.settings, segment_queue_url=queue_url)
         options = WorkerOptions(directory=directory, segment=SegmentOptions(retry_delay_s=_RETRY_DELAY_S))
         worker = Worker(replace(stack.aws, settings=settings), Host(), options)

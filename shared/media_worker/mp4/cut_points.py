@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from fractions import Fraction
 
+    from media_worker.byte_ranges import ByteRange
+
+    from .forward_keys import ForwardKeys
+
 PCM_PACKET_SAMPLES = 1024
 # "Visual random access entry": sync samples of open GOPs (ISO/IEC 14496-12, 10.4).
 _RANDOM_ACCESS_GROUP = b"rap "
@@ -35,13 +39,15 @@ _RANDOM_ACCESS_GROUP = b"rap "
 class Cut:
     """A sample that a segment may start with, its composition time and its decode time in track ticks.
 
-    `leading` samples follow it in decode order and are presented before it.
+    `leading` samples follow it in decode order and are presented before it. `key` are bytes of the file to put before
+    it, in the same sample, so that a decoder can start there (`forward_keys`).
     """
 
     sample: int
     media_time: int
     decode_time: int
     leading: int = 0
+    key: ByteRange | None = None
 
     @property
     def overlap(self) -> int:
@@ -52,16 +58,24 @@ class Cut:
 class CutPoints:
     """The samples of one track at which a segment can start."""
 
-    def __init__(self, table: SampleTable, *, with_open_gops: bool = False, any_sample: bool = False) -> None:
+    def __init__(
+        self,
+        table: SampleTable,
+        *,
+        with_open_gops: bool = False,
+        any_sample: bool = False,
+        forward_keys: ForwardKeys | None = None,
+    ) -> None:
         """Find the cut points.
 
         `with_open_gops`: also sync samples that have leading samples. `any_sample`: every sample may be a sync sample,
-        whatever the table says, so the caller must verify the samples.
+        whatever the table says, so the caller must verify the samples. `forward_keys`: also forward key frames, if the
+        samples are presented in decode order, as in AV1.
 
         Raises:
             Unsupported: the track has too many reordered samples.
         """
-        self._table = table
+        self._table, self._forward_keys = table, forward_keys
         self._timeline = Timeline.of(table.durations)
         self.end = Cut(table.count, table.composition_end(), self._timeline.run_times[-1])
         self._sync = None if any_sample else _sync_samples(table, with_open_gops=with_open_gops)
@@ -117,11 +131,10 @@ class CutPoints:
         sample = min(self._timeline.first_at(time + 1), self._table.count) - 1
         if sample >= 0 and self._sync is not None:
             index = bisect_right(self._sync, sample) - 1
-            sample = self._sync[index] if index >= 0 else -1
-        if time < 0 or sample < 0:
-            return None
-        decode_time = self._timeline.time_of(sample)
-        return Cut(sample, decode_time, decode_time)
+            sync = self._sync[index] if index >= 0 else -1
+            found = self._forward_keys.last(sync + 1, sample + 1) if self._forward_keys and sync < sample else None
+            sample = sync if found is None else found
+        return self._cut_in_order(sample) if time >= 0 and sample >= 0 else None
 
     def _first_in_order(self, time: int) -> Cut:
         """The same for a track whose samples are presented in decode order."""
@@ -131,9 +144,15 @@ class CutPoints:
             sample = _next_pcm_packet(table, sample)
         if self._sync is not None:
             index = bisect_left(self._sync, sample)
-            sample = self._sync[index] if index < len(self._sync) else table.count
+            sync = self._sync[index] if index < len(self._sync) else table.count
+            found = self._forward_keys.first(sample, sync) if self._forward_keys and sample < sync else None
+            sample = sync if found is None else found
+        return self._cut_in_order(sample) if sample < table.count else self.end
+
+    def _cut_in_order(self, sample: int) -> Cut:
         decode_time = self._timeline.time_of(sample)
-        return Cut(sample, decode_time, decode_time) if sample < table.count else self.end
+        key = self._forward_keys.key_of(sample) if self._forward_keys else None
+        return Cut(sample, decode_time, decode_time, key=key)
 
 
 def _sync_samples(table: SampleTable, *, with_open_gops: bool) -> array[int] | None:

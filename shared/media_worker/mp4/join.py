@@ -146,6 +146,8 @@ def _is_whole_track(movies: Sequence[Movie], provenances: Sequence[Provenance], 
         own_samples = track.table.count - known.repeated_samples - known.trailing_samples
         if known.first_sample != sample or own_samples < 0:
             return False
+        if known.key_bytes and known.key_bytes >= track.table.slice(0, 1).sizes.between(0, 1):
+            return False
         sample += own_samples
     return True
 
@@ -162,6 +164,8 @@ def _restored_table(table: SampleTable, known: TrackProvenance) -> SampleTable:
     """The samples as they were in the source, without those that belong to the segments before and after."""
     if known.is_marked and table.sync is not None:
         table = replace(table, sync=table.sync[1:])
+    if known.key_bytes:
+        table = table.with_first_longer(-known.key_bytes)
     if known.repeated_samples or known.trailing_samples:
         table = table.slice(known.repeated_samples, table.count - known.trailing_samples)
     if known.offset_shift and table.offsets is not None:

@@ -4,7 +4,7 @@ Only for codecs that predict frames from others. All others (ProRes, DNxHD, MJPE
 
     H.264            IDR, or an intra frame with a recovery point that is exact at once   ITU-T H.264, 7.3 and D.1.8
     HEVC, VVC        IRAP: IDR, CRA, BLA                                                  H.265 and H.266, 7.4.2.2
-    AV1              a key frame that is presented at once                                AV1 specification, 5.9.2
+    AV1              a key frame that is presented at once (else see `forward_keys`)      AV1 specification, 5.9.2
     VP8, VP9         key frame                                                            RFC 6386, 9.1; VP9, 6.2
     MPEG-2, MPEG-4   intra frame                                                          ITU-T H.262, ISO 14496-2
 """
@@ -70,7 +70,7 @@ class _Sample:
 _VISUAL_ENTRY_BYTES = 78  # the fields of a visual sample entry before its boxes (8.5.2, 12.1.3)
 
 
-class _Bits:
+class Bits:
     """Reads bits. Behind the end, all bits are 0."""
 
     def __init__(self, data: bytes) -> None:
@@ -116,7 +116,7 @@ def _is_h264_key(sample: _Sample) -> bool:
 
 
 def _slice_type(unit: bytes) -> int | None:
-    bits = _Bits(_without_emulation(unit[1:32]))
+    bits = Bits(_without_emulation(unit[1:32]))
     bits.exp_golomb()  # first_mb_in_slice
     return bits.exp_golomb()
 
@@ -129,7 +129,7 @@ def _recovery_frames(sei: bytes) -> int | None:
         kind, at = _sei_number(data, at)
         size, at = _sei_number(data, at)
         if kind == _RECOVERY_POINT:
-            return _Bits(data[at : at + size]).exp_golomb()
+            return Bits(data[at : at + size]).exp_golomb()
         at += size
     return None
 
@@ -169,21 +169,27 @@ def _is_vvc_key(sample: _Sample) -> bool:
 
 # AV1, VP8 and VP9
 
-_OBU_FRAME_HEADER, _OBU_FRAME = 3, 6
+OBU_FRAME_HEADER, OBU_FRAME = 3, 6
 
 
 def _is_av1_key(sample: _Sample) -> bool:
     """The first frame header must be of a key frame (type 0) that is new and presented."""
-    data, at = sample.head, 0
-    while at + 2 < len(data):
+    for kind, at, _ in obus(sample.head):
+        if kind in (OBU_FRAME_HEADER, OBU_FRAME):
+            bits = Bits(sample.head[at : at + 1])
+            return (bits.read(1), bits.read(2), bits.read(1)) == (0, 0, 1)
+    return False
+
+
+def obus(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """The type of each OBU (AV1 specification, 5.3), and where its payload begins and ends. The last one may be cut."""
+    at = 0
+    while at + 1 < len(data):
         kind, has_extension, has_size = (data[at] >> 3) & 15, data[at] & 4, data[at] & 2
         at += 2 if has_extension else 1
         size, at = _leb128(data, at) if has_size else (len(data) - at, at)
-        if kind in (_OBU_FRAME_HEADER, _OBU_FRAME):
-            bits = _Bits(data[at : at + 1])
-            return (bits.read(1), bits.read(2), bits.read(1)) == (0, 0, 1)
+        yield kind, at, at + size
         at += size
-    return False
 
 
 def _leb128(data: bytes, at: int) -> tuple[int, int]:
@@ -201,7 +207,7 @@ def _is_vp8_key(sample: _Sample) -> bool:
 
 
 def _is_vp9_key(sample: _Sample) -> bool:
-    bits = _Bits(sample.head[:2])
+    bits = Bits(sample.head[:2])
     marker, profile = bits.read(2), bits.read(1) + 2 * bits.read(1)
     if profile == 3:  # noqa: PLR2004
         bits.read(1)
@@ -269,7 +275,14 @@ def _codec_of(entry: Box) -> Callable[[_Sample], bool] | None:
 # The most samples that are looked at for one file.
 MAX_LOOKS = 4096
 # Key frames are among the largest samples. Of every 64 samples, the largest 8 are looked at, up to 1024 samples.
-_SAMPLES_AT_ONCE, _LOOKS_AT_ONCE, _MAX_ROUNDS = 64, 8, 16
+SAMPLES_AT_ONCE, LOOKS_AT_ONCE, MAX_ROUNDS = 64, 8, 16
+
+
+def extent_of(table: SampleTable, sample: int, at_most_bytes: int) -> tuple[int, int]:
+    """The offset and the length of the first bytes of a sample."""
+    chunk = bisect_right(table.chunks.starts, sample) - 1
+    offset = table.chunks.offsets[chunk] + table.sizes.between(table.chunks.starts[chunk], sample)
+    return offset, min(at_most_bytes, table.sizes.between(sample, sample + 1))
 
 
 class KeyFrames:
@@ -286,7 +299,8 @@ class KeyFrames:
         """For each sample, whether it is a key frame. False for samples beyond the limit."""
         new = [sample for sample in dict.fromkeys(samples) if sample not in self._known][: MAX_LOOKS - self._looks]
         self._looks += len(new)
-        for sample, head in zip(new, self._read_many(list(map(self._head, new))) if new else (), strict=True):
+        heads = [extent_of(self._track.table, sample, HEAD_BYTES) for sample in new]
+        for sample, head in zip(new, self._read_many(heads) if new else (), strict=True):
             self._known[sample] = is_key_frame(self._entry(sample), head, is_marked=self._is_marked)
         return [self._known.get(sample, False) for sample in samples]
 
@@ -296,27 +310,20 @@ class KeyFrames:
         It is the first of them if that is a key frame. Otherwise it is the first key frame among the largest samples.
         """
         remaining = iter(samples)
-        if not (block := list(islice(remaining, _SAMPLES_AT_ONCE))):
+        if not (block := list(islice(remaining, SAMPLES_AT_ONCE))):
             return None
         if self.are_key(block[:1])[0]:
             return block[0]
         sizes = self._track.table.sizes
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             by_size = sorted(block, key=lambda sample: sizes.between(sample, sample + 1), reverse=True)
-            largest = sorted(by_size[:_LOOKS_AT_ONCE])
+            largest = sorted(by_size[:LOOKS_AT_ONCE])
             for sample, is_key in zip(largest, self.are_key(largest), strict=True):
                 if is_key:
                     return sample
-            if not (block := list(islice(remaining, _SAMPLES_AT_ONCE))):
+            if not (block := list(islice(remaining, SAMPLES_AT_ONCE))):
                 return None
         return None
-
-    def _head(self, sample: int) -> tuple[int, int]:
-        """Where the first bytes of a sample are."""
-        table = self._track.table
-        chunk = bisect_right(table.chunks.starts, sample) - 1
-        offset = table.chunks.offsets[chunk] + table.sizes.between(table.chunks.starts[chunk], sample)
-        return offset, min(HEAD_BYTES, table.sizes.between(sample, sample + 1))
 
     def _entry(self, sample: int) -> Box:
         chunks = self._track.table.chunks

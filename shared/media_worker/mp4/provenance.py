@@ -6,7 +6,8 @@ the samples is detected by the digest. In both cases the segments are joined by 
 
 The format is persisted and has a version. Segments written by older versions of this code must stay readable. Version 1
 had no `version`, `repeated_samples` and `is_marked`, and another digest. Version 3 has `context_before`,
-`context_after` and `trailing_samples`. Segments without context frames are still written as version 2.
+`context_after` and `trailing_samples`; version 4 has `key_bytes`. A segment is written as the lowest version that has
+all that it needs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 CONTEXT_VERSION = 3
+KEY_VERSION = 4
 PROVENANCE_UUID = bytes.fromhex("6d656469612d776f726b65722d637574")  # "media-worker-cut"
 MAX_PROVENANCE_BYTES = 1 << 20
 
@@ -36,6 +38,7 @@ class TrackProvenance:
 
     The first `repeated_samples` of the segment are also at the end of the segment before. `first_sample` is the number,
     in the source, of the first sample that follows them. The last `trailing_samples` are also in the segment after.
+    The first `key_bytes` of the first sample are a key frame of an earlier sample (`forward_keys`).
     """
 
     first_sample: int
@@ -44,6 +47,7 @@ class TrackProvenance:
     repeated_samples: int = 0
     is_marked: bool = False  # whether the first sample is a sync sample in the segment only
     trailing_samples: int = 0
+    key_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,9 @@ def build_provenance(provenance: Provenance) -> Box:
         del document["context_before"], document["context_after"]
         for track in document["tracks"]:
             del track["trailing_samples"]
+    if provenance.version < KEY_VERSION:
+        for track in document["tracks"]:
+            del track["key_bytes"]
     return Box(b"uuid", PROVENANCE_UUID + json.dumps(document, separators=(",", ":")).encode())
 
 
@@ -103,7 +110,7 @@ def _parse(document: dict[str, object]) -> Provenance:
         movie_timescale=_integer(document["movie_timescale"], at_least=1),
         tracks=tuple(_parse_track(track) for track in tracks),
         digest=str(document["digest"]),
-        version=_integer(document.get("version", 1), at_least=1, at_most=CONTEXT_VERSION),
+        version=_integer(document.get("version", 1), at_least=1, at_most=KEY_VERSION),
         context_before=_integer(document.get("context_before", 0)),
         context_after=_integer(document.get("context_after", 0)),
     )
@@ -123,6 +130,7 @@ def _parse_track(document: dict[str, object]) -> TrackProvenance:
         repeated_samples=_integer(document.get("repeated_samples", 0)),
         is_marked=document.get("is_marked", False) is True,
         trailing_samples=_integer(document.get("trailing_samples", 0)),
+        key_bytes=_integer(document.get("key_bytes", 0)),
     )
 
 

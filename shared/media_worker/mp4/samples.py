@@ -366,6 +366,13 @@ class SampleTable:
             has_bounds=self.has_bounds,
         )
 
+    def with_first_longer(self, by_bytes: int) -> SampleTable:
+        """The same table, but the first sample begins this much earlier in the file, or later if it is negative."""
+        first = Sizes.of(array("I", [self.sizes.between(0, 1) + by_bytes]))
+        sizes = Sizes.concat([first, self.sizes.slice(1, self.count)])
+        offsets = self.chunks.offsets
+        return replace(self, sizes=sizes, chunks=self.chunks.at([offsets[0] - by_bytes, *offsets[1:]]))
+
     def slice_times(self, first: int, end: int) -> SampleTable:
         """Only the times of samples `first` to `end` (exclusive), without sizes and chunks."""
         offsets = None if self.offsets is None else self.offsets.slice(first, end)

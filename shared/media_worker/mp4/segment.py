@@ -13,6 +13,7 @@ from .edit_list import Edit, clip_ranges, edits_of, exact_movie_timescale
 from .errors import overflow_is_unsupported
 from .provenance import (
     CONTEXT_VERSION,
+    KEY_VERSION,
     VERSION,
     Provenance,
     TrackProvenance,
@@ -40,24 +41,28 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
     """
     timescale = _movie_timescale(movie, plan)
     parts = [_segment_track(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
+    media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
+    key = plan.range_of(plan.main_track, segment_index).begin.key
+    if key is not None:
+        media = media.with_key(key, parts[plan.main_track][0].table.chunks.offsets[0])
+    tracks = tuple(_moved(track, media, known.key_bytes) for track, known in parts)
     provenance = Provenance(
         source=movie.fingerprint.hex(),
         segment_index=segment_index,
         total_segments=plan.total_segments,
         movie_timescale=movie.timescale,
         tracks=tuple(provenance for _, provenance in parts),
-        digest=digest_of(track for track, _ in parts),
-        version=CONTEXT_VERSION if plan.context else VERSION,
+        digest=digest_of(tracks),
+        version=KEY_VERSION if key is not None else CONTEXT_VERSION if plan.context else VERSION,
         context_before=plan.context[segment_index].before if plan.context else 0,
         context_after=plan.context[segment_index].after if plan.context else 0,
     )
-    media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
     box = with_segment_chapters(without_provenance(movie.box), plan.starts_s, segment_index)
     segment = replace(
         movie,
         box=box.with_children((*(box.children or ()), build_provenance(provenance))),
         timescale=timescale,
-        tracks=tuple(_moved(track, media) for track, _ in parts),
+        tracks=tracks,
     )
     return layout_of(segment, media.ranges)
 
@@ -95,6 +100,7 @@ def _segment_track(
         repeated_samples=0 if samples.is_empty else own_first - first - samples.begin.leading,
         is_marked=is_marked,
         trailing_samples=0 if samples.is_empty else samples.end - (end.sample + end.overlap),
+        key_bytes=samples.begin.key.length if samples.begin.key else 0,
     )
     return replace(track, edits=edits, table=table), provenance
 
@@ -179,5 +185,7 @@ def _presented_from(track: Track, samples: SampleRange, segment_index: int) -> i
     return None if track.edits else track.table.composition_start()
 
 
-def _moved(track: Track, media: MediaRanges) -> Track:
-    return replace(track, table=replace(track.table, chunks=media.moved(track.table.chunks)))
+def _moved(track: Track, media: MediaRanges, key_bytes: int) -> Track:
+    """The track with its samples at their offsets in the segment, and a key frame in front of the first one."""
+    table = replace(track.table, chunks=media.moved(track.table.chunks))
+    return replace(track, table=table.with_first_longer(key_bytes) if key_bytes else table)

@@ -34,7 +34,9 @@ from .edit_list import (
     presentation_time,
 )
 from .errors import Unsupported, overflow_is_unsupported
+from .forward_keys import ForwardKeys
 from .key_frames import KeyFrames, can_verify, is_doubtful
+from .notices import notice_of
 from .presented import Presented, PresentedFrames
 from .split_rule import MatchedCut, SplitRule, bounded, later_starts, match_cuts, match_equal
 
@@ -130,21 +132,32 @@ def plan_split(
 
     `read(offset, length)` reads the source, to see whether samples that are marked as sync samples are key frames. If
     all samples are marked, or none, every sample at which a segment starts is verified. Otherwise two of them are, and
-    all if one of the two is not a key frame. Without `read`, the file is believed. `read_many` reads several parts at
-    the same time.
+    all if one of the two is not a key frame. If the plan has a notice, AV1 video is searched for forward key frames.
+    Without `read`, the file is believed. `read_many` reads several parts at the same time.
 
     Raises:
         Unsupported: the movie has too many segments or reordered samples.
     """
     if not isinstance(rule, SplitRule):
         rule = SplitRule(rule)
-    source = _Source.of(movie, _reader(read, read_many))
+    reader = _reader(read, read_many)
+    source = _Source.of(movie, reader)
+    plan = _planned(source, rule, context_frames)
+    forward_keys = ForwardKeys.of(source.main, reader) if plan.notice else None
+    if forward_keys is None:
+        return plan
+    other = _planned(_Source.of(movie, reader, forward_keys), rule, context_frames)
+    return other if any(cut.key for cut in other.cuts[other.main_track]) else plan
+
+
+def _planned(source: _Source, rule: SplitRule, context_frames: int) -> SplitPlan:
     starts_s, cuts = _choose(source, rule)
     if not source.are_verified and not source.seem_right(starts_s):
         source = replace(source, are_verified=True)
         starts_s, cuts = _choose(source, rule)
     plan = replace(source.plan(starts_s, context_frames), matched_cuts=cuts if rule.cut_times_s is not None else ())
-    return replace(plan, notice=_notice(plan, source, rule))
+    notice = notice_of(plan, rule, source.main.table.sync, has_plain_edits=bool(source.ranges))
+    return replace(plan, notice=notice)
 
 
 def _choose(source: _Source, rule: SplitRule) -> tuple[list[Fraction], tuple[MatchedCut, ...]]:
@@ -174,8 +187,13 @@ def split_at(
     Raises:
         Unsupported: the movie cannot be cut at one of them; names it.
     """
-    source = _Source.of(movie, _reader(read, read_many))
+    reader = _reader(read, read_many)
+    source = _Source.of(movie, reader)
     cuts = [source.cut_at(start_s) for start_s in starts_s[1:]]
+    forward_keys = ForwardKeys.of(source.main, reader) if None in cuts else None
+    if forward_keys is not None:
+        source = _Source.of(movie, reader, forward_keys)
+        cuts = [source.cut_at(start_s) for start_s in starts_s[1:]]
     are_key = source.are_key([cut.sample for cut in cuts if cut])
     for (before_s, start_s), cut in zip(pairwise(starts_s), cuts, strict=True):
         if cut is None or start_s <= before_s or not are_key[cut.sample]:
@@ -204,14 +222,19 @@ class _Source:
     are_verified: bool  # whether a segment only starts at a key frame that was looked at
 
     @classmethod
-    def of(cls, movie: Movie, read_many: ReadMany | None) -> _Source:
+    def of(cls, movie: Movie, read_many: ReadMany | None, forward_keys: ForwardKeys | None = None) -> _Source:
         number = movie.main_track_number
         main = movie.tracks[number]
         key_frames = KeyFrames(main, read_many) if read_many is not None and can_verify(main) else None
         are_verified = key_frames is not None and is_doubtful(main.table)
         ranges = tuple(track.presented_ranges(movie.timescale) or () for track in movie.tracks)
         points = tuple(
-            CutPoints(track.table, with_open_gops=track is main, any_sample=track is main and are_verified)
+            CutPoints(
+                track.table,
+                with_open_gops=track is main,
+                any_sample=track is main and are_verified,
+                forward_keys=forward_keys if track is main else None,
+            )
             for track in movie.tracks
         )
         return cls(
@@ -318,7 +341,7 @@ class _Source:
     def seem_right(self, starts_s: Sequence[Fraction]) -> bool:
         """Whether the first and the last of these starts are key frames."""
         cuts = [self.cut_at(start_s) for start_s in starts_s]
-        samples = [cut.sample for cut in cuts if cut]
+        samples = [cut.sample for cut in cuts if cut and not cut.key]
         return self.key_frames is None or all(self.key_frames.are_key([*samples[:1], *samples[-1:]]))
 
     def are_key(self, samples: Sequence[int]) -> dict[int, bool]:
@@ -414,83 +437,3 @@ def _cut_at(track: Track, points: CutPoints, ranges: Sequence[PresentedRange], s
     """The first cut point of a track that is presented at or after `start_s`."""
     media_time = media_time_at(ranges, start_s * track.timescale)
     return points.end if media_time is None else points.first_at(media_time)
-
-
-# What a user should know
-
-
-_ADVICE = "re-encode with a keyframe every few seconds to process it in parallel"
-
-
-# How many cut times or segments a notice names.
-_NAMED = 10
-
-
-def _notice(plan: SplitPlan, source: _Source, rule: SplitRule) -> str | None:
-    """Why the video cannot be split as wanted, or None if it can."""
-    if not plan.segments:
-        return None
-    if not source.ranges and rule.segment_duration_s is None:
-        return f"one segment: {_why_one(source)}"
-    too_long = _too_long(plan, rule.max_duration_s) if plan.total_segments > 1 else None
-    notices = (_lost_cuts(plan, rule.tolerance_s), too_long or _longer_than_wanted(plan, source, rule))
-    return "; ".join(filter(None, notices)) or None
-
-
-def _lost_cuts(plan: SplitPlan, tolerance_s: Fraction) -> str | None:
-    """Which wanted cut times have no sync sample near them."""
-    lost = [f"{float(each.wanted_s):g}" for each in plan.matched_cuts if each.got_s is None]
-    if not lost:
-        return None
-    return (
-        f"the source has no keyframe within {float(tolerance_s):g} s of {len(lost)} of {len(plan.matched_cuts)} wanted "
-        f"cut times: {_listed(lost)} s; it was not cut there"
-    )
-
-
-def _too_long(plan: SplitPlan, max_duration_s: Fraction | None) -> str | None:
-    """Which segments are longer than the maximum."""
-    if max_duration_s is None:
-        return None
-    too_long = [str(index) for index, each in enumerate(plan.segments) if each.duration_s > max_duration_s]
-    if not too_long:
-        return None
-    longest_s = max(each.duration_s for each in plan.segments)
-    which = f"segment {too_long[0]} lasts" if len(too_long) == 1 else f"segments {_listed(too_long)} last up to"
-    return (
-        f"{which} {float(longest_s):.1f} s, more than the maximum of {float(max_duration_s):g} s: the source has "
-        f"no keyframe in between at which it can be cut; {_ADVICE}"
-    )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
-def _longer_than_wanted(plan: SplitPlan, source: _Source, rule: SplitRule) -> str | None:
-    """Which segment is much longer than the others should be, or why there is a single one."""
-    wanted_s = rule.segment_duration_s or rule.max_duration_s
-    if rule.segments is not None:
-        wanted_s = (source.end_s - source.first_s) / rule.segments
-    if wanted_s is None:
-        return None
-    longest = max(range(plan.total_segments), key=lambda index: plan.segments[index].duration_s)
-    longest_s = plan.segments[longest].duration_s
-    if plan.total_segments == 1:
-        return f"one segment: {_why_one(source)}" if longest_s > wanted_s else None
-    if longest_s <= 2 * wanted_s:
-        return None
-    return (
-        f"segment {longest} lasts {float(longest_s):.1f} s, more than twice the wanted {float(wanted_s):g} s: the "
-        f"source has no keyframe in between at which it can be cut; {_ADVICE}"
-    )
-
-
-def _why_one(source: _Source) -> str:
-    if not source.ranges:
-        return "an edit list repeats media or changes the speed; export without edits to process it in parallel"
-    keyframes = source.main.table.sync
-    if keyframes is not None and len(keyframes) <= 1:
-        return f"the source has a single keyframe; {_ADVICE}"
-    return f"the source has no keyframe after the first at which it can be cut; {_ADVICE}"

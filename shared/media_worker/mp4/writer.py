@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from array import array
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, compress, count, islice, repeat
 from operator import add, gt
 from typing import TYPE_CHECKING
@@ -76,6 +76,14 @@ class MediaRanges:
         """Ranges that are sorted and do not overlap."""
         new_offsets = array("Q", accumulate((each.length for each in ranges), initial=0))
         return cls(tuple(ranges), array("Q", (each.offset for each in ranges)), new_offsets)
+
+    def with_key(self, key: ByteRange, before: int) -> MediaRanges:
+        """With a further range of the source, immediately before the byte at offset `before`."""
+        number = bisect_right(self._old_offsets, before) - 1
+        low, high = self.ranges[number].split(before - self.ranges[number].offset)
+        ranges = [*self.ranges[:number], *([low] if low.length else ()), key, high, *self.ranges[number + 1 :]]
+        offsets = array("Q", (before if each is key else each.offset for each in ranges))
+        return replace(MediaRanges.of(ranges), _old_offsets=offsets)
 
     @property
     def total_bytes(self) -> int:

@@ -42,5 +42,6 @@ def test_a_summary_as_lines_and_as_json() -> None:
         "the final is out/final.mp4 (3.0 MB)",
     ]
     assert summary.as_json()["final"] == "out/final.mp4"
+    assert "1 segment, 12.5 s in total" in replace(summary, segments=1).as_lines()
     assert "notice: one keyframe" in replace(summary, notice="one keyframe").as_lines()
     assert summary.as_json()["steps"][1] == {"step": "chunking: plan", "seconds": 0.25, "size_bytes": None}

@@ -32,7 +32,7 @@ def test_times_and_sizes_for_a_person() -> None:
         "2 d",
     ]
     assert (describe_clock(3_723.4), describe_size(14_534_691)) == ("1:02:03", "14.5 MB")
-    assert in_short("two\nlines") == "two lines"
+    assert in_short("two\n\nlines ") == "two; lines"
     assert in_short("x" * 61) == "x" * 59 + "…"
 
 

@@ -42,6 +42,15 @@ def test_provenance_survives_writing_and_reading() -> None:
     assert find_provenance(Box(b"moov", children=(build_provenance(PROVENANCE),))) == PROVENANCE
 
 
+def test_each_version_survives_writing_and_reading() -> None:
+    """Later versions have more fields."""
+    track = replace(PROVENANCE.tracks[0], trailing_samples=2)
+    context = replace(PROVENANCE, tracks=(track,), version=3, context_before=1, context_after=2)
+    key = replace(context, tracks=(replace(track, key_bytes=5),), version=4)
+    for provenance in (context, key):
+        assert find_provenance(Box(b"moov", children=(build_provenance(provenance),))) == provenance
+
+
 VERSION_1 = (
     b'media-worker-cut{"source":"abc","segment_index":1,"total_segments":3,"movie_timescale":600,'
     b'"tracks":[{"first_sample":7,"offset_shift":-3,"edits":[{"duration":5,"media_time":-1,"rate":65536},'
@@ -68,7 +77,7 @@ def test_segments_of_version_1_can_be_read() -> None:
 
 def test_a_later_version_is_ignored() -> None:
     """Such segments are concatenated by their own times."""
-    later = replace(PROVENANCE, version=4)
+    later = replace(PROVENANCE, version=5)
     assert find_provenance(Box(b"moov", children=(build_provenance(later),))) is None
 
 
