@@ -6,12 +6,12 @@ are killed before or after an AWS call.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -33,7 +33,6 @@ from media_worker.mp4 import (
     SplitPlan,
     SplitRule,
     plan_join,
-    plan_source_join,
     plan_split,
     read_movie,
 )
@@ -64,13 +63,14 @@ class Version:
             rule = replace(rule, segment_duration_s=rule.segment_duration_s * self.factor)
             return plan_split(movie, rule, *read, **options)
 
-        def lossy(join: Callable[..., Layout]) -> Callable[..., Layout]:
-            return lambda movies, *rest: join(movies[: max(1, len(movies) - 1)], *rest)
+        def shorter_join(movies: Sequence[Movie], starts_s: Sequence[Fraction] | None) -> Layout:
+            kept = max(1, len(movies) - 1)
+            return plan_join(movies[:kept], starts_s[:kept] if starts_s else None)
 
         chunking.plan_split = longer  # type: ignore[assignment, attr-defined]
         if self.is_lossy:
-            reassembly.plan_join = lossy(plan_join)  # type: ignore[attr-defined]
-            reassembly.plan_source_join = lossy(plan_source_join)  # type: ignore[attr-defined]
+            reassembly.plan_join = shorter_join  # type: ignore[assignment, attr-defined]
+            reassembly.plan_source_join = lambda movies, _, starts_s: shorter_join(movies, starts_s)  # type: ignore[assignment, attr-defined]
 
 
 PRESENT = Version()
@@ -137,6 +137,10 @@ def is_wanted(world: World, plan: str) -> bool:
     return True
 
 
+type Disturbance = Literal["a short segment", "stale segments", "a short join"]
+DISTURBANCES: Sequence[Disturbance] = get_args(Disturbance.__value__)
+
+
 def _is_processed(world: World) -> bool:
     job = world.job()
     return job.status is JobStatus.CHUNKING_COMPLETE and is_complete(world.aws, job)
@@ -168,6 +172,8 @@ class AttemptsMachine(RuleBasedStateMachine):
     cloud: ClassVar[Cloud]
     studio: ClassVar[Studio]
     number: ClassVar[int] = 0
+    # What happens just before the last join of every example. None: chance decides.
+    focus: ClassVar[Disturbance | None] = None
 
     @initialize(
         name=names,
@@ -177,7 +183,7 @@ class AttemptsMachine(RuleBasedStateMachine):
         later=st.none() | durations,
         wanted=tracks,
         style=styles,
-        last=st.sampled_from(["a short segment", "stale segments", "stale segments", "a short join"]),
+        last=st.sampled_from(DISTURBANCES),
         by_hand=st.booleans(),
     )
     def begin(
@@ -189,7 +195,7 @@ class AttemptsMachine(RuleBasedStateMachine):
         later: int | None,
         wanted: str,
         style: Style,
-        last: str,
+        last: Disturbance,
         *,
         by_hand: bool,
     ) -> None:
@@ -201,7 +207,7 @@ class AttemptsMachine(RuleBasedStateMachine):
         self.world.clock = StoppedClock()
         self.world.engine, self.world.tracks = engine, wanted
         self.style: Style = style
-        self.last = last
+        self.last = self.focus or last
         self.in_work: list[InWork] = []
         self.judged: set[str] = set()
         before = name if earlier != "another source" else "plain" if name == "negative" else "negative"
