@@ -67,10 +67,13 @@ class Version:
             kept = max(1, len(movies) - 1)
             return plan_join(movies[:kept], starts_s[:kept] if starts_s else None)
 
+        def shorter_source_join(movies: Sequence[Movie], _: Any, starts_s: Sequence[Fraction]) -> Layout:
+            return shorter_join(movies, starts_s)
+
         chunking.plan_split = longer  # type: ignore[assignment, attr-defined]
         if self.is_lossy:
             reassembly.plan_join = shorter_join  # type: ignore[assignment, attr-defined]
-            reassembly.plan_source_join = lambda movies, _, starts_s: shorter_join(movies, starts_s)  # type: ignore[assignment, attr-defined]
+            reassembly.plan_source_join = shorter_source_join  # type: ignore[assignment, attr-defined]
 
 
 PRESENT = Version()

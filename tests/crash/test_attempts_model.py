@@ -14,16 +14,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import run_state_machine_as_test
-from media_worker import chunking, completions, handlers, lease, reassembly
+from media_worker import chunking, completions, lease, reassembly
 from media_worker.aws import Aws
 from media_worker.completions import Completion
 from media_worker.engines.copy import Media
-from media_worker.errors import BadPlan, LeaseHeld
-from media_worker.handlers import Disposition
-from media_worker.jobs import Job
 from media_worker.lease import LeaseStore
 from media_worker.mp4 import SplitPlan, plan_split
-from media_worker.plan import Plan, read_plan
+from media_worker.plan import Plan
 from media_worker.s3 import StoredObject, describe
 
 from tests.crash import server
@@ -62,13 +59,6 @@ def nothing(*_: Any) -> None:
     """In place of a check."""
 
 
-def plan_of_any_source(aws: Aws, job: Job, _: StoredObject) -> Plan | None:
-    try:
-        return read_plan(aws, job) if job.plan else None
-    except BadPlan:
-        return None
-
-
 def cut_again(plan: Plan, media: Media) -> tuple[Plan, SplitPlan]:
     return plan, plan_split(media.movie, Fraction(2), media.read, media.read_many)
 
@@ -82,32 +72,22 @@ def describe_without_plan(aws: Aws, bucket: str, key: str) -> StoredObject | Non
     return replace(found, metadata={}) if found and "/segments/" in key else found
 
 
-def keep_final(aws: Any, job: Any, segments: Any, _: Any, *rest: Any, write: Any = reassembly._write_final) -> None:
-    write(aws, job, segments, None, *rest)
-
-
 ANY_COMPLETION = (Completion, "counts_for", lambda *_: True)
 ANY_RECORD = ((completions, "require_current_plan", nothing), (completions, "_put_if_current", put))
 ANY_PROCESSED = (reassembly, "describe", describe_without_plan)
 NO_FRAME_CHECK = (reassembly, "check_segments", lambda *_: 1)
 NO_FINAL_CHECK = (reassembly, "check_final", nothing)
 ENDLESS_LEASE = (lease, "LEASE_S", 10**8)
-HELD_IS_DONE = ((LeaseHeld, Disposition("acknowledged")), *handlers.DISPOSITIONS)
 
 # For each bug, what shows it: with that in every example, fewer examples are needed.
 BUGS: Mapping[str, tuple[Disturbance | None, Sequence[tuple[Any, str, Any]]]] = {
     "a retry plans again": (None, [(chunking, "find_plan", nothing)]),
     "a retry cuts elsewhere than the plan": (None, [(chunking, "_carry_out", cut_again)]),
-    "the plan of another source is carried out": (None, [(chunking, "find_plan", plan_of_any_source)]),
-    "processed segments of another plan are joined": ("stale segments", [ANY_PROCESSED]),
     "digests are ignored": ("stale segments", [ANY_COMPLETION, *ANY_RECORD, ANY_PROCESSED]),
     "frames are not checked before the join": ("a short segment", [NO_FRAME_CHECK]),
     "frames are not checked at all": ("a short segment", [NO_FRAME_CHECK, NO_FINAL_CHECK]),
     "the final is not checked": ("a short join", [NO_FINAL_CHECK]),
-    "a bad final is believed": ("a short join", [(reassembly, "_is_good", lambda *_: True)]),
-    "a bad final is kept": ("a short join", [(reassembly, "_write_final", keep_final)]),
     "a lease is never released": (None, [(LeaseStore, "_release", nothing), ENDLESS_LEASE]),
-    "a message is lost while a lease is held": (None, [(handlers, "DISPOSITIONS", HELD_IS_DONE)]),
 }
 QUICKLY_FOUND = ("frames are not checked at all",)
 
