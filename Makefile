@@ -36,15 +36,21 @@ include bench/coldstart.mk
 include tests/crash/crash.mk
 
 .PHONY: test
-# The tests of the local cloud wait most of the time. They run beside the others, in a process of their own.
-test: setup ## run all tests, with coverage
+# The tests of the local cloud wait most of the time. They run beside all others, in a process of their own.
+test: setup ## run all tests, with coverage of lines
 	@rm -f .coverage .coverage.*
 	@$(BIN)/pytest -q tests/e2e > .cache/e2e.log 2>&1 & e2e=$$!; \
-		$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template tests/worker --cov --cov-report=; \
+		$(BIN)/pytest -q -n 2 tests/unit tests/functional tests/rights tests/template tests/worker \
+			--cov $(COV_OPTIONS) --cov-report= && \
+		$(BIN)/coverage report && \
+		$(BIN)/pytest -q -n 2 tests/crash tests/hostile && \
+		$(BIN)/pytest -q -n 2 tests/packaging -k "contents or processed and 3.10"; \
 		others=$$?; wait $$e2e; e2e=$$?; cat .cache/e2e.log; exit $$((others + e2e))
-	@$(BIN)/coverage report
-	@$(BIN)/pytest -q -n 2 tests/crash tests/hostile
-	@$(BIN)/pytest -q -n 2 tests/packaging -k "contents or processed and 3.10"
+
+.PHONY: coverage
+coverage: export COVERAGE_CORE := ctrace
+coverage: COV_OPTIONS := --cov-branch
+coverage: test ## run all tests, with coverage of lines and branches
 
 .PHONY: test-wheel
 test-wheel: setup ## install the wheel into every Python of this machine, by uv, pip and pipx, and work with it

@@ -1,5 +1,7 @@
 """Settings for all tests: no test reaches AWS, and none changes the process for the next one."""
 
+import functools
+import gc
 import logging
 import os
 import signal
@@ -7,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import botocore.session
 import pytest
 from moto.core.botocore_stubber import BotocoreStubber
 
@@ -21,6 +24,9 @@ os.environ.update(
     POWERTOOLS_METRICS_NAMESPACE="MediaWorker",
 )
 
+# One loader for all clients of a process: parsing botocore's models takes most of the time that a client takes.
+setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))  # noqa: B010
+
 _process_request, _one_request = BotocoreStubber.process_request, threading.RLock()
 
 
@@ -33,6 +39,12 @@ def _process_atomically(stubber: BotocoreStubber, request: Any) -> Any:
 
 
 setattr(BotocoreStubber, "process_request", _process_atomically)  # noqa: B010 (mypy refuses the assignment)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from examining all imported modules again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

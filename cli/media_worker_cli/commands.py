@@ -13,7 +13,7 @@ import sys
 from argparse import Namespace
 
 from media_worker_cli import fetching, progress, watching
-from media_worker_cli.errors import UsageError
+from media_worker_cli.errors import UsageError, install_command
 from media_worker_cli.job_commands import require_job_id
 from media_worker_cli.stack import choose_stack, read_env_file
 from media_worker_cli.submission import Submission, require_resumable, require_source, upload_source
@@ -108,7 +108,7 @@ def serve(arguments: Namespace) -> int:
     With a file of settings it starts a new process, because some settings are read when a module is imported.
     """
     if importlib.util.find_spec("aws_lambda_powertools") is None:
-        raise UsageError("`serve` needs Powertools: install it with `pip install 'media-worker[serve]'`")
+        raise UsageError(f"`serve` needs Powertools: install it with {install_command('serve')}")
     from media_worker import main as service
 
     if arguments.env_file:

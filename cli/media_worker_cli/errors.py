@@ -34,3 +34,8 @@ class UploadBroken(CommandError):
 
 class JobFailed(CommandError):
     """The job ended without a final. The message is the job's error."""
+
+
+def install_command(extra: str) -> str:
+    """How to install an extra: from the wheel, because media-worker is in no package index."""
+    return f"`pip install 'media-worker[{extra}] @ file:///path/to/the.whl'`"

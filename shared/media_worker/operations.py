@@ -208,9 +208,7 @@ def _require_sensible(job: Job, chosen: frozenset[int], settings: NewSettings) -
             f"{describe_ranges(unknown)}"
         )
     if job.status is JobStatus.COMPLETED and not chosen and not settings.need_new_plan:
-        raise OperationRefused(
-            f"job {job.job_id} is completed: name the segments to process again, or other settings"
-        )
+        raise OperationRefused(f"job {job.job_id} is completed: name the segments to process again, or other settings")
 
 
 def _retry_with_new_plan(aws: "Aws", job: Job, settings: NewSettings) -> Outcome:

@@ -39,11 +39,12 @@ OTHER_SETTINGS = 'Settings.from_environment({**os.environ, "CHUNK_SEGMENT_DURATI
 
 
 def deploying(
-    environment: dict[str, str], template: Path, stack: str = STACK, architecture: str = "x86_64"
+    environment: dict[str, str], template: Path, stack: str = STACK, **parameters: str
 ) -> subprocess.Popen[str]:
+    given = {"FfmpegPath": ffmpeg_path(), "MaximumConcurrency": "0", **parameters}
     argv = [str(Path(sys.executable).with_name("sam")), "deploy", "--stack-name", stack]
     argv += ["--template-file", str(template), "--parameter-overrides"]
-    argv += [f"FfmpegPath={ffmpeg_path()}", "MaximumConcurrency=0", f"Architecture={architecture}"]
+    argv += [f"{name}={value}" for name, value in given.items()]
     argv += ["--config-file", SAM_CONFIG]
     quiet = {"SAM_CLI_TELEMETRY": "0", "SAM_CLI_POLL_DELAY": "0.3"}
     return subprocess.Popen(
@@ -156,6 +157,12 @@ def client(environment: dict[str, str], service: Any) -> Any:
     return boto3.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"], region_name=environment["AWS_REGION"])
 
 
+def physical_id(environment: dict[str, str], stack: str, logical_id: str) -> str:
+    cloudformation = client(environment, "cloudformation")
+    resource = cloudformation.describe_stack_resource(StackName=stack, LogicalResourceId=logical_id)
+    return str(resource["StackResourceDetail"]["PhysicalResourceId"])
+
+
 def kept(environment: dict[str, str]) -> dict[str, str]:
     """The physical ids of what an update must leave in place: what holds data, and what policies of users name."""
     resources = client(environment, "cloudformation").describe_stack_resources(StackName=STACK)["StackResources"]
@@ -198,19 +205,27 @@ def test_an_update_loses_no_message(environment: dict[str, str], stack: Stack, t
     wait_for(lambda: jobs.running() <= messages(stack.aws) <= jobs.running() * 8)
 
 
+def test_a_nested_stack_is_updated(environment: dict[str, str]) -> None:
+    """A new log level reaches the function in the nested stack, and the stack keeps all its parts."""
+    before = kept(environment)
+    ended_well(deploying(environment, ROOT / ".local" / "build" / "template.yaml", LogLevel="DEBUG"))
+    function = physical_id(environment, physical_id(environment, STACK, "Events"), "EventsFunction")
+    described = client(environment, "lambda").get_function_configuration(FunctionName=function)
+    assert described["Environment"]["Variables"]["POWERTOOLS_LOG_LEVEL"] == "DEBUG"
+    assert kept(environment) == before
+
+
 def test_a_build_for_another_architecture_is_not_deployed(environment: dict[str, str]) -> None:
     """The deployment fails and says what to do. The functions keep their architecture, and the stack all its parts."""
     before, begin = kept(environment), datetime.now(UTC)
     build = ROOT / ".local" / "build" / "template.yaml"
-    failed(deploying(environment, build, architecture="arm64"))
-    cloudformation = client(environment, "cloudformation")
-    events = cloudformation.describe_stack_events(StackName=STACK)["StackEvents"]
+    failed(deploying(environment, build, Architecture="arm64"))
+    events = client(environment, "cloudformation").describe_stack_events(StackName=STACK)["StackEvents"]
     reasons = [event.get("ResourceStatusReason", "") for event in events if event["Timestamp"] >= begin]
     assert any("Give `sam build` and `sam deploy` the same Architecture" in reason for reason in reasons), reasons
     assert kept(environment) == before
-    function = cloudformation.describe_stack_resource(StackName=STACK, LogicalResourceId="ChunkingFunction")
-    name = function["StackResourceDetail"]["PhysicalResourceId"]
-    described = client(environment, "lambda").get_function_configuration(FunctionName=name)
+    function = physical_id(environment, STACK, "ChunkingFunction")
+    described = client(environment, "lambda").get_function_configuration(FunctionName=function)
     assert described["Architectures"] == ["x86_64"]
 
 

@@ -1,17 +1,19 @@
-"""The S3 of the local cloud: objects are on disk, and everything else is as before."""
+"""The ministack of the local cloud: objects are on disk, stacks can be updated, and everything else is as before."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 import pytest
@@ -20,6 +22,7 @@ from botocore.exceptions import ClientError
 from media_worker_cli.local import cloud as clouds
 from media_worker_cli.local import ministack
 from ministack.services import s3 as s3_service
+from ministack.services.cloudformation import provisioners
 
 MIB = 1024 * 1024
 BUCKET = "bucket"
@@ -72,10 +75,10 @@ class Server:
         self.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": listed}, **condition)
 
 
-def connect(endpoint: str) -> Any:
+def connect(endpoint: str, service: Literal["s3", "cloudformation"] = "s3") -> Any:
     credentials: dict[str, Any] = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     config = Config(proxies={}, max_pool_connections=16)
-    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config, **credentials)
+    return boto3.client(service, endpoint_url=endpoint, region_name="us-east-1", config=config, **credentials)
 
 
 @pytest.fixture(scope="module")
@@ -200,19 +203,62 @@ def test_versions(server: Server) -> None:
         server.s3.delete_object(Bucket=bucket, Key="key", VersionId=version)
 
 
-def changed(name: str) -> ModuleType:
-    """An S3 service of which one function is another one."""
-    module = ModuleType("s3")
-    vars(module).update(vars(s3_service))
+def test_an_unchanged_resource_of_a_nested_stack_keeps_its_attributes(server: Server) -> None:
+    """An update of the nested stack may refer to them: the role of a function whose layer is new."""
+    group = {"Type": "AWS::Logs::LogGroup", "Properties": {"LogGroupName": "/nested"}}
+    child = {
+        "Parameters": {"Days": {"Type": "Number"}},
+        "Resources": {
+            "Group": group,
+            "Other": {"Type": "AWS::Logs::LogGroup", "Properties": {"RetentionInDays": {"Ref": "Days"}}},
+        },
+        "Outputs": {"Arn": {"Value": {"Fn::GetAtt": ["Group", "Arn"]}}},
+    }
+    server.put("child.json", json.dumps(child).encode())
+    cloudformation = connect(server.s3.meta.endpoint_url, "cloudformation")
+    for days, write in ((1, cloudformation.create_stack), (3, cloudformation.update_stack)):
+        properties = {"TemplateURL": f"https://s3.amazonaws.com/{BUCKET}/child.json", "Parameters": {"Days": days}}
+        nested = {"Type": "AWS::CloudFormation::Stack", "Properties": properties}
+        outputs = {"Arn": {"Value": {"Fn::GetAtt": ["Nested", "Outputs.Arn"]}}}
+        write(StackName="parent", TemplateBody=json.dumps({"Resources": {"Nested": nested}, "Outputs": outputs}))
+        while (stack := cloudformation.describe_stacks(StackName="parent")["Stacks"][0])["StackStatus"].endswith(
+            "PROGRESS"
+        ):
+            time.sleep(0.1)
+        assert stack["StackStatus"] in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+        assert "log-group:/nested" in stack["Outputs"][0]["OutputValue"]
+    cloudformation.delete_stack(StackName="parent")
+
+
+def deployed(cloudformation: Any, name: str) -> Any:
+    """The stack, after what is done to it has ended."""
+    while True:
+        stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
+        if not stack["StackStatus"].endswith("IN_PROGRESS"):
+            return stack
+        time.sleep(0.1)
+
+
+def changed(original: ModuleType, name: str) -> ModuleType:
+    """A part of ministack in which one function is another one."""
+    module = ModuleType(original.__name__)
+    vars(module).update(vars(original))
     vars(module)[name] = lambda: None
     return module
 
 
-@pytest.mark.parametrize("name", ministack._REPLACEMENTS)
+@pytest.mark.parametrize("name", ministack._ON_DISK)
 def test_another_s3_service_is_refused(name: str) -> None:
     """Rather than kept in memory in part, or changed in the wrong spot."""
     with pytest.raises(ministack.UnknownMinistack, match=name):
-        ministack.keep_on_disk(changed(name))
+        ministack.keep_on_disk(changed(s3_service, name))
+
+
+def test_another_cloudformation_is_refused() -> None:
+    """Rather than changed in the wrong spot."""
+    name = "_cfn_nested_stack_deploy"
+    with pytest.raises(ministack.UnknownMinistack, match=name):
+        ministack.keep_attributes(changed(provisioners, name))
 
 
 def test_the_cloud_does_not_start_with_another_ministack(tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def test_what_is_missing_is_named(install: Install, world: World, version: str) 
     assert local.returncode == 2
     expected = "aws_lambda_powertools" if version == "3.13" else f"needs Python 3.13, and this is Python {version}"
     assert expected in local.stderr
-    assert "pip install 'media-worker[local]'" in local.stderr
+    assert "pip install 'media-worker[local] @ file:" in local.stderr
     serve = environment.run("serve", check=False, environ=credentials(world))
     assert serve.returncode == 2
-    assert "pip install 'media-worker[serve]'" in serve.stderr
+    assert "pip install 'media-worker[serve] @ file:" in serve.stderr
 
 
 @pytest.mark.parametrize("version", VERSIONS)

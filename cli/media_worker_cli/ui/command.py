@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from argparse import Namespace
 
-from media_worker_cli.errors import CommandError, UsageError
+from media_worker_cli.errors import CommandError, UsageError, install_command
 
 _HOST = "127.0.0.1"
 # Open pages hold a connection for their updates: without a limit the server would wait for them.
@@ -28,7 +28,7 @@ def ui(arguments: Namespace) -> int:
         from media_worker_cli.ui.security import Session  # noqa: PLC0415
         from media_worker_cli.ui.server import build_app  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise CommandError(f"{error.name} is not installed: install the extra, media-worker[ui]") from error
+        raise CommandError(f"{error.name} is not installed: install it with {install_command('ui')}") from error
     with _listen(arguments.port) as listener:
         session = Session(listener.getsockname()[1])
         config = uvicorn.Config(
