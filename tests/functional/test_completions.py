@@ -180,7 +180,7 @@ def test_a_sender_knows_its_own_row(stack: Stack, monkeypatch: pytest.MonkeyPatc
     assert "sent_at" in stack.row("ReassemblyTriggered")
 
 
-def test_a_sender_that_got_no_answer_at_all_tries_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sender_that_got_no_answer_at_all_repeats_the_step(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer to the write of the row was lost. A worker repeats the whole step, a moment later."""
     add_chunked_job(stack, 1)
     put = stack.aws.dynamodb.put_item
