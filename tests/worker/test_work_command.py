@@ -102,10 +102,16 @@ def test_once_says_by_its_exit_code_how_it_went(world: World) -> None:
 def test_each_gpu_has_a_segment(world: World) -> None:
     """CUDA_VISIBLE_DEVICES names it."""
     world.add_job(4)
-    program = (
-        "import os, shutil, sys, time; time.sleep(1); shutil.copy(*sys.argv[1:3]);"
-        "open(f'{sys.argv[3]}/gpu-' + os.environ['CUDA_VISIBLE_DEVICES'], 'a').write(os.environ['MEDIA_WORKER_INDEX'])"
-    )
+    # Each segment waits until both GPUs have one, so that neither slot can process all of them.
+    program = """
+import os, pathlib, shutil, sys, time
+folder = pathlib.Path(sys.argv[3])
+with (folder / f"gpu-{os.environ['CUDA_VISIBLE_DEVICES']}").open("a") as file:
+    file.write(os.environ["MEDIA_WORKER_INDEX"])
+while len(list(folder.glob("gpu-*"))) < 2:
+    time.sleep(0.05)
+shutil.copy(*sys.argv[1:3])
+"""
     command = python(program, "{input}", "{output}", str(world.directory))
     process = world.start("--gpus", "0,3", "--idle-exit", "1", "--", *command)
     process.communicate(timeout=60)
