@@ -7,15 +7,15 @@ import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 import boto3
-from media_worker.errors import MediaWorkerError
-from media_worker.jobs import read_job
+from media_worker.errors import MediaWorkerError, OperationRefused
+from media_worker.jobs import JobStatus, read_job
 from media_worker.keys import is_job_id, parse_input_key, parse_segment_key
 
 from media_worker_cli.errors import UsageError
@@ -124,6 +124,21 @@ def _parse(pair: QueuePair, message: "MessageTypeDef") -> DeadLetter:
     return DeadLetter(pair, message["MessageId"], message["Body"], message["ReceiptHandle"], sent_ms // 1000)
 
 
+def require_useful(aws: "Aws", chosen: Iterable[DeadLetter]) -> None:
+    """Stop before a message is redriven that a segment worker would drop.
+
+    Raises:
+        OperationRefused: a message is about a segment of a failed job; names the jobs.
+    """
+    jobs = dict.fromkeys(letter.job_id for letter in chosen if letter.job_id and letter.queues.name == "segments")
+    failed = [job_id for job_id in jobs if (job := read_job(aws, job_id)) and job.status is JobStatus.FAILED]
+    if failed:
+        commands = ", ".join(f"`media-worker retry {job_id}`" for job_id in failed)
+        raise OperationRefused(
+            f"workers drop messages about segments of failed jobs, and {', '.join(failed)} failed: run {commands} first"
+        )
+
+
 def redrive(sqs: "SQSClient", letters: list[DeadLetter], chosen: Sequence[DeadLetter]) -> None:
     """Send messages to their queues again, with a receive count of zero, and take them out of `letters`.
 
@@ -230,6 +245,8 @@ def _redrive(arguments: Namespace, queues: _Queues) -> int:
     if arguments.all == bool(arguments.messages):
         raise UsageError("give either message ids or job ids, or --all")
     chosen = list(queues.letters) if arguments.all else _choose(queues.letters, arguments.messages)
+    if queues.aws:
+        require_useful(queues.aws, chosen)
     redrive(queues.sqs, queues.letters, chosen)
     print(f"{len(chosen)} redriven")
     return 0

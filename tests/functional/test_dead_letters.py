@@ -124,6 +124,20 @@ def test_a_redriven_job_completes(deployed: Stack, dlq: Command, clip: ClipMaker
     assert deployed.job().status == "completed"
 
 
+@pytest.mark.parametrize("chosen", ["job-1", "--all"])
+def test_a_message_that_workers_would_drop_is_not_redriven(deployed: Stack, dlq: Command, chosen: str) -> None:
+    """It is about a segment of a failed job. The command says to retry the job first, and the message stays."""
+    deployed.add_job("job-1", status={"S": "failed"})
+    add_dead_letter(deployed, "segments", s3_event("segments/job-1/00000_00002_sbs.mp4"))
+    code, out, err = dlq("redrive", chosen)
+    assert (code, out) == (1, "")
+    assert "run `media-worker retry job-1` first" in err
+    assert (waiting(deployed, "segments"), waiting(deployed, "segments-dead")) == (0, 1)
+    deployed.set_job("job-1", status={"S": "chunking_complete"})
+    assert dlq("redrive", chosen)[0] == 0
+    assert (waiting(deployed, "segments"), waiting(deployed, "segments-dead")) == (1, 0)
+
+
 def test_redrive_needs_ids_or_all(deployed: Stack, dlq: Command) -> None:
     """No ids, both ids and --all, and unknown ids are usage errors."""
     add_dead_letter(deployed, "segments", {"job_id": "job-1"})

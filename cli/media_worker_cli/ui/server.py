@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from media_worker_cli import watching
-from media_worker_cli.dead_letters import dead_letters_in, redrive
+from media_worker_cli.dead_letters import dead_letters_in, redrive, require_useful
 from media_worker_cli.errors import UsageError
 from media_worker_cli.job_commands import require_job_id, this_user
 from media_worker_cli.stack import Stack
@@ -193,6 +193,7 @@ def _redrive(stack: Stack, asked: Mapping[str, Any]) -> str:
         raise UsageError("`messages` must be a list of message ids")
     with dead_letters_in(stack.aws.sqs, views.filled_pairs(stack)) as letters:
         chosen = [letter for letter in letters if letter.message_id in wanted]
+        require_useful(stack.aws, chosen)
         redrive(stack.aws.sqs, letters, chosen)
     return f"{len(chosen)} of {len(wanted)} messages redriven"
 
