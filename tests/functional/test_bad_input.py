@@ -430,7 +430,7 @@ def test_a_processed_segment_without_video_fails_the_job(stack: Stack, clip: Cli
 def test_a_damaged_processed_segment_fails_the_job(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
     """A segment with the right tracks but truncated media cannot be joined."""
     processed(stack, clip, {1: truncated(header_first(clip("plain"), tmp_path), 0.7)})
-    assert_not_joined(stack, "segment 1 cannot be joined: it is damaged: ")
+    assert_not_joined(stack, "segment 1 cannot be joined: ffmpeg cannot copy its packets: ")
 
 
 def test_a_missing_processed_segment_fails_the_job(stack: Stack, clip: ClipMaker) -> None:

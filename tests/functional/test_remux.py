@@ -185,7 +185,7 @@ def test_a_damaged_source_is_refused_with_a_way_to_repair_it(stack: Stack, folde
     stack.upload(broken)
     assert stack.chunk() == []
     error = stack.job().error or ""
-    assert "the source cannot be split: it is damaged: corrupt input packet" in error
+    assert "the source cannot be split: ffmpeg cannot copy its packets: corrupt input packet" in error
     assert "ffmpeg -i source -map 0 -c copy repaired.mp4" in error
     repaired = tmp_path / "repaired.mp4"
     ffmpeg("-i", str(broken), "-map", "0", "-c", "copy", str(repaired))

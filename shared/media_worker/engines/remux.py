@@ -55,7 +55,9 @@ _ADVICE = {
     "video": "convert the video to H.264, HEVC, VP9 or AV1",
     "audio": "convert the audio to AAC",
 }
-_REPAIR = "repair it, for example with `ffmpeg -i source -map 0 -c copy repaired.mp4`, then upload it again"
+_REPAIR = (
+    "if it is damaged, repair it, for example with `ffmpeg -i source -map 0 -c copy repaired.mp4`, then upload it again"
+)
 _CUT_OFF = "File ended prematurely"  # ffmpeg's word on a Matroska file whose recording was not finished
 
 
@@ -262,14 +264,14 @@ def _copy_packets(media: _Input, kept: Sequence[Track], path: Path) -> tuple[lis
     """Write the MP4. Returns the times of the packets that went in, and ffmpeg's messages.
 
     Raises:
-        BadSource: the file is damaged.
+        BadSource: ffmpeg found an error in the file.
     """
     command = remux_command(media.ffmpeg.path, media.name, kept, path.name)
     try:
         with media.ffmpeg.running(command, media.fed) as process:
             packets = parse_packets(process.lines())
     except FfmpegFailed as error:
-        raise BadSource(f"it is damaged: {error.reason}: {_REPAIR}") from error
+        raise BadSource(f"ffmpeg cannot copy its packets: {error.reason}: {_REPAIR}") from error
     return packets, process.messages
 
 
