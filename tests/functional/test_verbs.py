@@ -45,7 +45,7 @@ def test_jobs_are_a_table(command: Any, stack: Stack) -> None:
     assert out.splitlines() == [
         "JOB  STATUS             SEGMENTS  AGE    DURATION  ERROR",
         "new  chunking_complete  0/2       2 min  2 min",
-        "bad  failed             -         1 h    30 s      no video at all",
+        "bad  failed             -         1 h    30 s      no video; at all",
         "old  completed          12/12     1 d    30 min",
     ]
     assert command("jobs", "--limit", "1")[2] == "there are more than 1: list them with --limit"

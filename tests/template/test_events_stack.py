@@ -35,10 +35,7 @@ def test_rights(events_with: Callable[..., Json]) -> None:
     (policy,) = events_with()["Resources"]["EventsRole"]["Properties"]["Policies"]
     rights = {each["Sid"]: (each["Action"], each["Resource"]) for each in policy["PolicyDocument"]["Statement"]}
     assert rights == {
-        "Log": (
-            ["logs:CreateLogStream", "logs:PutLogEvents"],
-            {"Fn::Sub": "arn:${AWS::Partition}:logs:${AWS::Region}:${AWS::AccountId}:log-group:${EventsLogGroup}:*"},
-        ),
+        "Log": (["logs:CreateLogStream", "logs:PutLogEvents"], {"Fn::GetAtt": ["EventsLogGroup", "Arn"]}),
         "ReadStreams": (
             [f"dynamodb:{name}" for name in ("DescribeStream", "GetRecords", "GetShardIterator", "ListStreams")],
             [{"Fn::GetAtt": ["SegmentAttemptsTable", "StreamArn"]}, {"Fn::GetAtt": ["JobsTable", "StreamArn"]}],
