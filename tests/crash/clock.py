@@ -1,12 +1,13 @@
 """A clock that a test sets forward: sleeping takes no time, and a lease can expire at once."""
 
 import datetime as dt
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-_real_time, _real_monotonic = time.time, time.monotonic
+_real_time, _real_monotonic, _real_sleep = time.time, time.monotonic, time.sleep
 
 
 class Clock:
@@ -14,6 +15,7 @@ class Clock:
 
     def __init__(self, ahead_s: float = 0) -> None:
         self.ahead_s = ahead_s
+        self._others: set[int | None] = set()
 
     def time(self) -> float:
         return _real_time() + self.ahead_s
@@ -22,11 +24,18 @@ class Clock:
         return _real_monotonic() + self.ahead_s
 
     def sleep(self, seconds: float) -> None:
-        self.ahead_s += seconds
+        if threading.get_ident() in self._others:
+            _real_sleep(seconds)
+        else:
+            self.ahead_s += seconds
 
     def patches(self) -> Any:
-        """A context manager that makes this process read this clock."""
+        """A context manager that makes this process read this clock.
+
+        Threads that are there already, such as one that another test has left, do not move it.
+        """
         clock = self
+        self._others = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
 
         class FakeDatetime(dt.datetime):
             @classmethod
