@@ -16,7 +16,7 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from media_worker.queues import read_queue_state
 
-from media_worker_cli.errors import CommandError
+from media_worker_cli.errors import ACCESS_DENIED, CommandError
 from media_worker_cli.notifications import merge_notifications, overlapping
 from media_worker_cli.stack import Stack, choose_stack
 from media_worker_cli.tables import as_table
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "warning", "problem", "unknown"]
 
-_DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403"}
 # A function's timeout: the queues' visibility timeout must be longer.
 _FUNCTION_TIMEOUT_S = 900
 _MIN_RECEIVE_COUNT = 2
@@ -134,7 +133,7 @@ def _looked_at(name: str, action: str, look: Callable[[], Check]) -> Check:
         return look()
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        if code in _DENIED:
+        if code in ACCESS_DENIED:
             return Check(name, "unknown", f"not permitted: {action}", f"allow {action} to have this checked")
         return Check(name, "problem", str(error), "the resource does not exist or is not reachable: deploy the stack")
     except BotoCoreError as error:

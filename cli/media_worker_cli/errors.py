@@ -1,5 +1,10 @@
 """Errors that end a command with a message instead of a traceback. Each class sets the exit code."""
 
+# The codes of AWS's answer to a request that the caller has no right to. S3 answers HEAD with the status alone.
+ACCESS_DENIED = frozenset(
+    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403"}
+)
+
 
 class CommandError(Exception):
     """Base of these errors.

@@ -15,7 +15,8 @@ from media_worker.keys import (
     build_source_key,
 )
 
-from media_worker_cli.check.smoke import DENIED, SEGMENTS, Disproven, NotChecked, Smoke, permitted
+from media_worker_cli.check.smoke import SEGMENTS, Disproven, NotChecked, Smoke, permitted
+from media_worker_cli.errors import ACCESS_DENIED
 
 _Rights = Mapping[str, tuple[str, ...]]
 
@@ -36,7 +37,7 @@ USED: _Rights = {
     "reassembly queue": ("sqs:SendMessage",),
     "KMS key": ("kms:Decrypt", "kms:GenerateDataKey"),
 }
-# A worker is often somebody else's image.
+# Workers often run in images that other teams make.
 _FORBIDDEN: _Rights = {
     "source": ("s3:GetObject",),
     "processed segment": ("s3:DeleteObject",),
@@ -132,7 +133,7 @@ def worker_rights(smoke: Smoke) -> str:
     try:
         worker.s3.head_object(Bucket=smoke.aws.settings.input_bucket_name, Key=source)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in DENIED:
+        if error.response["Error"]["Code"] not in ACCESS_DENIED:
             raise
     else:
         raise NotChecked(f"{how} may read sources, which workers may not: rights are not enforced here")

@@ -15,6 +15,7 @@ from media_worker.keys import build_output_segment_key, build_segment_key
 from media_worker.s3 import StoredObject, describe
 
 from media_worker_cli.check.clip import FPS, Clip, make_clip
+from media_worker_cli.errors import ACCESS_DENIED
 from media_worker_cli.stack import Stack
 from media_worker_cli.submission import new_job_id
 
@@ -26,7 +27,6 @@ EngineName = Literal["copy", "ffmpeg"]
 SEGMENTS = 2
 FRAMES = SEGMENTS * FPS
 LOOK = "run `media-worker doctor` on the stack, and read the functions' logs (docs/operations.md, Troubleshooting)"
-DENIED = frozenset({"AccessDenied", "AccessDeniedException", "403"})
 # A segment must be larger than 10 MiB: its first part is uploaded, and a part that S3 copies has 5 MiB or more.
 _SIZES: Mapping[EngineName, tuple[int, int]] = {"copy": (640, 480), "ffmpeg": (64, 48)}
 _ENDED_BADLY = frozenset({JobStatus.FAILED, JobStatus.DELETED})
@@ -55,7 +55,7 @@ def permitted(right: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if error.response["Error"]["Code"] in DENIED:
+        if error.response["Error"]["Code"] in ACCESS_DENIED:
             raise NotChecked(f"not permitted: {right}") from error
         raise
 

@@ -88,18 +88,7 @@ def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: st
         if track.codec == "mpeg4":
             copied += [f"-bsf:{number}", "mpeg4_unpack_bframes"]  # two frames in one packet, as DivX writes them
     copied += ["-c", "copy", "-avoid_negative_ts", "disabled", *_EXPERIMENTAL]
-    return [
-        *_input(ffmpeg, name, *flags),
-        *copied,
-        *_EXPERIMENTAL,
-        "-f",
-        muxer_for(kept),
-        output_name,
-        *copied,
-        "-f",
-        "framecrc",
-        "-",
-    ]
+    return [*_input(ffmpeg, name, *flags), *copied, "-f", muxer_for(kept), output_name, *copied, "-f", "framecrc", "-"]
 
 
 def _input(ffmpeg: str, name: str, *flags: str) -> list[str]:

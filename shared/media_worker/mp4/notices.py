@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from .split_rule import SplitRule
 
 _ADVICE = "re-encode with a keyframe every few seconds to process it in parallel"
-
-
 # How many cut times or segments a notice names.
 _NAMED = 10
 
