@@ -78,6 +78,12 @@ def test_every_sample_is_in_a_segment_in_order(specs: tuple[TrackSpec, ...], dur
         assert found == [sample.data for sample in samples_of(source, track)]
 
 
+def test_a_sync_sample_that_shares_its_time_is_no_cut_point() -> None:
+    """The HLS muxer of ffmpeg writes such ones at open GOPs: the other frame needs the GOP before."""
+    spec = TrackSpec([40] * 9, offsets=[0, 0, 0, 40, 0, 0, 0, 0, 0], sync=[0, 3, 6])
+    assert plan_split(load(make_movie([spec])), Fraction(1, 10)).starts_s == (Fraction(0), Fraction(24, 100))
+
+
 @pytest.mark.parametrize(("packet", "expected"), [(1024, 4), (960, 4), (4096, 1), (100, 39)])
 def test_audio_has_a_pre_roll_of_80_ms(packet: int, expected: int) -> None:
     """The packets before the first one are decoded, but hidden by the edit list."""
