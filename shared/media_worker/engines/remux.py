@@ -131,9 +131,10 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
         raise BadSource(f"the MP4 that ffmpeg made of it cannot be read: {error}") from error
     # ffmpeg's muxer leaves out tracks without packets.
     filled = [(track, times) for track, times in zip(kept, found, strict=True) if times.count]
+    empty = [track for track, times in zip(kept, found, strict=True) if not times.count]
     packets = [times for _, times in filled]
     _check_packets(movie, [track for track, _ in filled], packets)
-    return Media(with_exact_times(movie, packets), path, "remux", read, tuple(_notices(tracks, messages)))
+    return Media(with_exact_times(movie, packets), path, "remux", read, tuple(_notices(tracks, empty, messages)))
 
 
 # What ffmpeg reads ----------------------------------------------------------------------------------------------------
@@ -245,8 +246,10 @@ def _checked(tracks: Tracks) -> tuple[Track, ...]:
     return tracks.kept
 
 
-def _notices(tracks: Tracks, messages: str) -> Iterator[str]:
-    """What the user should know about the remux."""
+def _notices(tracks: Tracks, empty: Sequence[Track], messages: str) -> Iterator[str]:
+    """What the user should know about the remux. `empty`: tracks without packets."""
+    if empty:
+        yield f"left out, because it has no packets: {_listed(empty)}"
     if left_out := tracks.refused + tracks.covers:
         yield f"left out, because {_FILES[tracks.muxer]} cannot hold it: {_listed(left_out)}"
     if _CUT_OFF in messages:
