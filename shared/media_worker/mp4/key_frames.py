@@ -242,7 +242,7 @@ def _is_vp9_key(sample: _Sample) -> bool:
 
 # MPEG-2 and MPEG-4 part 2
 
-_MPEG2_GOP, _CLOSED_GOP = re.compile(rb"\x00\x00\x01\xb8...(.)", re.DOTALL), 0x40  # group_of_pictures_header
+_MPEG2_GOP, _CLOSED_GOP = re.compile(rb"\x00\x00\x01\xb8...(.)", re.DOTALL), 0x40  # H.262, 6.2.2.6
 _MPEG2_HEADER = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
 _VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
 _MPEG4_VISUAL = 0x20
