@@ -1,6 +1,6 @@
 """Holes in the audio at joins: segments are re-encoded one by one through both handlers, and the final is decoded.
 
-`make joins` prints a table. A hole is a time in the decoded audio in which a steady tone is below 1 % of its amplitude
+`make joins` prints a table. A hole is a time in the decoded audio in which a steady tone is below 10 % of its amplitude
 for 1.5 ms or longer. Drift is how much more or less audio a decoder delivers for the final than for a file that was
 encoded in one go; players that count samples instead of reading times are off by that much at the end.
 """
@@ -132,7 +132,7 @@ def _holes_ms(audio: array[int]) -> list[float]:
     """The length of each hole, but not at the start and the end, where encoders fade."""
     edge = RATE_HZ // 10
     inner = audio[edge:-edge]
-    silent = 0.01 * math.sqrt(2) * math.sqrt(sum(sample * sample for sample in inner) / len(inner))
+    silent = 0.1 * math.sqrt(2) * math.sqrt(sum(sample * sample for sample in inner) / len(inner))
     runs = ((is_silent, sum(1 for _ in group)) for is_silent, group in groupby(abs(s) <= silent for s in inner))
     return [length * 1000 / RATE_HZ for is_silent, length in runs if is_silent and length > RATE_HZ * 0.0015]
 

@@ -5,6 +5,7 @@ Each lasts 6 seconds. Video and audio change all the time, so that no two frames
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +113,7 @@ RECIPES: dict[str, list[str]] = {
     "xdcam.mxf": _av(*MPEG2, "-g", "12", "-bf", "2", *INTERLACED, "-c:a", "pcm_s16le"),
     "dvd.mpg": _av(*MPEG2, "-g", "12", "-bf", "2", "-c:a", "mp2", "-f", "vob"),
     "dvb.ts": _av(*MPEG2, "-g", "12", "-bf", "2", "-c:a", "mp2"),
+    "dvb_capture.ts": ["-ss", "2", "-i", "{folder}/dvb.ts", "-c", "copy", "-avoid_negative_ts", "make_zero"],
     # Editing
     "prores.mov": _av("-c:v", "prores_ks", "-profile:v", "0", "-c:a", "pcm_s16le"),
     "dnxhr.mov": [
@@ -143,6 +145,7 @@ RECIPES: dict[str, list[str]] = {
         *TWO_AUDIO, "-i", "{folder}/chapters.txt", "-map_metadata", "3", *ALL, *X265,
         "-x265-params", f"{QUIET}:keyint=25", *AAC,
     ],
+    "x265_cut.mkv": ["-ss", "2.5", "-i", "{folder}/x265_plain.mp4", "-c", "copy", "-avoid_negative_ts", "make_zero"],
     "audio_shorter.mkv": [*video("25"), *audio(seconds=3.1), *X264, "-g", "25", *AAC],
     "audio_late.mkv": [*video("25"), "-itsoffset", "1.3", *audio(seconds=4), *X264, "-g", "25", *AAC],
     "audio_late.mp4": [*video("25"), "-itsoffset", "2.7", *audio(seconds=3), *X264, "-g", "25", *AAC],
@@ -169,8 +172,14 @@ def _killed(data: bytes) -> bytes:
     return data[: last + (len(data) - last) // 3]
 
 
+def _without_audio_key_frames(data: bytes) -> bytes:
+    """A Matroska file whose audio packets are not marked as key frames, as GStreamer writes them."""
+    return re.sub(rb"(\xa3[\x40-\x7f].\x82..)\x80", b"\\1\0", data, flags=re.DOTALL)
+
+
 REWRITTEN: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gopro.mp4": ("gopro_text.mp4", _as_metadata_track),
+    "gstreamer.mkv": ("obs.mkv", _without_audio_key_frames),
     "obs_killed.mp4": ("obs_fragmented.mp4", _killed),
 }
 

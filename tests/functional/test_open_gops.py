@@ -13,6 +13,7 @@ from media_worker.mp4 import (
     Layout,
     Movie,
     SplitPlan,
+    from_first_decodable,
     lay_out,
     plan_join,
     plan_split,
@@ -25,6 +26,7 @@ from media_worker_cli.local.ffmpeg import ffmpeg_path
 from tests.media.clips import ffmpeg
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 VIDEO = ("-f", "lavfi", "-i", "testsrc2=size=192x108:rate=25:duration=8")
@@ -191,6 +193,33 @@ def test_closed_gops_do_not_overlap(tmp_path: Path) -> None:
     samples = [load(path)[1].tracks[0].table.count for path in clip.segments]
     assert samples == [segment.frames for segment in clip.plan.segments]
     assert len(samples) == 4
+
+
+@pytest.mark.parametrize(("name", "lost"), [("hevc", 4), ("h264", 1), ("mpeg2-mp4", 2), ("mpeg4", 2), ("hevc-radl", 0)])
+def test_frames_that_refer_to_others_before_the_start_are_not_presented(tmp_path: Path, name: str, lost: int) -> None:
+    """No decoder presents them. The others are presented at their times, and there is a notice."""
+    whole, source = tmp_path / "whole.mp4", tmp_path / "source.mp4"
+    ffmpeg(*CLIPS[name][0], str(whole))
+    cut = ("-map", "0:v", "-c", "copy", "-avoid_negative_ts", "make_zero", "-use_editlist", "0")
+    ffmpeg("-ss", "3.1", "-i", str(whole), *cut, str(source))
+    data, movie = load(source)
+    reads: list[tuple[int, int]] = []
+
+    def read_many(requests: Sequence[tuple[int, int]]) -> list[bytes]:
+        reads.extend(requests)
+        return [data[offset : offset + length] for offset, length in requests]
+
+    found = from_first_decodable(movie, read_many)
+    before, after = presented_video(movie), presented_video(found)
+    assert (before.frames, after.frames) == (after.frames + lost, len(decode(source).frames))
+    assert (after.start_s, after.end_s) == (before.start_s + Fraction(lost, 25), before.end_s)
+    assert len(found.notices) == (lost > 0)
+    assert len(reads) < 10
+    plan = plan_split(found, Fraction(2), lambda offset, length: data[offset : offset + length])
+    segments = [write(lay_out(found, plan, n), tmp_path / f"{n}.mp4", data) for n in range(plan.total_segments)]
+    assert [len(decode(path).frames) for path in segments] == [each.frames for each in plan.segments]
+    join(tuple(segments), plan, tmp_path / "final.mp4")
+    assert decode(tmp_path / "final.mp4").frames == decode(source).frames
 
 
 def test_an_intra_refresh_is_one_segment(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sources and processed segments in other containers: remuxed by ffmpeg, then split and joined by the same code."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ _HEVC = (
     *("-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p"),
     *("-x265-params", "log-level=none:open-gop=0:keyint=30:min-keyint=30"),
 )
+_HEVC_OPEN = (
+    *("-c:v", "libx265", "-preset", "ultrafast", "-pix_fmt", "yuv420p"),
+    *("-x265-params", "log-level=none:keyint=30:min-keyint=30:bframes=4:b-adapt=0"),
+)
 _VP9 = ("-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-g", "30")
 _VP8 = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-g", "30")
 _MPEG2 = ("-c:v", "mpeg2video", "-g", "15", "-bf", "2", "-flags", "+cgop", "-sc_threshold", "1000000000")
@@ -51,9 +56,11 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "mpeg4-mp3.avi": ("30", _SIMPLE, ("-c:a", "libmp3lame")),
     "mpeg4-b-frames.avi": ("30", _MPEG4, ("-c:a", "libmp3lame")),
     "h264-aac.flv": ("30", _H264, ("-c:a", "aac")),
+    "open-gop.mkv": ("30", _HEVC_OPEN, ("-c:a", "aac")),
     "mpeg2-pcm.mxf": ("25", _MPEG2, ("-c:a", "pcm_s16le")),
     "dnxhr-pcm.mxf": ("25", _DNXHR, ("-c:a", "pcm_s16le")),
     "dv-pcm.avi": ("25", _DV, ("-c:a", "pcm_s16le")),
+    "camcorder-pcm.dv": ("25", _DV, ("-c:a", "pcm_s16le", "-ac", "2")),
     "prores-pcm.mkv": ("24000/1001", ("-c:v", "prores_ks", "-profile:v", "0"), ("-c:a", "pcm_s24le")),
     "cineform-pcm.avi": (
         "30",
@@ -385,7 +392,9 @@ def test_an_encrypted_source_is_never_remuxed(stack: Stack, clip: ClipMaker, tmp
     assert stack.segment_keys() == []
 
 
-def test_a_track_without_packets_is_left_out(stack: Stack, folder: Path, tmp_path: Path) -> None:
+def test_a_track_without_packets_is_left_out_with_a_notice(
+    stack: Stack, folder: Path, tmp_path: Path, logs: Logs
+) -> None:
     """A recorder that announced a second audio track and never wrote it."""
     source = tmp_path / "announced.mkv"
     plain = str(clip_of(folder, "h264-aac.mkv"))
@@ -394,3 +403,48 @@ def test_a_track_without_packets_is_left_out(stack: Stack, folder: Path, tmp_pat
     final = run_through(stack, source, tmp_path)
     assert [stream["codec_type"] for stream in look.streams(final)] == ["video", "audio"]
     assert contents(source, final)
+    assert "it has no packets: track 2 (audio, aac, 48000 Hz mono)" in logs.one("notice")["notice"]
+
+
+def test_a_video_without_packets_is_named(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """The container compresses it in a way that this ffmpeg does not know, or there is none."""
+    source = tmp_path / "compressed.mkv"
+    plain = str(clip_of(folder, "h264-aac.mkv"))
+    ffmpeg("-i", plain, "-map", "0", "-c", "copy", "-bsf:v", "noise=drop=1", str(source))
+    stack.add_job()
+    stack.upload(source)
+    assert stack.chunk() == []
+    error = stack.job().error or ""
+    assert "ffmpeg finds no packets of track 0 (video, h264, 192x108): convert it to MP4" in error
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("clamped.flv", ("-i", "h264-aac.flv", "-c", "copy", "-bsf:v", "setts=pts=PTS-67:dts=max(DTS-67\\,0)")),
+        ("starts-late.mkv", ("-ss", "2.1", "-i", "open-gop.mkv", "-c", "copy", "-avoid_negative_ts", "make_zero")),
+    ],
+)
+def test_decode_times_that_do_not_increase(
+    stack: Stack, folder: Path, tmp_path: Path, name: str, command: tuple[str, ...]
+) -> None:
+    """GStreamer's FLV muxer writes no negative ones, and ffmpeg guesses wrong ones for a Matroska file that starts with
+    an open GOP. The final has the presentation times of the source.
+    """
+    source = tmp_path / name
+    ffmpeg(*(str(clip_of(folder, word)) if word in SOURCES else word for word in command), str(source))
+    final = run_through(stack, source, tmp_path)
+    assert len(stack.segment_keys()) > 1
+    (old_video, old_audio), (new_video, new_audio) = times_s(source), times_s(final)
+    assert sorted(new_video) == pytest.approx(sorted(old_video), abs=TOLERANCE_S)
+    assert new_audio == pytest.approx(old_audio, abs=TOLERANCE_S)
+
+
+def test_audio_of_which_no_packet_is_a_key_frame(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """GStreamer's Matroska muxer marks none."""
+    source = tmp_path / "gstreamer.mkv"
+    marked = re.compile(rb"(\xa3[\x40-\x7f].\x82..)\x80", re.DOTALL)  # a SimpleBlock of track 2
+    plain = clip_of(folder, "h264-aac.mkv")
+    source.write_bytes(marked.sub(b"\\1\0", plain.read_bytes()))
+    final = run_through(stack, source, tmp_path)
+    assert times_s(final)[1] == pytest.approx(times_s(plain)[1], abs=TOLERANCE_S)

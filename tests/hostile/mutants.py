@@ -1,8 +1,9 @@
 """Broken and hostile media files: `python -m tests.hostile.mutants` runs 2,000 of them, the tests a sample.
 
 Each file is the source of a job. The job must end `failed` with an error, or `completed` with a final that holds what
-was planned, use at most 300 MB of memory, and leave no process behind. `make hostile` also reports jobs that take
-longer than 20 s.
+was planned, use at most 300 MB of memory, and leave no process behind. The workers return the segments unchanged, or,
+for half of the files, without their provenance, so that they are joined by their own times. `make hostile` also reports
+jobs that take longer than 20 s.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from bench.meter import peak_rss_mb
 from tests.crash.process import processes_in
 from tests.functional.stack import Stack
 from tests.media import clips
+from tests.unit.mp4.movies import without_provenance
 
 MAX_S = 20
 MAX_BYTES = 300 * 1000 * 1000
@@ -36,12 +38,20 @@ MAX_BYTES = 300 * 1000 * 1000
 _IDLE_BYTES = 100 * 1000 * 1000
 SIZES = (0, 1, 7, 8, 2**31 - 1, 2**31, 2**32 - 1)
 BOXES = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"stts", b"stsc", b"stsz", b"stco", b"ctts", b"stss")
-BASES = ("plain", "two_audio", "hevc", "subtitles", "timecode", "matroska")
+FRAGMENT_BOXES = (b"moof", b"traf", b"tfhd", b"tfdt", b"trun", b"sidx", b"mfra", b"mvex")
+BASES = (
+    *("plain", "two_audio", "hevc", "subtitles", "timecode", "matroska"),
+    *("open_gop", "fragmented", "mpegts", "avi"),
+)
+FORWARD_KEYS = Path(__file__).parents[1] / "media" / "av1_forward_keys.mp4"
 
 type Mutation = Callable[[bytearray, random.Random], None]
 
 
-def _box_types(content: bytearray, names: tuple[bytes, ...] = (*BOXES, b"mdat", b"ftyp", b"elst")) -> list[int]:
+_NAMES = (*BOXES, *FRAGMENT_BOXES, b"mdat", b"ftyp", b"elst")
+
+
+def _box_types(content: bytearray, names: tuple[bytes, ...] = _NAMES) -> list[int]:
     """Offsets of box types."""
     return [offset for name in names if (offset := content.find(name)) >= 4]
 
@@ -142,7 +152,7 @@ def attempt(number: int, bases: list[bytes], temporary: Path, engine: str) -> Re
         begin_bytes = _own_peak_bytes()
         try:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-            text = _run_job(content, temporary, engine)
+            text = _run_job(content, temporary, engine, keeps_provenance=_keeps_provenance(number, len(bases)))
         except BaseException as error:  # noqa: BLE001  # reported to the parent
             text = f"!{type(error).__name__}: {error}"
         os.write(writing, f"{_peak_bytes(begin_bytes)}\n{text[:2000]}".encode())
@@ -177,7 +187,11 @@ def _peak_bytes(begin_bytes: int) -> int:
     return max(own - begin_bytes + _IDLE_BYTES, programs if programs > own else 0)
 
 
-def _run_job(content: bytes, temporary: Path, engine: str) -> str:
+def _keeps_provenance(number: int, bases: int) -> bool:
+    return number // (len(MUTATIONS) * bases) % 2 == 0
+
+
+def _run_job(content: bytes, temporary: Path, engine: str, *, keeps_provenance: bool) -> str:
     tempfile.tempdir = str(temporary)
     with mock_aws():
         stack = Stack.create(temporary)
@@ -188,7 +202,7 @@ def _run_job(content: bytes, temporary: Path, engine: str) -> str:
         if job.status is JobStatus.CHUNKING_COMPLETE:
             if len(stack.segment_keys()) != job.total_segments:
                 return f"!{len(stack.segment_keys())} segments of {job.total_segments}"
-            stack.process_segments()
+            stack.process_segments(change=None if keeps_provenance else lambda _, body: without_provenance(body))
             returned = stack.reassemble(receive_count=5)
             job = stack.job()
         if returned or job.status not in {JobStatus.COMPLETED, JobStatus.FAILED}:
@@ -208,7 +222,8 @@ def _complaints(text: str, peak_bytes: int, temporary: Path) -> Iterator[str]:
 
 
 def make_bases(folder: Path) -> list[bytes]:
-    return [clips.make(name, folder / f"{name}.mp4").read_bytes() for name in BASES]
+    made = [clips.make(name, folder / f"{name}.mp4") for name in BASES]
+    return [path.read_bytes() for path in (*made, FORWARD_KEYS)]
 
 
 def _share(numbers: range, engine: str) -> list[Result]:

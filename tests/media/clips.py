@@ -156,6 +156,21 @@ def _matroska(path: Path) -> None:
     ffmpeg(*_video(), *_tone(), *_h264(), *_AAC, "-f", "matroska", str(path))
 
 
+def _mpegts(path: Path) -> None:
+    gop = ("-x264-params", "open-gop=1:keyint=40:bframes=2:scenecut=0")
+    ffmpeg(*_video(), *_tone(), *_h264(), *gop, *_AAC, "-f", "mpegts", str(path))
+
+
+def _fragmented(path: Path) -> None:
+    """A fragment for each open GOP."""
+    movflags = ("-movflags", "frag_keyframe+empty_moov+default_base_moof")
+    ffmpeg(*_video(), *_tone(), *_fill(_HEVC, gop="open-gop=1:keyint=40"), *_AAC, *movflags, str(path))
+
+
+def _avi(path: Path) -> None:
+    ffmpeg(*_video(), *_tone(), "-c:v", "mpeg4", "-g", "25", "-c:a", "libmp3lame", "-f", "avi", str(path))
+
+
 def _wma_audio(path: Path) -> None:
     """Audio that an MP4 cannot hold."""
     ffmpeg(*_video(), *_tone(), *_h264(), "-c:a", "wmav2", "-f", "asf", str(path))
@@ -213,6 +228,9 @@ _MAKERS = {
     "timecode": _timecode,
     "cover": _cover,
     "matroska": _matroska,
+    "mpegts": _mpegts,
+    "fragmented": _fragmented,
+    "avi": _avi,
     "wma_audio": _wma_audio,
     "small_frame": _small_frame,
 }

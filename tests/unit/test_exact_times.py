@@ -95,6 +95,22 @@ def test_a_variable_frame_rate_stays_as_it_is(durations_ms: list[int]) -> None:
     assert presentation_times_s(track) == [Fraction(time, 1000) for time in times_ms]
 
 
+@given(st.permutations(range(8)), st.lists(st.integers(17, 90), min_size=8, max_size=8))
+def test_decode_times_are_the_presentation_times_in_order(order: list[int], steps_ms: list[int]) -> None:
+    """Not those that ffmpeg has guessed (here: one tick apart), and never later than the presentation times."""
+    frames_ms = list(accumulate(steps_ms))
+    times_ms = [frames_ms[number] for number in order]
+    offsets = [time * TICKS - index for index, time in enumerate(times_ms)]
+    movie = load(make_movie([TrackSpec([1] * 8, timescale=1000 * TICKS, offsets=offsets, sync=[0])]))
+    (track,) = with_exact_times(movie, [packets_of(times_ms, 33)]).tracks
+    decoded = [0, *accumulate(track.table.durations)][:-1]
+    composed = list(track.table.all_composition_times())
+    delay = max(index - number for index, number in enumerate(order))
+    assert decoded[delay:] == sorted(composed)[: 8 - delay]
+    assert all(early <= late for early, late in zip(decoded, composed, strict=True))
+    assert [time - composed[0] for time in composed] == [(time - times_ms[0]) * TICKS for time in times_ms]
+
+
 @given(st.sampled_from([(48000, 1024), (44100, 1024), (48000, 1536), (44100, 1152)]), st.integers(0, 5000))
 def test_audio_packets_follow_each_other_exactly(codec: tuple[int, int], gap_ms: int) -> None:
     """Their rounded times are not kept, but a gap in the audio is."""

@@ -7,13 +7,14 @@ for files whose index cannot be read. Planning, splitting and joining are the sa
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from media_worker.deadline import Deadline
 from media_worker.engines import remux
 from media_worker.engines.copy import Media, open_object
 from media_worker.errors import BadSegment, BadSource
-from media_worker.mp4 import Encrypted, Mp4Error
+from media_worker.mp4 import Encrypted, Mp4Error, from_first_decodable, one_by_one
 from media_worker.s3 import StoredObject
 from media_worker.telemetry import Steps, count, logger, submit
 
@@ -29,6 +30,8 @@ def open_source(
     aws: "Aws", source: StoredObject, engine: "Engine", deadline: Deadline, steps: Steps
 ) -> Iterator[Media]:
     """Read a source's index; with the remux engine, after ffmpeg has made an MP4 of it. `auto`: whichever can.
+
+    Its movie presents no frames at its start that cannot be decoded.
 
     Raises:
         BadSource: this is not a video that can be split.
@@ -49,7 +52,7 @@ def open_source(
         if media is None:
             media = stack.enter_context(remux.open_source(aws, source, deadline, steps))
         _log_choice(media)
-        yield media
+        yield replace(media, movie=from_first_decodable(media.movie, media.read_many or one_by_one(media.read)))
 
 
 @contextmanager

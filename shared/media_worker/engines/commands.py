@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
-CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
+CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav,dv"
 # What cover art is stored as; a real video track may be, too.
 IMAGE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp"})
 # ffmpeg writes these to an MP4 in a way of its own, which hardly another program reads.
@@ -27,6 +27,9 @@ _DISCARD = 4  # AV_PKT_FLAG_DISCARD: decoded, not presented
 _HEAD = 1024
 # TrueHD in MP4 is specified by Dolby, and still experimental in ffmpeg.
 _EXPERIMENTAL = ("-strict", "experimental")
+# Decode times are computed again from the presentation times (`exact_times`). Here they only have to increase, and not
+# be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses.
+_EARLY_DECODE_TIMES = "setts=pts=PTS:dts=max(DTS-1/TB\\,PREV_OUTDTS+1)"
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
 
@@ -85,8 +88,13 @@ def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: st
     copied: list[str] = []
     for number, track in enumerate(kept):
         copied += ["-map", f"0:{track.index}"]
-        if track.codec == "mpeg4":
-            copied += [f"-bsf:{number}", "mpeg4_unpack_bframes"]  # two frames in one packet, as DivX writes them
+        if track.kind == "video":
+            # DivX writes two frames in one packet.
+            filters = ["mpeg4_unpack_bframes"] if track.codec == "mpeg4" else []
+            copied += [f"-bsf:{number}", ",".join([*filters, _EARLY_DECODE_TIMES])]
+        else:
+            # GStreamer's Matroska muxer marks no audio packet as a key frame.
+            copied.append(f"-copyinkf:{number}")
     copied += ["-c", "copy", "-avoid_negative_ts", "disabled", *_EXPERIMENTAL]
     return [*_input(ffmpeg, name, *flags), *copied, "-f", muxer_for(kept), output_name, *copied, "-f", "framecrc", "-"]
 

@@ -5,6 +5,7 @@ rounds edit lists to milliseconds, and may end one before the last frame. So:
 
 - Times that fit a constant frame rate, or packets of a constant duration, are moved onto that grid. None moves by
   more than one tick of the source.
+- The decode times of video are computed again, because ffmpeg guesses those that a container does not have.
 - The edit lists are written again, so that they present every packet that went in, at its time.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import ceil, floor
+from operator import sub
 
 from media_worker.engines.commands import PacketTimes
 from media_worker.mp4.edit_list import Edit, PresentedRange, edits_of, exact_movie_timescale
@@ -93,7 +95,9 @@ def _on_grid(track: Track, times: PacketTimes) -> tuple[Track, Fraction]:
         return _audio_on_grid(track, times) if track.handler == b"soun" else (track, start)
     fits = [fit for rate in _rates_near(track, times.time_base) if (fit := _Fit.of(track, rate, times.time_base))]
     if not fits:
-        return track, start
+        durations = sorted(track.table.durations)
+        usual, last = max(1, durations[len(durations) // 2]), track.table.durations[track.table.count - 1]
+        return _presented_at(track, track.timescale, track.table.all_composition_times(), usual, last), start
     best = min(fits, key=lambda fit: fit.deviation_s)
     on_grid = _video_on_grid(track, best)
     return on_grid, _phase(times, 1 / best.rate) * on_grid.timescale
@@ -128,7 +132,6 @@ class _Fit:
 
     rate: Fraction
     frames: "array[int]"
-    ordered: "array[int]"  # the same numbers in order
     deviation_s: Fraction
 
     @classmethod
@@ -147,27 +150,32 @@ class _Fit:
             if largest > limit:
                 return None
             numbers.append(number)
-        ordered = array("q", sorted(numbers))
-        are_unique = all(before < after for before, after in pairwise(ordered))
-        return cls(rate, numbers, ordered, largest * unit_s) if are_unique else None
+        return cls(rate, numbers, largest * unit_s) if len(set(numbers)) == len(numbers) else None
 
 
 def _video_on_grid(track: Track, fit: _Fit) -> Track:
-    """The track with its samples presented at the frames that they fit. Decode times are the presentation times in
-    order, earlier by the delay that the reordering needs.
-    """
-    rate, frames, ordered, factor = fit.rate, fit.frames, fit.ordered, 1
+    """The track with its samples presented at the frames that they fit."""
+    rate, factor = fit.rate, 1
     while rate.numerator * factor < _MIN_TIMESCALE:
         factor *= 2
     ticks = rate.denominator * factor  # of a frame
-    delay = max(number - bisect_left(ordered, frame) for number, frame in enumerate(frames))
-    decoded = array("q", chain(range(ordered[0] - delay, ordered[0]), ordered[: len(ordered) - delay]))
     last = max(1, round(track.table.durations[track.table.count - 1] * rate / track.timescale))
-    steps = (ticks * (after - before) for before, after in pairwise(decoded))
-    durations = Runs.from_values(chain(steps, [ticks * last]))
-    offsets = Runs.from_values(ticks * (frame - time) for frame, time in zip(frames, decoded, strict=True))
+    times = array("q", (ticks * number for number in fit.frames))
+    return _presented_at(track, rate.numerator * factor, times, ticks, ticks * last)
+
+
+def _presented_at(track: Track, timescale: int, times: "array[int]", usual: int, last: int) -> Track:
+    """The track with these presentation times, of which the last frame lasts `last`. Decode times are the presentation
+    times in order, earlier by the delay that the reordering needs. `usual`: how long a frame usually lasts.
+    """
+    ordered = array("q", sorted(times))
+    delay = max(number - bisect_left(ordered, time) for number, time in enumerate(times))
+    early = range(ordered[0] - delay * usual, ordered[0], usual)
+    decoded = array("q", chain(early, ordered[: len(ordered) - delay]))
+    durations = Runs.from_values(chain((after - before for before, after in pairwise(decoded)), [last]))
+    offsets = Runs.from_values(map(sub, times, decoded))
     table = replace(track.table, durations=durations, offsets=offsets if any(offsets.values) else None)
-    return replace(track, timescale=rate.numerator * factor, table=table)
+    return replace(track, timescale=timescale, table=table)
 
 
 # Audio: packets of a constant duration, with gaps.

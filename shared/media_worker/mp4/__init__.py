@@ -1,6 +1,7 @@
 """Splitting and joining MP4 files by their index alone. Pure: no network, no subprocess.
 
     movie = read_movie(read, size_bytes)             `read(offset, length)` reads the file
+    movie = from_first_decodable(movie, read_many)    without frames that refer to others before the start
     plan = plan_split(movie, Fraction(300), read)    where to cut; `plan.segments`, `plan.notice`
     plan = split_at(movie, starts_s, read)           the same cuts again, from a stored plan
     layout = lay_out(movie, plan, segment_index)     a segment: header bytes, then byte ranges of the source
@@ -21,6 +22,7 @@ The modules, from the bottom up:
     provenance, chapters         what a segment says about its source; chapters
     context                      frames of a segment's neighbours that it also presents
     split_rule                   how a source should be split, and which starts come closest
+    leading                      frames at the start that cannot be decoded
     split, segment               where to cut; one segment
     join, concat, splice         which samples of the segments go where
     source_tracks                joining video with the source's other tracks
@@ -33,9 +35,10 @@ from .context import own_part
 from .errors import BrokenFile, Encrypted, Mp4Error, TracksDiffer, Unsupported
 from .fragment_reader import ReadMany, Request
 from .join import plan_join
+from .leading import from_first_decodable
 from .movie import Movie, Track, presented_video
 from .presented import Presented
-from .reader import Read, read_movie
+from .reader import Read, one_by_one, read_movie
 from .segment import lay_out
 from .source_tracks import SourceTracks, has_audio, only_video, plan_source_join
 from .split import SplitPlan, plan_split, split_at
@@ -62,8 +65,10 @@ __all__ = [
     "TracksDiffer",
     "Unsupported",
     "differences",
+    "from_first_decodable",
     "has_audio",
     "lay_out",
+    "one_by_one",
     "only_video",
     "own_part",
     "plan_join",

@@ -184,9 +184,9 @@ def _gop_starts(table: SampleTable, sync: array[int] | None, max_leading: int) -
         time = times[sample]
         if sample and latest_so_far[sample - 1] >= time:
             return -1
-        if earliest_from_here[sample] == time:
-            return 0
         end = sample + 1
+        if end == len(times) or earliest_from_here[end] > time:
+            return 0
         while end < len(times) and times[end] < time and end - sample <= max_leading:
             end += 1
         is_rest_later = end == len(times) or earliest_from_here[end] > time

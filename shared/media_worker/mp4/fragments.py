@@ -349,10 +349,14 @@ def _edits(track: Track, table: SampleTable, start: int, old_timescale: int, tim
     if media_time == 0 and not track.edits:
         return ()
     delay_s = Fraction(sum(delays), old_timescale) + Fraction(max(0, -media_time), track.timescale)
-    media_time = max(0, media_time)
-    if track.is_video and media_time > table.composition_start():
+    media_time, first = max(0, media_time), table.composition_start()
+    if track.is_video and media_time > first:
         # ffmpeg applies such an edit list in files without fragments and ignores it in fragmented ones.
         raise Unsupported("a fragmented file whose edit list hides the first frames: players disagree about them")
+    if media_time < first:
+        # In files without fragments, ffmpeg presents the first frame where its edit begins, also if it is later.
+        delay_s += Fraction(first - media_time, track.timescale)
+        media_time = first
     length_s = Fraction(max(0, table.composition_end() - media_time), track.timescale)
     delay, end = round(delay_s * timescale), round((delay_s + length_s) * timescale)
     edit = Edit(end - delay, media_time)

@@ -43,6 +43,22 @@ def is_key_frame(entry: Box, head: bytes, *, is_marked: bool = False) -> bool:
     return codec is not None and codec(_Sample(entry, head, is_marked=is_marked))
 
 
+def is_leading_decodable(entry: Box, sync_head: bytes, head: bytes) -> bool:
+    """Whether a leading sample that starts with `head` can be decoded if decoding starts at its sync sample.
+
+    HEVC and VVC say so of each leading sample (RADL or RASL), and MPEG-2 of the GOP. In the others, leading samples
+    refer to frames before the sync sample; an IDR of H.264 has none.
+    """
+    codec = _codec_of(entry)
+    if codec is _is_mpeg2_key:
+        found = _MPEG2_GOP.search(sync_head)
+        return found is not None and bool(found[1][0] & _CLOSED_GOP)
+    sample = _Sample(entry, head, is_marked=True)
+    if codec is _is_hevc_key:
+        return _hevc_kind(sample) not in _HEVC_RASL
+    return codec is _is_vvc_key and _vvc_kind(sample) != _VVC_RASL
+
+
 @dataclass(frozen=True, slots=True)
 class _Sample:
     """The start of a sample, and the sample entry that describes it."""
@@ -149,22 +165,32 @@ def _without_emulation(data: bytes) -> bytes:
 
 # HEVC and VVC
 
-_HEVC_VCL_END, _HEVC_IRAP = 32, range(16, 24)
-_VVC_VCL_END, _VVC_KEYS = 12, (7, 8, 9)  # 10 is GDR: exact only after some frames
+_HEVC_VCL_END, _HEVC_IRAP, _HEVC_RASL = 32, range(16, 24), (8, 9)
+_VVC_VCL_END, _VVC_KEYS, _VVC_RASL = 12, (7, 8, 9), 3  # 10 is GDR: exact only after some frames
 
 
 def _is_hevc_key(sample: _Sample) -> bool:
+    return _hevc_kind(sample) in _HEVC_IRAP
+
+
+def _hevc_kind(sample: _Sample) -> int | None:
+    """The type of the first NAL unit with a part of the frame."""
     config = sample.config(b"hvcC")
     units = sample.nal_units((config[21] & 3) + 1 if len(config) > 21 else 4)  # noqa: PLR2004
     kinds = ((unit[0] >> 1) & 0x3F for unit in units if unit)
-    return next((kind in _HEVC_IRAP for kind in kinds if kind < _HEVC_VCL_END), False)
+    return next((kind for kind in kinds if kind < _HEVC_VCL_END), None)
 
 
 def _is_vvc_key(sample: _Sample) -> bool:
+    return _vvc_kind(sample) in _VVC_KEYS
+
+
+def _vvc_kind(sample: _Sample) -> int | None:
+    """The same for VVC."""
     config = sample.config(b"vvcC")
     units = sample.nal_units(((config[4] >> 1) & 3) + 1 if len(config) > 4 else 4)  # noqa: PLR2004
     kinds = (unit[1] >> 3 for unit in units if len(unit) > 1)
-    return next((kind in _VVC_KEYS for kind in kinds if kind < _VVC_VCL_END), False)
+    return next((kind for kind in kinds if kind < _VVC_VCL_END), None)
 
 
 # AV1, VP8 and VP9
@@ -216,6 +242,7 @@ def _is_vp9_key(sample: _Sample) -> bool:
 
 # MPEG-2 and MPEG-4 part 2
 
+_MPEG2_GOP, _CLOSED_GOP = re.compile(rb"\x00\x00\x01\xb8...(.)", re.DOTALL), 0x40  # H.262, 6.2.2.6
 _MPEG2_HEADER = re.compile(rb"\x00\x00\x01\x00(..)", re.DOTALL)
 _VOP = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
 _MPEG4_VISUAL = 0x20
@@ -285,6 +312,14 @@ def extent_of(table: SampleTable, sample: int, at_most_bytes: int) -> tuple[int,
     return offset, min(at_most_bytes, table.sizes.between(sample, sample + 1))
 
 
+def read_heads(track: Track, samples: Sequence[int], read_many: ReadMany) -> list[tuple[Box, bytes]]:
+    """The sample entry and the first bytes of each of these samples."""
+    chunks = track.table.chunks
+    numbers = (chunks.descriptions[bisect_right(chunks.starts, sample) - 1] for sample in samples)
+    heads = read_many([extent_of(track.table, sample, HEAD_BYTES) for sample in samples]) if samples else ()
+    return [(track.descriptions[number - 1], head) for number, head in zip(numbers, heads, strict=True)]
+
+
 class KeyFrames:
     """Looks at samples of a track to see whether they are key frames. One small read for each sample."""
 
@@ -299,9 +334,8 @@ class KeyFrames:
         """For each sample, whether it is a key frame. False for samples beyond the limit."""
         new = [sample for sample in dict.fromkeys(samples) if sample not in self._known][: MAX_LOOKS - self._looks]
         self._looks += len(new)
-        heads = [extent_of(self._track.table, sample, HEAD_BYTES) for sample in new]
-        for sample, head in zip(new, self._read_many(heads) if new else (), strict=True):
-            self._known[sample] = is_key_frame(self._entry(sample), head, is_marked=self._is_marked)
+        for sample, (entry, head) in zip(new, read_heads(self._track, new, self._read_many), strict=True):
+            self._known[sample] = is_key_frame(entry, head, is_marked=self._is_marked)
         return [self._known.get(sample, False) for sample in samples]
 
     def first(self, samples: Iterable[int]) -> int | None:
@@ -324,10 +358,6 @@ class KeyFrames:
             if not (block := list(islice(remaining, SAMPLES_AT_ONCE))):
                 return None
         return None
-
-    def _entry(self, sample: int) -> Box:
-        chunks = self._track.table.chunks
-        return self._track.descriptions[chunks.descriptions[bisect_right(chunks.starts, sample) - 1] - 1]
 
 
 def can_verify(track: Track) -> bool:

@@ -65,7 +65,7 @@ def read_movie(read: Read, size_bytes: int, read_many: ReadMany | None = None) -
     timescale = timescale_of(moov.need(b"mvhd"))
     notices: tuple[str, ...] = ()
     if has_fragments(moov):
-        moofs = read_moofs(read_many or _one_by_one(read), size_bytes, index.moov.end, file.buffered(index.moov.end))
+        moofs = read_moofs(read_many or one_by_one(read), size_bytes, index.moov.end, file.buffered(index.moov.end))
         whole = with_fragments(moov, tracks, timescale, _digested(moofs, fingerprint), size_bytes)
         tracks, timescale, notices = whole.tracks, whole.timescale, whole.notices
     box = moov.with_children(tuple(child for child in moov.children or () if child.kind != b"mvex"))
@@ -74,7 +74,8 @@ def read_movie(read: Read, size_bytes: int, read_many: ReadMany | None = None) -
     return movie
 
 
-def _one_by_one(read: Read) -> ReadMany:
+def one_by_one(read: Read) -> ReadMany:
+    """Reads several parts one after the other."""
     return lambda requests: [read(offset, length) for offset, length in requests]
 
 

@@ -25,11 +25,14 @@ from .samples import SampleTable, Timeline, concat_tables
 from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .context import SampleRange
     from .movie import Movie, Track
     from .split import SplitPlan
 
 _PRE_ROLL_S = Fraction(8, 100)
+_AUDIO_OVERLAP_S = Fraction(12, 100)  # two packets and a half of HE-AAC at 44.1 kHz
 
 
 @overflow_is_unsupported()
@@ -53,7 +56,7 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
         movie_timescale=movie.timescale,
         tracks=tuple(provenance for _, provenance in parts),
         digest=digest_of(tracks),
-        version=KEY_VERSION if key is not None else CONTEXT_VERSION if plan.context else VERSION,
+        version=_provenance_version(plan, [provenance for _, provenance in parts]),
         context_before=plan.context[segment_index].before if plan.context else 0,
         context_after=plan.context[segment_index].after if plan.context else 0,
     )
@@ -65,6 +68,12 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
         tracks=tracks,
     )
     return layout_of(segment, media.ranges)
+
+
+def _provenance_version(plan: SplitPlan, tracks: Sequence[TrackProvenance]) -> int:
+    if any(track.key_bytes for track in tracks):
+        return KEY_VERSION
+    return CONTEXT_VERSION if plan.context or any(track.trailing_samples for track in tracks) else VERSION
 
 
 def _movie_timescale(movie: Movie, plan: SplitPlan) -> int:
@@ -81,7 +90,7 @@ def _segment_track(
     """A track with the samples of one segment, still at their offsets in the source."""
     track = movie.tracks[track_number]
     begin, end = plan.cuts[track_number][segment_index : segment_index + 2]
-    samples = plan.range_of(track_number, segment_index)
+    samples = _range_of(movie, plan, segment_index, track_number)
     table, left_out, is_marked = _segment_table(track.table, samples)
     pre_roll = _pre_roll(track, samples)
     first = samples.begin.sample - pre_roll
@@ -89,7 +98,7 @@ def _segment_track(
         table = track.table.slice(first, samples.end)
     edits, shift = track.edits, 0
     if plan.total_segments > 1:
-        edits, shift = _segment_edits(movie, plan, segment_index, track_number, movie_timescale)
+        edits, shift = _segment_edits(movie, plan, segment_index, track_number, samples, movie_timescale)
     if shift and table.offsets is not None:
         table = replace(table, offsets=table.offsets.shifted(shift))
     own_first = begin.sample + begin.overlap
@@ -105,6 +114,37 @@ def _segment_track(
     return replace(track, edits=edits, table=table), provenance
 
 
+def _range_of(movie: Movie, plan: SplitPlan, segment_index: int, track_number: int) -> SampleRange:
+    """The samples that a segment has of a track: those of the plan, and of audio, some that follow them.
+
+    They are presented, beyond the end of the video. An encoder pads its last packet with silence, and the packets of
+    two segments seldom meet. So the worker's encoder gets audio until after the join, and the joiner drops what is too
+    much.
+    """
+    samples = plan.range_of(track_number, segment_index)
+    track = movie.tracks[track_number]
+    if track_number == plan.main_track or samples.media_end is None or not _is_plain_audio(track, samples):
+        return samples
+    until = samples.media_end + math.ceil(_AUDIO_OVERLAP_S * track.timescale)
+    limits = [plan.cuts[track_number][-1].media_time, *_end_of_range(track, movie.timescale, samples.media_end)]
+    until = max(samples.media_end, min(until, *limits))
+    end = max(samples.end, Timeline.of(track.table.durations).first_at(until))
+    return replace(samples, end=end, media_end=until)
+
+
+def _end_of_range(track: Track, movie_timescale: int, media_time: int) -> list[int]:
+    """The end of the range of media that the edit list presents just before `media_time`. Empty: it has no end."""
+    ranges = [each for each in track.presented_ranges(movie_timescale) or () if each.media_start < media_time]
+    return [math.floor(each.media_end) for each in ranges[-1:] if each.media_end is not None]
+
+
+def _is_plain_audio(track: Track, samples: SampleRange) -> bool:
+    """Whether the segment has audio of this track whose samples are all sync samples, in order."""
+    return (
+        track.handler == b"soun" and track.table.offsets is None and track.table.sync is None and not samples.is_empty
+    )
+
+
 def _pre_roll(track: Track, samples: SampleRange) -> int:
     """How many audio packets before its first one a segment has. They are decoded, but not presented.
 
@@ -112,8 +152,7 @@ def _pre_roll(track: Track, samples: SampleRange) -> int:
     before it, Opus needs 80 ms (RFC 7845, 4.6), and MP3 packets refer to bits of earlier ones.
     """
     table, begin = track.table, samples.begin
-    can_start_anywhere = table.offsets is None and table.sync is None and not table.is_pcm
-    if track.handler != b"soun" or not can_start_anywhere or samples.is_empty:
+    if not _is_plain_audio(track, samples) or table.is_pcm:
         return 0
     ticks = math.ceil(_PRE_ROLL_S * track.timescale)
     first = Timeline.of(table.durations).first_at(begin.decode_time - ticks + 1) - 1
@@ -144,7 +183,12 @@ def _segment_table(table: SampleTable, samples: SampleRange) -> tuple[SampleTabl
 
 
 def _segment_edits(
-    movie: Movie, plan: SplitPlan, segment_index: int, track_number: int, movie_timescale: int
+    movie: Movie,
+    plan: SplitPlan,
+    segment_index: int,
+    track_number: int,
+    samples: SampleRange,
+    movie_timescale: int,
 ) -> tuple[tuple[Edit, ...], int]:
     """The edit list that keeps a segment's track in sync, and a shift of its composition offsets.
 
@@ -152,7 +196,6 @@ def _segment_edits(
     """
     track = movie.tracks[track_number]
     ranges = track.presented_ranges(movie.timescale)
-    samples = plan.range_of(track_number, segment_index)
     begin = samples.begin
     if ranges is None or samples.is_empty:
         return (), 0

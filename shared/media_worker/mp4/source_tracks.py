@@ -77,12 +77,6 @@ class SourceTracks:
         """Whether there is audio."""
         return has_audio(self.movie)
 
-    def first_frame_s(self) -> Fraction:
-        """When the source presents its first frame, in seconds."""
-        number = self.movie.main_track_number
-        track = replace(self.movie.tracks[number], table=concat_tables(self.tables[number]))
-        return PresentedFrames(track, self.movie.timescale).time_of(0) / track.timescale
-
 
 def has_audio(movie: Movie) -> bool:
     """Whether a movie has an audio track with samples."""
@@ -106,7 +100,7 @@ def plan_source_join(
         TracksDiffer: a segment's video cannot be joined with the others; names it.
         Unsupported: an edit list of a segment cannot be joined.
     """
-    video, video_timescale = _join_video(movies, source, starts_s)
+    video, video_timescale = _join_video(movies, starts_s)
     timescale = exact_movie_timescale([source.movie.timescale, video_timescale])
     main = source.movie.main_track_number
     joined = [
@@ -146,13 +140,13 @@ def only_video(movie: Movie) -> Movie:
     return replace(movie, tracks=(replace(track, box=track.box.with_children(children)),))
 
 
-def _join_video(movies: Sequence[Movie], source: SourceTracks, starts_s: Sequence[Fraction]) -> tuple[JoinedTrack, int]:
+def _join_video(movies: Sequence[Movie], starts_s: Sequence[Fraction]) -> tuple[JoinedTrack, int]:
     """The joined video, and the movie timescale of its edit list."""
     restored = restore(movies)
     if restored is not None:
         return restored.tracks[movies[0].main_track_number], restored.timescale
     videos = [_with_fine_timescale(only_video(own_part(movie))) for movie in movies]
-    videos[0] = _starting_at(videos[0], source.first_frame_s())
+    videos[0] = _starting_at(videos[0], starts_s[0])
     joined = concatenate(videos, match_tracks(videos), starts_s)
     return joined.tracks[0], joined.timescale
 

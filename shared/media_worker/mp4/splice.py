@@ -243,9 +243,12 @@ def _for_all_segments(parts: Sequence[SegmentTrack | None], tables: Sequence[Sam
 def _concatenate_audio(parts: Sequence[SegmentTrack | None], rounding: int) -> SplicedTrack:
     """Packets that encoders added at the inner edges (delay, padding) are dropped. The others follow each other.
 
+    Segments present audio until after the join (`segment`), so that no packet with padding or delay is needed there.
+
     Whole packets seldom fit the time between two joins. So that there is no hole at a join, and so that players which
     count packets instead of reading times agree with the others, packets may be early or late (`excess`), by less than
-    half a packet. That does not add up. At a longer gap in the audio, the packets keep their times.
+    half a packet. That does not add up. Only behind the last join may they be late by a packet, if the audio would end
+    early otherwise. At a longer gap in the audio, the packets keep their times.
 
     `rounding`: ticks by which the end of the last segment's edit list may be late.
     """
@@ -254,14 +257,19 @@ def _concatenate_audio(parts: Sequence[SegmentTrack | None], rounding: int) -> S
         return SplicedTrack((SampleTable.empty(),) * len(parts))
     ranges = _packet_ranges(filled)
     is_pcm = all(part.table.is_pcm for part in filled)
+    first, last = filled[0], filled[-1]
+    length = last.start + last.length - first.start
     excess = late = 0
     lengths: list[int] = []
     for before, after in itertools.pairwise(ranges):
         excess = _fit(before, after, 0 if is_pcm else excess)
-        was_late, late = late, excess if abs(excess) <= before.last_duration // 2 and not is_pcm else 0
+        limit = before.last_duration // 2
+        if after is ranges[-1] and -limit <= excess < 0 and after.end + excess < first.media_start + length:
+            excess += before.keep_another()
+            limit = before.last_duration
+        was_late, late = late, excess if abs(excess) <= limit and not is_pcm else 0
         lengths.append(after.start + late - before.start - was_late)
-    first, last = filled[0], filled[-1]
-    length = last.start + last.length - first.start + min(late, 0)
+    length += min(late, 0)
     if late > 0:
         # Otherwise the final would have one packet more than a file that was encoded in one go.
         ranges[-1].drop_from(first.media_start + length - late - rounding)
@@ -304,6 +312,16 @@ class _PacketRange:
     def drop_from(self, time: int) -> None:
         """Drop packets at the end that start at media time `time` of the track or later, but keep one packet."""
         self.end_packet = min(self.end_packet, max(self.first_packet + 1, self.timeline.first_at(time - self.zero)))
+
+    def keep_another(self) -> int:
+        """Keep the dropped packet behind the last one if the segment presents all of it. Returns its duration, or 0."""
+        if self.end_packet == self.part.table.count:
+            return 0
+        end = self.timeline.time_of(self.end_packet + 1)
+        if end > self.part.media_start + self.part.length:
+            return 0
+        self.end_packet += 1
+        return self.last_duration
 
     def include_from(self, time: int) -> None:
         """Include hidden packets at the start, back to the one that is decoded at media time `time` of the track."""

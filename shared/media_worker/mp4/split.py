@@ -38,6 +38,7 @@ from .forward_keys import ForwardKeys
 from .key_frames import KeyFrames, can_verify, is_doubtful
 from .notices import notice_of
 from .presented import Presented, PresentedFrames
+from .reader import Read, one_by_one
 from .split_rule import MatchedCut, SplitRule, bounded, later_starts, match_cuts, match_equal
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from .fragment_reader import ReadMany
     from .movie import Movie, Track
-    from .reader import Read
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +202,7 @@ def split_at(
 
 
 def _reader(read: Read | None, read_many: ReadMany | None) -> ReadMany | None:
-    if read is None or read_many is not None:
-        return read_many
-    return lambda requests: [read(*request) for request in requests]
+    return read_many if read is None or read_many is not None else one_by_one(read)
 
 
 @dataclass(frozen=True, slots=True)

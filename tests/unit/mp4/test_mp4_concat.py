@@ -71,6 +71,23 @@ def test_200_joins_keep_audio_and_video_in_sync() -> None:
     assert abs(len(packets) * PACKET - SEGMENT_MS * RATE // 5 - PACKET) <= 2 * PACKET
 
 
+@pytest.mark.parametrize("segments", range(2, 12))
+def test_audio_that_segments_present_after_the_join_fills_it(segments: int) -> None:
+    """The packets at a join are full: delay and padding are left out, and no packet is missing at the end."""
+    inner = make_movie([video(), audio(95, length_ms=SEGMENT_MS + 120)])
+    last = make_movie([video(), audio(89, length_ms=SEGMENT_MS)])
+    joined = join_bytes([*[inner] * (segments - 1), last])
+    final = load(joined)
+    track = final.tracks[1]
+    packets = samples_of(joined, track)
+    assert set(track.table.durations.slice(0, len(packets) - 1).values) == {PACKET}
+    padded = samples_of(inner, load(inner).tracks[1])[-1].data
+    assert padded not in [packet.data for packet in packets]
+    assert len(packets) == -(-segments * SEGMENT_MS * RATE // (1000 * PACKET)) + 1
+    (presented,) = track.presented_ranges(final.timescale) or ()
+    assert abs(Fraction(presented.end or 0, RATE) - Fraction(segments * SEGMENT_MS, 1000)) < Fraction(PACKET, 2 * RATE)
+
+
 def test_delay_and_padding_are_dropped_between_segments() -> None:
     """They are only kept at the start and end of the final."""
     one = make_movie([video(), audio(89, hidden=PACKET, length_ms=SEGMENT_MS)])

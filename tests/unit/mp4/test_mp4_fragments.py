@@ -37,10 +37,14 @@ def test_fragments_have_the_samples_of_one_table(specs: tuple[TrackSpec, ...], f
 
 
 def test_a_late_start_becomes_an_empty_edit() -> None:
-    """Media times begin at 0 without fragments, so the exact delay is in the edit list."""
+    """Media times begin at 0 without fragments, so the exact delay is in the edit list.
+
+    It lasts until the first frame is presented, 40 ms after the first decode time: ffmpeg would present that frame at
+    the end of the delay.
+    """
     movie = load(make_fragmented([VIDEO, AUDIO], 4, start_times=[5000, 240_001]))
     assert movie.timescale == 48000
-    assert movie.tracks[0].edits[0] == Edit(5 * 48000, EMPTY)
+    assert movie.tracks[0].edits == (Edit(5040 * 48, EMPTY), Edit(1200 * 48, 40))
     assert movie.tracks[1].edits[0] == Edit(240_001, EMPTY)
 
 

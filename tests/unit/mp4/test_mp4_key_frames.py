@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from media_worker.mp4.boxes import Box
-from media_worker.mp4.key_frames import is_key_frame, predicts
+from media_worker.mp4.key_frames import is_key_frame, is_leading_decodable, predicts
 
 
 def entry(kind: bytes, config: Box | None = None) -> Box:
@@ -76,6 +76,27 @@ def test_a_marked_intra_frame_needs_no_recovery_point() -> None:
     assert is_key_frame(AVC, nal(AUD, I_SLICE), is_marked=True)
     assert not is_key_frame(AVC, nal(AUD, P_SLICE), is_marked=True)
     assert not is_key_frame(AVC, nal(AUD, REFRESH, I_SLICE), is_marked=True)
+
+
+_CRA, _MPEG2_I = nal(b"\x2a\1\xaf"), b"\0\0\1\0\0\x0f\xff\xf8"
+LEADING = {
+    "hevc rasl": (HEVC, _CRA, nal(b"\x10\1\xaf"), False),
+    "hevc radl": (HEVC, _CRA, nal(b"\x0c\1\xaf"), True),
+    "vvc rasl": (VVC, nal(b"\0\x49\x80"), nal(b"\0\x19\x80"), False),
+    "vvc radl": (VVC, nal(b"\0\x49\x80"), nal(b"\0\x11\x80"), True),
+    "h264": (AVC, nal(AUD, RECOVERY, I_SLICE), nal(AUD, P_SLICE), False),
+    "mpeg-2 open": (MPEG2, b"\0\0\1\xb8\0\x08\0\0" + _MPEG2_I, b"\0\0\1\0\0\x1f\xff\xf8", False),
+    "mpeg-2 closed": (MPEG2, b"\0\0\1\xb8\0\x08\0\x40" + _MPEG2_I, b"\0\0\1\0\0\x1f\xff\xf8", True),
+    "mpeg-2 without a GOP header": (MPEG2, _MPEG2_I, b"\0\0\1\0\0\x1f\xff\xf8", False),
+    "mpeg-4": (MPEG4, b"\0\0\1\xb6\x10", b"\0\0\1\xb6\x90", False),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LEADING))
+def test_leading_samples_that_refer_to_frames_before(name: str) -> None:
+    """HEVC and VVC say it of each sample, MPEG-2 of the GOP. In the others, all leading samples do."""
+    description, sync, leading, is_decodable = LEADING[name]
+    assert is_leading_decodable(description, sync, leading) is is_decodable
 
 
 @pytest.mark.parametrize("kind", [b"apch", b"AVdn", b"mjpa", b"dvcp", b"v210", b"mp4v"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from media_worker.mp4 import differences, lay_out, plan_join, plan_split, presented_video, summary_of
-from media_worker.mp4.edit_list import is_presented, presentation_time
+from media_worker.mp4.edit_list import Edit, is_presented, presentation_time
 from media_worker.mp4.provenance import find_provenance
 
 from tests.unit.mp4.movies import (
@@ -60,22 +60,32 @@ def test_every_frame_is_presented_by_one_segment(specs: tuple[TrackSpec, ...], d
 @settings(max_examples=80, deadline=None)
 @given(MOVIES, SECONDS)
 def test_every_sample_is_in_a_segment_in_order(specs: tuple[TrackSpec, ...], duration_s: Fraction) -> None:
-    """The segments together have the samples of each track, byte for byte. Only open GOPs and the pre-roll of audio
-    overlap: with the samples before.
+    """The segments together have the samples of each track, byte for byte. Only open GOPs and audio overlap: what a
+    segment repeats is at the end of the one before, and what trails it is at the start of those after it.
     """
     source = make_movie(specs)
     segments = [(segment, load(segment)) for segment in split(source, duration_s)]
     for number, track in enumerate(load(source).tracks):
+        expected = [sample.data for sample in samples_of(source, track)]
         found: list[bytes] = []
         for data, movie in segments:
             provenance = find_provenance(movie.box)
             assert provenance is not None
-            repeated = provenance.tracks[number].repeated_samples
+            known = provenance.tracks[number]
             samples = [sample.data for sample in samples_of(data, movie.tracks[number])]
-            if repeated and not track.is_video:
-                assert samples[:repeated] == found[-repeated:]
-            found.extend(samples[repeated:])
-        assert found == [sample.data for sample in samples_of(source, track)]
+            if known.repeated_samples and not track.is_video:
+                assert samples[: known.repeated_samples] == found[-known.repeated_samples :]
+            own = samples[known.repeated_samples : len(samples) - known.trailing_samples]
+            found.extend(own)
+            trailing = samples[len(samples) - known.trailing_samples :]
+            assert trailing == expected[len(found) : len(found) + known.trailing_samples]
+        assert found == expected
+
+
+def test_a_sync_sample_that_shares_its_time_is_no_cut_point() -> None:
+    """The HLS muxer of ffmpeg writes such ones at open GOPs: the other frame needs the GOP before."""
+    spec = TrackSpec([40] * 9, offsets=[0, 0, 0, 40, 0, 0, 0, 0, 0], sync=[0, 3, 6])
+    assert plan_split(load(make_movie([spec])), Fraction(1, 10)).starts_s == (Fraction(0), Fraction(24, 100))
 
 
 @pytest.mark.parametrize(("packet", "expected"), [(1024, 4), (960, 4), (4096, 1), (100, 39)])
@@ -97,6 +107,36 @@ def test_audio_has_a_pre_roll_of_80_ms(packet: int, expected: int) -> None:
     first = plan.cuts[1][1]
     assert ranges[0].start == first.decode_time - 2 * 48000
     assert first.sample * packet == first.decode_time
+
+
+@pytest.mark.parametrize(("packet", "expected"), [(1024, 6), (4608, 2), (96, 60)])
+def test_audio_is_presented_until_120_ms_after_the_join(packet: int, expected: int) -> None:
+    """A worker's encoder pads its last packet with silence, so it gets the audio that follows. The last segment ends
+    where the source ends.
+    """
+    video = TrackSpec([40] * 100, sync=[0, 50])
+    audio = TrackSpec([packet] * (4 * 48000 // packet), handler=b"soun", timescale=48000)
+    source = make_movie([video, audio])
+    movie = load(source)
+    plan = plan_split(movie, Fraction(2))
+    first, last = (load(assemble(lay_out(movie, plan, index), source)) for index in range(2))
+    provenance = find_provenance(first.box)
+    assert provenance is not None
+    assert provenance.tracks[1].trailing_samples == expected
+    ends = [(each.tracks[1].presented_ranges(each.timescale) or ())[-1].end for each in (first, last)]
+    assert ends == [plan.cuts[1][1].media_time + 48000 * 12 // 100, 4 * 48000 // packet * packet - 2 * 48000]
+
+
+def test_audio_behind_the_join_is_only_presented_without_an_interruption() -> None:
+    """If the edit list skips media there, the overlap ends at the skip."""
+    video = TrackSpec([40] * 100, sync=[0, 50])
+    edits = (Edit(2010, 0), Edit(1990, 3010))
+    audio = TrackSpec([10] * 400, handler=b"soun", timescale=1000, edits=edits)
+    source = make_movie([video, audio])
+    movie = load(source)
+    first = load(assemble(lay_out(movie, plan_split(movie, Fraction(2)), 0), source))
+    ranges = first.tracks[1].presented_ranges(first.timescale)
+    assert [each.end for each in ranges or ()] == [2010]
 
 
 def test_pcm_needs_no_pre_roll() -> None:
