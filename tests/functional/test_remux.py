@@ -69,6 +69,8 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "v210-pcm.avi": ("25", ("-c:v", "v210", "-pix_fmt", "yuv422p10le"), ("-c:a", "pcm_s16le")),
     "truehd.mkv": ("24", _H264, ("-c:a", "truehd", "-strict", "experimental")),
+    "h264-no-b-frames.avi": ("25", (*_H264, "-bf", "0"), ("-c:a", "libmp3lame")),
+    "h264-no-b-frames.asf": ("25", (*_H264, "-bf", "0"), ("-c:a", "libmp3lame")),
     "huffyuv-pcm.avi": ("25", ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), ("-c:a", "pcm_s16le")),
 }
 REFUSED: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -133,7 +135,7 @@ def contents(source: Path, final: Path) -> bool:
 
 def times_s(path: Path) -> tuple[list[float], list[float]]:
     """When each frame and each audio packet is presented, counted from the start of the file."""
-    flags = ("-fflags", "+genpts") if path.suffix in {".avi", ".mpg"} else ()
+    flags = ("-fflags", "+genpts") if path.suffix in {".avi", ".mpg"} and "h264" not in path.name else ()
     printed = ffmpeg(*flags, "-i", str(path), "-map", "0:V:0", "-map", "0:a:0", "-c", "copy", "-f", "framecrc", "-")
     video, audio = parse_times(printed)
     return video, audio

@@ -28,8 +28,9 @@ _HEAD = 1024
 # TrueHD in MP4 is specified by Dolby, and still experimental in ffmpeg.
 _EXPERIMENTAL = ("-strict", "experimental")
 # Decode times are computed again from the presentation times (`exact_times`). Here they only have to increase, and not
-# be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses.
-_EARLY_DECODE_TIMES = "setts=pts=PTS:dts=max(DTS-1/TB\\,PREV_OUTDTS+1)"
+# be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses. Packets
+# without a presentation time keep their decode time: in AVI and ASF files without B-frames, they are presented then.
+_EARLY_DECODE_TIMES = "setts=pts=PTS:dts=if(eq(PTS\\,NOPTS)\\,DTS\\,max(DTS-1/TB\\,PREV_OUTDTS+1))"
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
 
