@@ -56,7 +56,9 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, delivery: Deliver
     """
     lease = chunking_lease(aws, request.job_id)
     with jobs.failing_job(aws, request.job_id):
-        job = _known_job(aws, request.job_id)
+        job = jobs.read_job(aws, request.job_id)
+    if job is None:
+        raise NothingToDo(f"there is no job {request.job_id}")
     if not job.can_become(JobStatus.CHUNKING_IN_PROGRESS):
         if job.status is JobStatus.CHUNKING_COMPLETE:
             # A chunking that died after its last write may not have requested the reassembly.
@@ -70,9 +72,11 @@ def chunk(aws: "Aws", request: ChunkRequest, context: Context, delivery: Deliver
 
 
 def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> None:
-    """The part under the lease. The job is read again: it may have moved on while we waited for the lease."""
+    """The part under the lease. The job is read from the row that the lease was taken on: it may have moved on since
+    it was read before.
+    """
     with jobs.failing_job(aws, request.job_id, ends_chunking_lease=True, fence=hold.fence):
-        job = _known_job(aws, request.job_id)
+        job = Job.from_item(hold.row)
         jobs.begin_chunking(aws, job, hold.fence)
         source = _find_source(aws, request)
         deadline, steps = Deadline(context, hold), Steps()
@@ -83,10 +87,10 @@ def _chunk(aws: "Aws", request: ChunkRequest, context: Context, hold: Hold) -> N
                 layouts = _lay_out(job, media, split)
             hold.require()
             if stored is None:
-                store_plan(aws, job.job_id, plan)
-            jobs.record_plan(aws, job, plan, hold.fence)
+                store_plan(aws, job.job_id, plan, hold)
+            planned = jobs.record_plan(aws, job, plan, hold.fence)
             _log_plan(plan)
-            processed = clear_earlier_runs(aws, _known_job(aws, job.job_id), hold)
+            processed = clear_earlier_runs(aws, planned, hold)
             with steps.step("split", source.size_bytes):
                 targets = _targets(aws, job, plan, source, processed, hold)
                 _write_segments(aws, job, targets, media, layouts, deadline)
@@ -251,13 +255,6 @@ def _write_segments(
                 written.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _known_job(aws: "Aws", job_id: str) -> Job:
-    job = jobs.read_job(aws, job_id)
-    if job is None:
-        raise NothingToDo(f"there is no job {job_id}")
-    return job
 
 
 def _find_source(aws: "Aws", request: ChunkRequest) -> StoredObject:

@@ -252,8 +252,9 @@ def begin_chunking(aws: "Aws", job: Job, fence: Fence | None = None) -> None:
     _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, _Change(started, ("error",)), fence=fence)
 
 
-def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) -> None:
-    """Write what every segment's key depends on, and the plan's digest, before the first segment is written.
+def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) -> Job:
+    """Write what every segment's key depends on, and the plan's digest, before the first segment is written. Returns
+    the job with it.
 
     If the job had another plan, record when it was replaced: completions from before that do not name their plan
     belong to the old one and must not be joined.
@@ -271,7 +272,7 @@ def record_plan(aws: "Aws", job: Job, plan: "Plan", fence: Fence | None = None) 
     if plan.notice:
         attributes["notice"] = plan.notice
     change = _Change(attributes, () if plan.notice else ("notice",))
-    _move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, change, fence=fence)
+    return Job.from_item(_move(aws, job.job_id, JobStatus.CHUNKING_IN_PROGRESS, change, fence=fence))
 
 
 def finish_chunking(aws: "Aws", job_id: str, steps: Mapping[str, Any], fence: Fence | None = None) -> None:
@@ -426,8 +427,9 @@ def _move(
     *,
     only_from: frozenset[JobStatus] | None = None,
     fence: Fence | None = None,
-) -> None:
+) -> Mapping[str, Any]:
     """The conditional write behind every transition of a step. It also sets or removes the end of the row's life.
+    Returns the row with it, in DynamoDB's typed form.
 
     Raises:
         JobMoved: the row is absent, cancelled, or in a status from which `to` cannot be reached.
@@ -440,7 +442,7 @@ def _move(
             sets[EXPIRES_AT] = now_s() + days * _DAY_S
         else:
             removes = (*removes, EXPIRES_AT)
-    _write(aws, job_id, _Change(sets, removes), allowed, _NOT_CANCELLED, fence)
+    return _write(aws, job_id, _Change(sets, removes), allowed, _NOT_CANCELLED, fence)
 
 
 def _write(
@@ -450,8 +452,9 @@ def _write(
     allowed: frozenset[JobStatus],
     condition: str | None = None,
     fence: Fence | None = None,
-) -> None:
-    """Set a status and other attributes, if the row has one of the allowed statuses and the condition holds.
+) -> Mapping[str, Any]:
+    """Set a status and other attributes, if the row has one of the allowed statuses and the condition holds. Returns
+    the row with them.
 
     Raises:
         JobMoved: it has not.
@@ -471,21 +474,22 @@ def _write(
         conditions.append(fence.condition)
         values[":fence"] = _serialize(fence.value)
     try:
-        aws.dynamodb.update_item(
+        return aws.dynamodb.update_item(
             TableName=aws.settings.jobs_table_name,
             Key={"job_id": {"S": job_id}},
             UpdateExpression=update,
             ConditionExpression=" AND ".join(conditions),
             ExpressionAttributeNames=names,
             ExpressionAttributeValues=values,
+            ReturnValues="ALL_NEW",
             ReturnValuesOnConditionCheckFailure="ALL_OLD",
-        )
+        )["Attributes"]
     except aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
         item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
         found = _status_found(item)
         wanted = changes["status"]
         if found == wanted and not (fence and fence.is_broken_in(item)):
-            return  # our own write: the SDK repeats a call whose answer was lost
+            return item  # our own write: the SDK repeats a call whose answer was lost
         if fence and found in allowed:
             raise LeaseLost(f"job {job_id} is being worked on elsewhere: it was not set {wanted}") from error
         raise JobMoved(f"job {job_id} is {found}: it cannot become {wanted}") from error

@@ -96,6 +96,8 @@ class Hold:
         self._lease = lease
         self._is_lost = False
         self.holder = str(uuid.uuid4())
+        # The row just before the lease was taken, in DynamoDB's typed form.
+        self.row: Mapping[str, Any] = {}
         # Unix seconds: when the lease was taken, and when it expires unless it is renewed.
         self.taken_at = 0
         self.until_s = 0
@@ -121,8 +123,9 @@ class Hold:
         if self.is_lost:
             raise LeaseLost(f"the lease on job {self._lease.job_id} was not renewed in time")
 
-    def take(self, now: int) -> None:
-        """The lease was taken by a request that was sent at this time."""
+    def take(self, now: int, row: Mapping[str, Any]) -> None:
+        """The lease was taken by a request that was sent at this time and found this row."""
+        self.row = row
         self.taken_at, self.until_s, self._is_lost = now, now + LEASE_S, False
 
     def renew(self) -> bool:
@@ -231,8 +234,8 @@ class LeaseStore(BasePersistenceLayer):
         except self.aws.dynamodb.exceptions.ConditionalCheckFailedException as error:
             item: Mapping[str, Any] = error.response.get("Item", {})  # type: ignore[assignment]
             raise IdempotencyItemAlreadyExistsError(old_data_record=self._record(item) if item else None) from error
-        self.hold.take(now)
-        self._log_takeover(answer.get("Attributes", {}))
+        self.hold.take(now, answer.get("Attributes", {}))
+        self._log_takeover(self.hold.row)
 
     def _log_takeover(self, before: Mapping[str, Any]) -> None:
         if self.lease.started_attribute not in before or before.get("lease_holder") == {"S": self.hold.holder}:

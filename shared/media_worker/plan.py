@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from media_worker.deadline import Hold
 from media_worker.errors import BadPlan
 from media_worker.keys import build_plan_key
 from media_worker.s3 import StoredObject, put_document, read_object
@@ -302,13 +303,11 @@ def find_plan(aws: "Aws", job: "Job", source: StoredObject) -> Plan | None:
     return plan if plan.source == PlannedSource(source.key, source.etag, source.size_bytes) else None
 
 
-def store_plan(aws: "Aws", job_id: str, plan: Plan) -> None:
+def store_plan(aws: "Aws", job_id: str, plan: Plan, hold: Hold) -> None:
     """Write a job's plan, in place of the one it may have had. Only the holder of the chunking lease calls this.
 
     Raises:
+        LeaseLost: the plan that was found may be that of the invocation that has taken over the lease.
         TransferFailed: another process wrote it at the same time.
     """
-    bucket, key, body = aws.settings.input_bucket_name, build_plan_key(job_id), plan.to_json()
-    found = read_object(aws, bucket, key)
-    if found is None or found[0] != body:
-        put_document(aws, bucket, key, body, found[1] if found else None)
+    put_document(aws, aws.settings.input_bucket_name, build_plan_key(job_id), plan.to_json(), hold)

@@ -322,22 +322,29 @@ def _replacing(target: Target, existing: StoredObject | None) -> dict[str, Any]:
     return {"IfMatch": existing.etag}
 
 
-def put_document(aws: "Aws", bucket: str, key: str, body: bytes, replaced_etag: str | None) -> None:
-    """Write a small JSON object if it is absent, or if it is still the one with `replaced_etag`.
+def put_document(aws: "Aws", bucket: str, key: str, body: bytes, hold: Hold) -> None:
+    """Write a small JSON object, in place of the one that is there. It is looked for only if S3 refuses to write a new
+    one: most jobs have none.
 
     Raises:
+        LeaseLost: the object that is there may be that of the invocation that has taken over the lease.
         TransferFailed: another process wrote it at the same time.
     """
-    condition: dict[str, Any] = {"IfMatch": replaced_etag} if replaced_etag else {"IfNoneMatch": "*"}
-    try:
-        aws.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)
-    except ClientError as error:
-        if _code(error) not in _CHANGED | _CONFLICT | _ABSENT:
-            raise
-        # The SDK repeats a call whose answer was lost, and then finds its own write.
-        if (found := read_object(aws, bucket, key)) and found[0] == body:
+    condition: dict[str, Any] = {"IfNoneMatch": "*"}
+    for _ in range(2):
+        try:
+            aws.s3.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json", **condition)
+        except ClientError as error:
+            if _code(error) not in _CHANGED | _CONFLICT | _ABSENT:
+                raise
+        else:
             return
-        raise TransferFailed(f"s3://{bucket}/{key} was written by another process at the same time") from error
+        found = read_object(aws, bucket, key)
+        if found and found[0] == body:
+            return  # of an earlier attempt, or our own: the SDK repeats a call whose answer was lost
+        hold.require()  # after the look: what a successor has written is never replaced
+        condition = {"IfMatch": found[1]} if found else {"IfNoneMatch": "*"}
+    raise TransferFailed(f"s3://{bucket}/{key} was written by another process at the same time")
 
 
 def _write(

@@ -71,6 +71,24 @@ def test_the_copy_engine_lets_s3_copy_the_media(stack: Stack, large_clip: Path, 
     assert after == before
 
 
+def test_few_requests_come_before_the_first_segment(stack: Stack, large_clip: Path) -> None:
+    """Each takes a round trip for which the first worker waits. docs/performance.md lists them."""
+    stack.add_job()
+    stack.upload(large_clip)
+    calls: list[str] = []
+    for client in (stack.aws.s3, stack.aws.dynamodb, stack.aws.sqs):
+        client.meta.events.register("before-call.*.*", lambda model, **_: calls.append(model.name))
+    assert stack.chunk() == []
+    assert calls[: calls.index("CreateMultipartUpload")] == [
+        *("GetQueueAttributes", "ChangeMessageVisibility", "GetItem"),
+        *("UpdateItem", "UpdateItem"),  # the lease, and the status
+        *("HeadObject", "GetObject", "GetObject"),  # the start of the source, and its end with the index
+        *("GetObject", "GetObject"),  # at the same time: are these sync samples key frames?
+        *("PutObject", "UpdateItem"),  # the plan, and its digest in the job's row
+        *("Query", "GetItem"),  # rows of earlier runs
+    ]
+
+
 def test_ffmpeg_handles_what_the_copy_engine_does_not_support(
     stack: Stack, clip: ClipMaker, logs: Logs, capsys: pytest.CaptureFixture[str]
 ) -> None:

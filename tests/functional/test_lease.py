@@ -13,9 +13,10 @@ from media_worker import handlers, jobs, lease
 from media_worker.aws import Aws
 from media_worker.errors import BadSource, LeaseHeld, LeaseLost, NothingToDo, RetryableError
 from media_worker.jobs import Fence, Job, JobStatus
+from media_worker.keys import build_plan_key
 from media_worker.lease import LEASE_S, Hold, Lease, chunking_lease, reassembly_lease, run_under_lease
 from media_worker.messages import parse_chunking_body
-from media_worker.plan import Plan, PlannedSegment, PlannedSource
+from media_worker.plan import Plan, PlannedSegment, PlannedSource, store_plan
 from media_worker.queues import HiddenMessages
 from media_worker.s3 import PLAN, Target, write_once
 
@@ -402,6 +403,19 @@ def test_a_paused_writer_does_not_replace_its_successors_object(stack: Stack) ->
     with pytest.raises(LeaseLost):
         write_once(stack.aws, ours, [b"old"])
     assert stack.read(INPUT, ours.key) == b"new"
+
+
+def test_a_paused_holder_does_not_replace_its_successors_plan(stack: Stack) -> None:
+    """A plan is written on the condition that there is none. The one that is found may be the successor's."""
+    ours = Hold(stack.aws, chunking_lease(stack.aws, "job-1"))
+    stack.add_job()
+    stack.aws.s3.put_object(Bucket=INPUT, Key=build_plan_key("job-1"), Body=plan_of(2).to_json())
+    with pytest.raises(LeaseLost):
+        store_plan(stack.aws, "job-1", plan_of(1), ours)
+    assert stack.read(INPUT, build_plan_key("job-1")) == plan_of(2).to_json()
+    ours.take(int(time.time()), {})
+    store_plan(stack.aws, "job-1", plan_of(1), ours)
+    assert stack.read(INPUT, build_plan_key("job-1")) == plan_of(1).to_json()
 
 
 # Through the handlers

@@ -60,6 +60,7 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "mpeg2-pcm.mxf": ("25", _MPEG2, ("-c:a", "pcm_s16le")),
     "dnxhr-pcm.mxf": ("25", _DNXHR, ("-c:a", "pcm_s16le")),
     "dv-pcm.avi": ("25", _DV, ("-c:a", "pcm_s16le")),
+    "camcorder-pcm.dv": ("25", _DV, ("-c:a", "pcm_s16le", "-ac", "2")),
     "prores-pcm.mkv": ("24000/1001", ("-c:v", "prores_ks", "-profile:v", "0"), ("-c:a", "pcm_s24le")),
     "cineform-pcm.avi": (
         "30",
@@ -403,6 +404,18 @@ def test_a_track_without_packets_is_left_out_with_a_notice(
     assert [stream["codec_type"] for stream in look.streams(final)] == ["video", "audio"]
     assert contents(source, final)
     assert "it has no packets: track 2 (audio, aac, 48000 Hz mono)" in logs.one("notice")["notice"]
+
+
+def test_a_video_without_packets_is_named(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """The container compresses it in a way that this ffmpeg does not know, or there is none."""
+    source = tmp_path / "compressed.mkv"
+    plain = str(clip_of(folder, "h264-aac.mkv"))
+    ffmpeg("-i", plain, "-map", "0", "-c", "copy", "-bsf:v", "noise=drop=1", str(source))
+    stack.add_job()
+    stack.upload(source)
+    assert stack.chunk() == []
+    error = stack.job().error or ""
+    assert "ffmpeg finds no packets of track 0 (video, h264, 192x108): convert it to MP4" in error
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 # Demuxers of containers that hold their own media. Never hls, concat, dash, image2, sdp or the like.
-CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav"
+CONTAINERS = "mov,matroska,mpegts,mpeg,avi,flv,asf,mxf,ogg,ivf,wav,dv"
 # What cover art is stored as; a real video track may be, too.
 IMAGE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "webp"})
 # ffmpeg writes these to an MP4 in a way of its own, which hardly another program reads.

@@ -58,6 +58,7 @@ _ADVICE = {
 _REPAIR = (
     "if it is damaged, repair it, for example with `ffmpeg -i source -map 0 -c copy repaired.mp4`, then upload it again"
 )
+_CONVERT = "convert it to MP4 with another program, then upload it again"
 _CUT_OFF = "File ended prematurely"  # ffmpeg's word on a Matroska file whose recording was not finished
 
 
@@ -121,7 +122,7 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
             path = ffmpeg.directory / f"{name}.mp4"
             found, messages = _copy_packets(media, kept, path)
     except FfmpegFailed as error:
-        raise BadSource(f"ffmpeg cannot read it as a video: {error.reason}") from error
+        raise BadSource(f"ffmpeg cannot read it as a video: {error.reason}: if it is one, {_CONVERT}") from error
     if messages:
         logger.warning("ffmpeg reported problems", event="remux_problems", key=stored.key, messages=messages)
     read = partial(_read_file, path)
@@ -129,6 +130,10 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
         movie = read_movie(read, path.stat().st_size)
     except Mp4Error as error:
         raise BadSource(f"the MP4 that ffmpeg made of it cannot be read: {error}") from error
+    if not any(times.count for track, times in zip(kept, found, strict=True) if track.kind == "video"):
+        raise BadSource(
+            f"ffmpeg finds no packets of {_listed([each for each in kept if each.kind == 'video'])}: {_CONVERT}"
+        )
     # ffmpeg's muxer leaves out tracks without packets.
     filled = [(track, times) for track, times in zip(kept, found, strict=True) if times.count]
     empty = [track for track, times in zip(kept, found, strict=True) if not times.count]

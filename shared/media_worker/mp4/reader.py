@@ -1,7 +1,7 @@
 """Reading the index of a file with few reads, wherever in the file it is.
 
     moov in front:  ftyp moov mdat       one read, plus the rest of a moov larger than PEEK_BYTES
-    moov at end:    ftyp mdat moov       one more read, behind mdat
+    moov at end:    ftyp mdat moov       one more read, behind mdat, plus the rest of a moov larger than MAX_TAIL_BYTES
     fragmented:     ftyp moov moof mdat moof mdat ...    see `fragment_reader`
 
 A read from S3 takes about 20 ms and is a billed request. Media between the boxes is not fetched.
@@ -28,6 +28,8 @@ from .stbl import TABLES, parse_sample_table, parse_stsd, with_pcm_sizes
 Read: TypeAlias = Callable[[int, int], bytes]
 
 PEEK_BYTES = 64 * 1024
+# The second read is mostly behind the media, where the index is: it fetches the rest of the file up to this size.
+MAX_TAIL_BYTES = 1 << 20
 # Each box between the start of the file and moov costs one read. Valid files have a handful.
 MAX_TOP_LEVEL_BOXES = 100_000
 MAX_READS = 512
@@ -120,7 +122,9 @@ class BufferedFile:
 
     def _fetch(self, offset: int, length: int) -> None:
         self.reads += 1
-        self._data = self._read(offset, min(length, self.size_bytes - offset))
+        rest = self.size_bytes - offset
+        is_tail = self.reads == 2 and rest <= MAX_TAIL_BYTES  # noqa: PLR2004
+        self._data = self._read(offset, rest if is_tail else min(length, rest))
         self._start = offset
 
 

@@ -7,6 +7,7 @@ import struct
 import pytest
 from media_worker.mp4 import BrokenFile, Encrypted, Unsupported, read_movie
 from media_worker.mp4.boxes import Box
+from media_worker.mp4.reader import PEEK_BYTES
 
 from tests.unit.mp4.movies import FTYP, TrackSpec, load, make_movie, samples_of
 
@@ -52,6 +53,16 @@ def test_an_index_behind_a_huge_mdat_takes_two_reads() -> None:
     assert read_movie(file.read, file.size_bytes).tracks[0].table.count == 200
     assert len(file.reads) == 2
     assert file.bytes_read < len(MOOV) + (1 << 17)
+
+
+def test_an_index_at_the_end_that_is_larger_than_a_peek_takes_two_reads() -> None:
+    """The rest of the file is read at once: a second request to S3 takes longer than a few hundred kilobytes."""
+    moov = Box(b"moov", MOOV[8:] + Box(b"free", bytes(3 * PEEK_BYTES)).to_bytes()).to_bytes()
+    ftyp = Box(b"ftyp", FTYP).to_bytes()
+    extents = {0: ftyp + struct.pack(">I4sQ", 1, b"mdat", GB), len(ftyp) + GB: moov}
+    file = Sparse(len(ftyp) + GB + len(moov), extents)
+    assert read_movie(file.read, file.size_bytes).tracks[0].table.count == 200
+    assert len(file.reads) == 2
 
 
 def test_many_boxes_before_the_index_cost_less_than_a_megabyte() -> None:
