@@ -310,8 +310,9 @@ class _PacketRange:
 
         It is presented in part, or it is the first one that the encoder wrote: not every file says what is delay.
         """
-        is_first = self.first_packet == 0 or self.start < self.zero + self.part.media_start
-        return is_first and self.first_packet + 1 < self.end_packet
+        is_first = self.first_packet == 0 and not self.part.table.is_pcm
+        is_hidden = self.start < self.zero + self.part.media_start
+        return (is_first or is_hidden) and self.first_packet + 1 < self.end_packet
 
     def drop_from(self, time: int) -> None:
         """Drop packets at the end that start at media time `time` of the track or later, but keep one packet."""
