@@ -442,6 +442,35 @@ def test_decode_times_that_do_not_increase(
     assert new_audio == pytest.approx(old_audio, abs=TOLERANCE_S)
 
 
+def earlier_audio(flv: bytes, by_ms: int) -> bytes:
+    """The second half of the audio of a recording, moved. Tags are: type, size (3 bytes), time (3 bytes), ..."""
+    moved, at = bytearray(flv), 13
+    tags = []
+    while at < len(flv):
+        tags.append(at)
+        at += 15 + int.from_bytes(flv[at + 1 : at + 4], "big")
+    for tag in tags[len(tags) // 2 :]:
+        if flv[tag] == 8:  # audio
+            time_ms = int.from_bytes(flv[tag + 4 : tag + 7], "big")
+            moved[tag + 4 : tag + 7] = (time_ms - by_ms).to_bytes(3, "big")
+    return bytes(moved)
+
+
+def test_audio_that_overlaps_where_recordings_meet(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """Every packet is in the final, and the others keep their times. A recording that starts again is refused."""
+    source = tmp_path / "two.flv"
+    source.write_bytes(earlier_audio(clip_of(folder, "h264-aac.flv").read_bytes(), by_ms=30))
+    final = run_through(stack, source, tmp_path)
+    (_, old), (_, new) = times_s(source), times_s(final)
+    assert len(new) == len(old)
+    assert [abs(after - before) < TOLERANCE_S for before, after in zip(old, new, strict=True)].count(False) <= 2
+    source.write_bytes(earlier_audio(clip_of(folder, "h264-aac.flv").read_bytes(), by_ms=3000))
+    stack.add_job("job-2")
+    stack.upload(source, "job-2")
+    assert stack.chunk("job-2") == []
+    assert "Non-monotonic DTS" in (stack.job("job-2").error or "")
+
+
 def test_audio_of_which_no_packet_is_a_key_frame(stack: Stack, folder: Path, tmp_path: Path) -> None:
     """GStreamer's Matroska muxer marks none."""
     source = tmp_path / "gstreamer.mkv"

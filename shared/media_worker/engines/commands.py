@@ -31,6 +31,10 @@ _EXPERIMENTAL = ("-strict", "experimental")
 # be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses. Packets
 # without a presentation time keep their decode time: in AVI and ASF files without B-frames, they are presented then.
 _EARLY_DECODE_TIMES = "setts=pts=PTS:dts=if(eq(PTS\\,NOPTS)\\,DTS\\,max(DTS-1/TB\\,PREV_OUTDTS+1))"
+# Where two recordings were put together, the last audio packet of the first may overlap with those of the second. Then
+# they follow as closely as they can, as with ffmpeg's own muxing, but not those that start over 100 ms earlier.
+_LATER = "if(gt(PREV_OUT{0}-{0}\\,0.1/TB)\\,{0}\\,max({0}\\,PREV_OUT{0}+1))"
+_INCREASING_TIMES = f"setts=pts={_LATER.format('PTS')}:dts={_LATER.format('DTS')}"
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
 
@@ -96,6 +100,8 @@ def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: st
         else:
             # GStreamer's Matroska muxer marks no audio packet as a key frame.
             copied.append(f"-copyinkf:{number}")
+        if track.kind == "audio":
+            copied += [f"-bsf:{number}", _INCREASING_TIMES]
     copied += ["-c", "copy", "-avoid_negative_ts", "disabled", *_EXPERIMENTAL]
     return [*_input(ffmpeg, name, *flags), *copied, "-f", muxer_for(kept), output_name, *copied, "-f", "framecrc", "-"]
 
