@@ -33,7 +33,7 @@ _EXPERIMENTAL = ("-strict", "experimental")
 _EARLY_DECODE_TIMES = "setts=pts=PTS:dts=if(eq(PTS\\,NOPTS)\\,DTS\\,max(DTS-1/TB\\,PREV_OUTDTS+1))"
 # Where two recordings were put together, the last audio packet of the first may overlap with those of the second. Then
 # they follow as closely as they can, as with ffmpeg's own muxing, but not those that start over 100 ms earlier.
-_LATER = "if(gt(PREV_OUT{0}-{0}\\,0.1/TB)\\,{0}\\,max({0}\\,PREV_OUT{0}+1))"
+_LATER = "if(between(PREV_OUT{0}-{0}\\,1\\,0.1/TB)\\,PREV_OUT{0}+1\\,{0})"
 _INCREASING_TIMES = f"setts=pts={_LATER.format('PTS')}:dts={_LATER.format('DTS')}"
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
