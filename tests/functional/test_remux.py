@@ -442,6 +442,34 @@ def test_decode_times_that_do_not_increase(
     assert new_audio == pytest.approx(old_audio, abs=TOLERANCE_S)
 
 
+def packed(avi: bytes) -> bytes:
+    """DivX's packed B-frames: a P-frame and the B-frame behind it in one packet, and an empty packet in exchange."""
+    chunks, at, end = [], avi.index(b"movi") + 4, avi.index(b"idx1")
+    while at < end:
+        size = int.from_bytes(avi[at + 4 : at + 8], "little")
+        chunks.append((avi[at : at + 4], avi[at + 8 : at + 8 + size]))
+        at += 8 + size + size % 2
+    videos = [index for index, (name, _) in enumerate(chunks) if name == b"00dc"]
+    types = {index: re.search(rb"\x00\x00\x01\xb6(.)", chunks[index][1], re.DOTALL)[1][0] >> 6 for index in videos}  # type: ignore[index]
+    for before, index, after in zip(videos, videos[1:], videos[2:], strict=False):
+        if types[index] == 2 and types[before] < 2 and types[after] == 2:  # the first of two B-frames
+            chunks[before] = (b"00dc", chunks[before][1] + chunks[index][1])
+            chunks[index], chunks[after] = chunks[after], (b"00dc", b"\0\0\1\xb6\x5a\x5f")
+    body = b"".join(name + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2) for name, data in chunks)
+    return re.sub(rb"Lavc[0-9.]{9}", b"DivX503b1393p", avi[: avi.index(b"movi") + 4] + body)
+
+
+def test_packed_b_frames_are_presented_at_their_times(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """As in the same file without them."""
+    plain = clip_of(folder, "mpeg4-b-frames.avi")
+    source = tmp_path / "divx.avi"
+    source.write_bytes(packed(plain.read_bytes()))
+    final = run_through(stack, source, tmp_path)
+    assert contents(plain, final)
+    assert times_s(final)[0] == pytest.approx(times_s(plain)[0], abs=TOLERANCE_S)
+    assert stack.leftovers() == []
+
+
 def earlier_audio(flv: bytes, by_ms: int) -> bytes:
     """The second half of the audio of a recording, moved. Tags are: type, size (3 bytes), time (3 bytes), ..."""
     moved, at = bytearray(flv), 13

@@ -85,6 +85,12 @@ def trial_command(ffmpeg: str, name: str, muxer: str, trial_name: str, track: Tr
     return [*_input(ffmpeg, name), *maps, *_NO_COVERS, "-c", "copy", "-t", "0", *_EXPERIMENTAL, "-f", muxer, trial_name]
 
 
+def unpack_command(ffmpeg: str, name: str, output_name: str) -> list[str]:
+    """Copy an AVI file, with each frame of MPEG-4 video in a packet of its own."""
+    copied = ("-map", "0", "-c", "copy", "-bsf:v", "mpeg4_unpack_bframes")
+    return [*_input(ffmpeg, name, "-xerror"), *copied, "-f", "avi", output_name]
+
+
 def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: str) -> list[str]:
     """Copy the packets of these tracks into an MP4, and print the times of each. Fails on a damaged file (-xerror)."""
     flags = ["-xerror"]
