@@ -1,8 +1,8 @@
 """What becomes of a source with each kind of segment worker: python -m tests.fidelity.workers [CORPUS_DIR].
 
 Every file goes through both handlers four times: with a worker that changes nothing, with two that re-encode video and
-audio, into a file with edit lists and into fragments without, and with one that returns video only. The workers encode losslessly, so each decoded frame of the final can
-be compared with that of the source. Prints a table in Markdown.
+audio, into a file with edit lists and into fragments without, and with one that returns video only. The workers encode
+losslessly, so each decoded frame of the final can be compared with that of the source. Prints a table in Markdown.
 
     segments    wanted (thirds of the duration) and got
     alone       segments that present exactly their frames of the source when decoded alone
