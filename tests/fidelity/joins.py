@@ -27,7 +27,7 @@ from tests.functional.stack import Stack
 from .probe import run, tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 RATE_HZ = 48_000
 # Frame rate, video and audio encoder of each container.
@@ -59,18 +59,22 @@ class Joins:
         return max(self.holes_ms, default=0.0)
 
 
-def measure(name: str, encoder: str, segments: int, folder: Path, segment_s: int = 2) -> Joins:
-    """Make a source of `segments` segments, process each with libx264 and `encoder`, join them, and measure."""
+def measure(name: str, encoder: str, segments: int, folder: Path, output: Sequence[str] = ()) -> Joins:
+    """Make a source of `segments` segments, process each with libx264 and `encoder`, join them, and measure.
+
+    `output`: ffmpeg's options for the container of the processed segments.
+    """
+    segment_s = 2
     source = _make(name, folder / name, segments * segment_s, segment_s)
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     logging.disable(logging.CRITICAL)
     try:
         with mock_aws(), redirect_stdout(io.StringIO()):  # the functions print their metrics
-            final = _through_handlers(Stack.create(folder), source, encoder, folder, segment_s)
+            final = _through_handlers(Stack.create(folder), source, (encoder, *output), folder, segment_s)
     finally:
         tempfile.tempdir = before
         logging.disable(logging.NOTSET)
-    audio, whole = _decoded(final), _decoded(_encoded(source, encoder, folder / "whole.mp4"))
+    audio, whole = _decoded(final), _decoded(_encoded(source, (encoder,), folder / "whole.mp4"))
     return Joins(
         joins=segments - 1,
         holes_ms=tuple(_holes_ms(audio)),
@@ -95,7 +99,7 @@ def _make(name: str, path: Path, seconds: int, segment_s: int) -> Path:
     return path
 
 
-def _through_handlers(stack: Stack, source: Path, encoder: str, folder: Path, segment_s: int) -> Path:
+def _through_handlers(stack: Stack, source: Path, output: Sequence[str], folder: Path, segment_s: int) -> Path:
     stack.add_job(engine={"S": "auto"}, segment_duration_sec={"N": str(segment_s)})
     stack.upload(source)
     stack.chunk()
@@ -104,7 +108,7 @@ def _through_handlers(stack: Stack, source: Path, encoder: str, folder: Path, se
     def process(_: int, body: bytes) -> bytes:
         segment = folder / "segment.mp4"
         segment.write_bytes(body)
-        return _encoded(segment, encoder, folder / "processed.mp4").read_bytes()
+        return _encoded(segment, output, folder / "processed.mp4").read_bytes()
 
     stack.process_segments(change=process)
     stack.reassemble()
@@ -112,10 +116,10 @@ def _through_handlers(stack: Stack, source: Path, encoder: str, folder: Path, se
     return stack.save_final(folder / "final.mp4")
 
 
-def _encoded(path: Path, encoder: str, target: Path) -> Path:
-    """What a segment worker does."""
+def _encoded(path: Path, output: Sequence[str], target: Path) -> Path:
+    """What a segment worker does. `output`: an audio encoder, and options."""
     video = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2")
-    run([tool("ffmpeg"), "-v", "error", "-y", "-i", str(path), *video, "-c:a", encoder, str(target)])
+    run([tool("ffmpeg"), "-v", "error", "-y", "-i", str(path), *video, "-c:a", *output, str(target)])
     return target
 
 

@@ -145,7 +145,6 @@ RECIPES: dict[str, list[str]] = {
         *TWO_AUDIO, "-i", "{folder}/chapters.txt", "-map_metadata", "3", *ALL, *X265,
         "-x265-params", f"{QUIET}:keyint=25", *AAC,
     ],
-    "x265_cut.mkv": ["-ss", "2.5", "-i", "{folder}/x265_plain.mp4", "-c", "copy", "-avoid_negative_ts", "make_zero"],
     "audio_shorter.mkv": [*video("25"), *audio(seconds=3.1), *X264, "-g", "25", *AAC],
     "audio_late.mkv": [*video("25"), "-itsoffset", "1.3", *audio(seconds=4), *X264, "-g", "25", *AAC],
     "audio_late.mp4": [*video("25"), "-itsoffset", "2.7", *audio(seconds=3), *X264, "-g", "25", *AAC],

@@ -30,3 +30,16 @@ def test_joins_have_no_gap(tmp_path: Path, name: str, encoder: str) -> None:
     assert found.longest_ms < FRAME_MS[encoder]
     assert abs(found.drift_ms) < FRAME_MS[encoder]
     assert sum(found.holes_ms) < 100 * found.joins / 30
+
+
+@pytest.mark.parametrize(
+    "output",
+    [("-movflags", "frag_keyframe+empty_moov"), ("-use_editlist", "0"), ("-f", "mpegts"), ("-f", "matroska")],
+    ids=lambda output: output[-1],
+)
+def test_joins_have_no_gap_whatever_the_worker_writes(tmp_path: Path, output: tuple[str, str]) -> None:
+    """Also if its files do not say which packets are encoder delay."""
+    found = measure("h264-30.mp4", "aac", SEGMENTS, tmp_path, output)
+    assert found.frames == found.expected_frames
+    assert found.holes_ms == ()
+    assert abs(found.drift_ms) < 1

@@ -69,6 +69,8 @@ SOURCES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "v210-pcm.avi": ("25", ("-c:v", "v210", "-pix_fmt", "yuv422p10le"), ("-c:a", "pcm_s16le")),
     "truehd.mkv": ("24", _H264, ("-c:a", "truehd", "-strict", "experimental")),
+    "h264-no-b-frames.avi": ("25", (*_H264, "-bf", "0"), ("-c:a", "libmp3lame")),
+    "h264-no-b-frames.asf": ("25", (*_H264, "-bf", "0"), ("-c:a", "libmp3lame")),
     "huffyuv-pcm.avi": ("25", ("-c:v", "huffyuv", "-pix_fmt", "yuv422p"), ("-c:a", "pcm_s16le")),
 }
 REFUSED: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -133,7 +135,7 @@ def contents(source: Path, final: Path) -> bool:
 
 def times_s(path: Path) -> tuple[list[float], list[float]]:
     """When each frame and each audio packet is presented, counted from the start of the file."""
-    flags = ("-fflags", "+genpts") if path.suffix in {".avi", ".mpg"} else ()
+    flags = ("-fflags", "+genpts") if path.suffix in {".avi", ".mpg"} and "h264" not in path.name else ()
     printed = ffmpeg(*flags, "-i", str(path), "-map", "0:V:0", "-map", "0:a:0", "-c", "copy", "-f", "framecrc", "-")
     video, audio = parse_times(printed)
     return video, audio
@@ -438,6 +440,63 @@ def test_decode_times_that_do_not_increase(
     (old_video, old_audio), (new_video, new_audio) = times_s(source), times_s(final)
     assert sorted(new_video) == pytest.approx(sorted(old_video), abs=TOLERANCE_S)
     assert new_audio == pytest.approx(old_audio, abs=TOLERANCE_S)
+
+
+def packed(avi: bytes) -> bytes:
+    """DivX's packed B-frames: a P-frame and the B-frame behind it in one packet, and an empty packet in exchange."""
+    chunks, at, end = [], avi.index(b"movi") + 4, avi.index(b"idx1")
+    while at < end:
+        size = int.from_bytes(avi[at + 4 : at + 8], "little")
+        chunks.append((avi[at : at + 4], avi[at + 8 : at + 8 + size]))
+        at += 8 + size + size % 2
+    videos = [index for index, (name, _) in enumerate(chunks) if name == b"00dc"]
+    types = {index: re.search(rb"\x00\x00\x01\xb6(.)", chunks[index][1], re.DOTALL)[1][0] >> 6 for index in videos}  # type: ignore[index]
+    for before, index, after in zip(videos, videos[1:], videos[2:], strict=False):
+        if types[index] == 2 and types[before] < 2 and types[after] == 2:  # the first of two B-frames
+            chunks[before] = (b"00dc", chunks[before][1] + chunks[index][1])
+            chunks[index], chunks[after] = chunks[after], (b"00dc", b"\0\0\1\xb6\x5a\x5f")
+    body = b"".join(name + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2) for name, data in chunks)
+    return re.sub(rb"Lavc[0-9.]{9}", b"DivX503b1393p", avi[: avi.index(b"movi") + 4] + body)
+
+
+def test_packed_b_frames_are_presented_at_their_times(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """As in the same file without them."""
+    plain = clip_of(folder, "mpeg4-b-frames.avi")
+    source = tmp_path / "divx.avi"
+    source.write_bytes(packed(plain.read_bytes()))
+    final = run_through(stack, source, tmp_path)
+    assert contents(plain, final)
+    assert times_s(final)[0] == pytest.approx(times_s(plain)[0], abs=TOLERANCE_S)
+    assert stack.leftovers() == []
+
+
+def earlier_audio(flv: bytes, by_ms: int) -> bytes:
+    """The second half of the audio of a recording, moved. Tags are: type, size (3 bytes), time (3 bytes), ..."""
+    moved, at = bytearray(flv), 13
+    tags = []
+    while at < len(flv):
+        tags.append(at)
+        at += 15 + int.from_bytes(flv[at + 1 : at + 4], "big")
+    for tag in tags[len(tags) // 2 :]:
+        if flv[tag] == 8:  # audio
+            time_ms = int.from_bytes(flv[tag + 4 : tag + 7], "big")
+            moved[tag + 4 : tag + 7] = (time_ms - by_ms).to_bytes(3, "big")
+    return bytes(moved)
+
+
+def test_audio_that_overlaps_where_recordings_meet(stack: Stack, folder: Path, tmp_path: Path) -> None:
+    """Every packet is in the final, and the others keep their times. A recording that starts again is refused."""
+    source = tmp_path / "two.flv"
+    source.write_bytes(earlier_audio(clip_of(folder, "h264-aac.flv").read_bytes(), by_ms=30))
+    final = run_through(stack, source, tmp_path)
+    (_, old), (_, new) = times_s(source), times_s(final)
+    assert len(new) == len(old)
+    assert [abs(after - before) < TOLERANCE_S for before, after in zip(old, new, strict=True)].count(False) <= 2
+    source.write_bytes(earlier_audio(clip_of(folder, "h264-aac.flv").read_bytes(), by_ms=3000))
+    stack.add_job("job-2")
+    stack.upload(source, "job-2")
+    assert stack.chunk("job-2") == []
+    assert "Non-monotonic DTS" in (stack.job("job-2").error or "")
 
 
 def test_audio_of_which_no_packet_is_a_key_frame(stack: Stack, folder: Path, tmp_path: Path) -> None:

@@ -28,8 +28,13 @@ _HEAD = 1024
 # TrueHD in MP4 is specified by Dolby, and still experimental in ffmpeg.
 _EXPERIMENTAL = ("-strict", "experimental")
 # Decode times are computed again from the presentation times (`exact_times`). Here they only have to increase, and not
-# be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses.
-_EARLY_DECODE_TIMES = "setts=pts=PTS:dts=max(DTS-1/TB\\,PREV_OUTDTS+1)"
+# be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses. Packets
+# without a presentation time keep their decode time: in AVI and ASF files without B-frames, they are presented then.
+_EARLY_DECODE_TIMES = "setts=pts=PTS:dts=if(eq(PTS\\,NOPTS)\\,DTS\\,max(DTS-1/TB\\,PREV_OUTDTS+1))"
+# Where two recordings were put together, the last audio packet of the first may overlap with those of the second. Then
+# they follow as closely as they can, as with ffmpeg's own muxing, but not those that start over 100 ms earlier.
+_LATER = "if(between(PREV_OUT{0}-{0}\\,1\\,0.1/TB)\\,PREV_OUT{0}+1\\,{0})"
+_INCREASING_TIMES = f"setts=pts={_LATER.format('PTS')}:dts={_LATER.format('DTS')}"
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
 
@@ -80,6 +85,12 @@ def trial_command(ffmpeg: str, name: str, muxer: str, trial_name: str, track: Tr
     return [*_input(ffmpeg, name), *maps, *_NO_COVERS, "-c", "copy", "-t", "0", *_EXPERIMENTAL, "-f", muxer, trial_name]
 
 
+def unpack_command(ffmpeg: str, name: str, output_name: str) -> list[str]:
+    """Copy an AVI file, with each frame of MPEG-4 video in a packet of its own."""
+    copied = ("-map", "0", "-c", "copy", "-bsf:v", "mpeg4_unpack_bframes")
+    return [*_input(ffmpeg, name, "-xerror"), *copied, "-f", "avi", output_name]
+
+
 def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: str) -> list[str]:
     """Copy the packets of these tracks into an MP4, and print the times of each. Fails on a damaged file (-xerror)."""
     flags = ["-xerror"]
@@ -95,6 +106,8 @@ def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: st
         else:
             # GStreamer's Matroska muxer marks no audio packet as a key frame.
             copied.append(f"-copyinkf:{number}")
+        if track.kind == "audio":
+            copied += [f"-bsf:{number}", _INCREASING_TIMES]
     copied += ["-c", "copy", "-avoid_negative_ts", "disabled", *_EXPERIMENTAL]
     return [*_input(ffmpeg, name, *flags), *copied, "-f", muxer_for(kept), output_name, *copied, "-f", "framecrc", "-"]
 

@@ -10,6 +10,7 @@ first, and need twice the space:
     MXF            the order of presentation is in the index table in the footer
 """
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from media_worker.engines.commands import (
     probe_command,
     remux_command,
     trial_command,
+    unpack_command,
 )
 from media_worker.engines.copy import Media
 from media_worker.engines.exact_times import with_exact_times
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 # Of a processed segment; each has an ffmpeg of its own.
 _REMUXES_AT_ONCE = 2
 _MXF_KEY = bytes.fromhex("060e2b34")  # the start of every SMPTE universal label
+# The user data of video with packed B-frames, which is in front of the first frame.
+_PACKED, _HEAD_BYTES = re.compile(rb"DivX\d+(?:b|Build)\d+p"), 1 << 16
 # What a muxer writes, in messages.
 _FILES = {"mp4": "an MP4", "mov": "a QuickTime file, which this video needs,"}
 _ADVICE = {
@@ -116,7 +120,7 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
         BadSource: this is not a video, or an MP4 cannot hold it.
     """
     try:
-        with _input(aws, stored, ffmpeg, name) as media:
+        with _input(aws, stored, ffmpeg, name) as packed, _unpacked(aws, stored, packed, f"{name}.avi") as media:
             tracks = _probe(media)
             kept = _checked(tracks)
             path = ffmpeg.directory / f"{name}.mp4"
@@ -174,6 +178,25 @@ def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Itera
         yield _Input(ffmpeg, name)
     finally:
         path.unlink()
+
+
+@contextmanager
+def _unpacked(aws: "Aws", stored: StoredObject, media: _Input, name: str) -> Iterator[_Input]:
+    """The object, or a copy without packed B-frames: packets of DivX and XviD that have two frames.
+
+    While it unpacks them, ffmpeg cannot work out when frames are presented; in the copy it can.
+    """
+    head = read_range(aws, stored, 0, min(_HEAD_BYTES, stored.size_bytes))
+    if not head.startswith(b"RIFF") or not _PACKED.search(head):
+        yield media
+        return
+    directory = media.ffmpeg.directory
+    require_room(directory, 2 * stored.size_bytes, f"remuxing {stored.size_bytes / 1e6:,.0f} MB with packed B-frames")
+    media.run(unpack_command(media.ffmpeg.path, media.name, name))
+    try:
+        yield _Input(media.ffmpeg, name)
+    finally:
+        (directory / name).unlink()
 
 
 def _refuse_encrypted(aws: "Aws", stored: StoredObject) -> None:

@@ -170,8 +170,8 @@ def edits_of(
 ) -> tuple[Edit, ...]:
     """The edit list that presents `ranges` in a file of its own.
 
-    The file's movie begins at presentation time `movie_start`, and media time 0 of the file is `media_zero`. Ranges
-    without an end extend to `media_end`.
+    The file's movie begins at presentation time `movie_start`: what is presented before is left out. Media time 0 of
+    the file is `media_zero`. Ranges without an end extend to `media_end`.
     """
 
     def to_movie(time: Fraction) -> int:
@@ -186,7 +186,8 @@ def edits_of(
         if start > presented_until:
             edits.append(Edit(start - presented_until, EMPTY))
         duration = max(end, presented_until) - max(start, presented_until)
-        edits.append(Edit(duration, _rounded(each.media_start) - media_zero))
+        too_early = max(movie_start - each.start, Fraction(0))
+        edits.append(Edit(duration, _rounded(each.media_start + too_early) - media_zero))
         presented_until = max(end, presented_until)
     return tuple(edits)
 

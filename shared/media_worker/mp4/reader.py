@@ -314,6 +314,7 @@ def _check_supported(movie: Movie, size_bytes: int) -> None:
         _check_no_file_offsets(holder)
     for track in movie.tracks:
         _check_descriptions(track)
+        _check_no_empty_frames(track)
         _check_inside_file(track, size_bytes)
 
 
@@ -342,6 +343,13 @@ def _data_references(dref: Box | None) -> list[bool]:
         return []
     entries = parse_boxes(memoryview(dref.payload)[8:], b"dref")
     return [len(entry.payload) >= FULL_BOX_BYTES and bool(entry.payload[3] & _SELF_CONTAINED) for entry in entries]
+
+
+def _check_no_empty_frames(track: Track) -> None:
+    """QuickTime writers repeat a frame with an empty sample. Decoders present nothing for it, and ffmpeg drops it."""
+    sizes = track.table.sizes
+    if track.is_video and sizes.table and not min(sizes.table):
+        raise Unsupported(f"{track.name} has a frame of 0 bytes")
 
 
 def _check_inside_file(track: Track, size_bytes: int) -> None:

@@ -155,8 +155,12 @@ def _pre_roll(track: Track, samples: SampleRange) -> int:
     if not _is_plain_audio(track, samples) or table.is_pcm:
         return 0
     ticks = math.ceil(_PRE_ROLL_S * track.timescale)
-    first = Timeline.of(table.durations).first_at(begin.decode_time - ticks + 1) - 1
-    return begin.sample - max(0, first) if begin.sample else 0
+    timeline = Timeline.of(table.durations)
+    first = timeline.first_at(begin.decode_time - ticks + 1)
+    # The packet before that one may end in these 80 ms. If it starts much earlier, there is a gap between them.
+    if first and timeline.time_of(first - 1) >= begin.decode_time - 2 * ticks:
+        first -= 1
+    return begin.sample - min(first, begin.sample)
 
 
 def _segment_table(table: SampleTable, samples: SampleRange) -> tuple[SampleTable, int, bool]:

@@ -252,7 +252,7 @@ def _concatenate_audio(parts: Sequence[SegmentTrack | None], rounding: int) -> S
 
     `rounding`: ticks by which the end of the last segment's edit list may be late.
     """
-    filled = [part for part in parts if part is not None]
+    filled = [_with_late_first_packet(part) for part in parts if part is not None]
     if not filled:
         return SplicedTrack((SampleTable.empty(),) * len(parts))
     ranges = _packet_ranges(filled)
@@ -305,9 +305,14 @@ class _PacketRange:
         return self.part.table.durations[self.end_packet - 1]
 
     @property
-    def starts_hidden(self) -> bool:
-        """Whether the first packet is presented in part or not at all, and others follow it."""
-        return self.start < self.zero + self.part.media_start and self.first_packet + 1 < self.end_packet
+    def starts_with_delay(self) -> bool:
+        """Whether the first packet has encoder delay, and others follow it.
+
+        It is presented in part, or it is the first one that the encoder wrote: not every file says what is delay.
+        """
+        is_first = self.first_packet == 0 and not self.part.table.is_pcm
+        is_hidden = self.start < self.zero + self.part.media_start
+        return (is_first or is_hidden) and self.first_packet + 1 < self.end_packet
 
     def drop_from(self, time: int) -> None:
         """Drop packets at the end that start at media time `time` of the track or later, but keep one packet."""
@@ -347,6 +352,26 @@ def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
     return ranges
 
 
+def _with_late_first_packet(part: SegmentTrack) -> SegmentTrack:
+    """The part with a first packet that is no longer than the next one, and as much later.
+
+    Without an edit list, ffmpeg lengthens it by the delay of the video: the gap is in front of it, not behind it.
+    """
+    durations = part.table.durations
+    gap = durations[0] - durations[1] if len(durations) > 1 and durations[1] else 0
+    if gap <= 0 or part.media_start >= durations[0]:
+        return part
+    shortened = Runs.concat([Runs.constant(1, durations[1]), durations.slice(1, len(durations))])
+    late = max(0, gap - part.media_start)
+    return replace(
+        part,
+        table=replace(part.table, durations=shortened),
+        media_start=max(0, part.media_start - gap),
+        start=part.start + late,
+        length=max(1, part.length - late),
+    )
+
+
 def _with_whole_packets(part: SegmentTrack) -> SegmentTrack:
     """The part with a last packet as long as the others.
 
@@ -363,8 +388,8 @@ def _fit(before: _PacketRange, after: _PacketRange, excess: int) -> int:
     """Choose the packets on both sides of a join so that their number fits the time. Returns the new excess."""
     packet = before.last_duration
     excess += before.end - after.start
-    if excess > packet // 2 and after.starts_hidden:
-        # Hidden packets are encoder delay. ffmpeg shortens the hidden part of the first packet by the excess.
+    if excess > packet // 2 and after.starts_with_delay:
+        # ffmpeg shortens the hidden part of the first packet by the excess.
         old_start = after.start
         after.first_packet += 1
         excess -= after.start - old_start

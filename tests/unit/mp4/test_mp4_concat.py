@@ -98,6 +98,26 @@ def test_delay_and_padding_are_dropped_between_segments() -> None:
     assert track.edits[0].media_time == PACKET
 
 
+@pytest.mark.parametrize("delay_ms", [40, 80])
+def test_segments_without_edit_lists_are_in_sync(delay_ms: int) -> None:
+    """Into a pipe, ffmpeg writes such files. The audio is as late as the video, by a longer first packet, which is the
+    encoder's delay. At the joins, audio of the segment before replaces that packet.
+    """
+    frames = TrackSpec([40] * FRAMES, offsets=[delay_ms] * FRAMES, sync=[0])
+    packets = TrackSpec([delay_ms] + [20] * 107, b"soun")  # 2.04 s, and 0.1 s of the next segment
+    one = make_movie([frames, packets])
+    starts_s = [Fraction(SEGMENT_MS * number, 1000) for number in range(3)]
+    joined = join_bytes([one] * 3, starts_s)
+    movie = load(joined)
+    found = [samples_of(joined, track) for track in movie.tracks]
+    assert presented_at(movie, movie.tracks[0], found[0][0]) == 0
+    first, second = [packet.data for packet in samples_of(one, load(one).tracks[1])[:2]]
+    assert [packet.data for packet in found[1]].count(first) == 1
+    times = [presented_at(movie, movie.tracks[1], packet) for packet in found[1] if packet.data == second]
+    assert times == starts_s
+    assert set(movie.tracks[1].table.durations.slice(1, len(found[1])).values) == {20}
+
+
 def test_segments_with_different_encoder_delays_join() -> None:
     """A segment without B-frames between segments with them: every frame has its time."""
     segments = [make_movie([video(delay=delay)]) for delay in (40, 80, 40)]

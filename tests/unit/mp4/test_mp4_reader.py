@@ -80,6 +80,7 @@ def test_many_boxes_before_the_index_cost_less_than_a_megabyte() -> None:
         (b"\x1aE\xdf\xa3" + bytes(100), Unsupported, "not an MP4"),
         (Box(b"ftyp", FTYP).to_bytes(), BrokenFile, "no moov"),
         (MOVIE[: HEADER_END - 10], BrokenFile, "beyond the end"),
+        (make_movie([TrackSpec([40] * 3, sizes=[9, 0, 9])]), Unsupported, "a frame of 0 bytes"),
         (MOVIE[:-1], Unsupported, "cut short"),
         (MOVIE.replace(b"avc1", b"encv"), Encrypted, "encrypted"),
         (MOVIE.replace(struct.pack(">4sI", b"url ", 1), struct.pack(">4sI", b"url ", 0)), Unsupported, "another file"),

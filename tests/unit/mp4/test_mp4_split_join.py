@@ -139,6 +139,17 @@ def test_audio_behind_the_join_is_only_presented_without_an_interruption() -> No
     assert [each.end for each in ranges or ()] == [2010]
 
 
+def test_no_packet_before_a_gap_is_a_pre_roll() -> None:
+    """A recording that was paused for six seconds: ffmpeg would drop all audio that follows such a packet."""
+    video = TrackSpec([40] * 49 + [6000] + [40] * 50, sync=[0, 50])
+    audio = TrackSpec([1024] * 90 + [6 * 48000] + [1024] * 90, handler=b"soun", timescale=48000)
+    movie = load(make_movie([video, audio]))
+    plan = plan_split(movie, Fraction(7))
+    provenance = find_provenance(load(assemble(lay_out(movie, plan, 1), make_movie([video, audio]))).box)
+    assert provenance is not None
+    assert provenance.tracks[1].first_sample - provenance.tracks[1].repeated_samples == 91  # the first one behind it
+
+
 def test_pcm_needs_no_pre_roll() -> None:
     """Each sample is decoded alone."""
     video = TrackSpec([40] * 100, sync=[0, 50])
