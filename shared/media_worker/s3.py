@@ -38,8 +38,9 @@ _MIB = 1024 * 1024
 # short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
 # ETag: only ranged requests carry it.
 _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
-# Part copies wait for S3 alone, so many run at once. A part that is uploaded is in memory: fewer of these.
-PARTS_AT_ONCE = 32
+# Part copies wait for S3 alone, so many run at once: 16, because with more of them the earlier segments are complete
+# later (docs/performance.md). A part that is uploaded is in memory: fewer of these.
+PARTS_AT_ONCE = 16
 _UPLOADS_AT_ONCE = threading.BoundedSemaphore(4)
 _READS_OF_A_PART = 8
 # Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
