@@ -64,9 +64,8 @@ class PlannedSegment:
     @property
     def frame_rate(self) -> Fraction | None:
         """Frames per second when all frames last equally long, else None."""
-        return (
-            Fraction(self.frames) / self.duration_s if self.longest_frame_s * self.frames == self.duration_s else None
-        )
+        is_constant = self.longest_frame_s * self.frames == self.duration_s > 0
+        return Fraction(self.frames) / self.duration_s if is_constant else None
 
     def metadata(self, *, has_context: bool = False) -> dict[str, str]:
         """What a worker needs to know, as S3 metadata of the segment. `has_context`: the plan has context frames."""

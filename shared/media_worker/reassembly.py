@@ -29,6 +29,7 @@ from media_worker.mp4 import (
     plan_source_join,
     presented_video,
     read_movie,
+    with_late_starts,
 )
 from media_worker.plan import Plan, read_plan
 from media_worker.s3 import (
@@ -157,7 +158,10 @@ def _write_final(
     """Compare the processed segments with the plan, join them, and write the final."""
     plan = read_plan(aws, job) if job.plan else None
     with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
-        movies = [media.movie for media in opened]
+        movies = [
+            with_late_starts(media.movie, plan.segments[index].duration_s if plan else None)
+            for index, media in enumerate(opened)
+        ]
         source = open_source_tracks(aws, job, plan, movies)
         with _as_bad_segment():
             layout, expected = _plan_final(job, plan, movies, source)

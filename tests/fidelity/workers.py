@@ -1,13 +1,14 @@
 """What becomes of a source with each kind of segment worker: python -m tests.fidelity.workers [CORPUS_DIR].
 
-Every file goes through both handlers three times: with a worker that changes nothing, with one that re-encodes video
-and audio, and with one that returns video only. The workers encode losslessly, so each decoded frame of the final can
-be compared with that of the source. Prints a table in Markdown.
+Every file goes through both handlers four times: with a worker that changes nothing, with two that re-encode video and
+audio, into a file with edit lists and into fragments without, and with one that returns video only. The workers encode
+losslessly, so each decoded frame of the final can be compared with that of the source. Prints a table in Markdown.
 
     segments    wanted (thirds of the duration) and got
     alone       segments that present exactly their frames of the source when decoded alone
     unchanged   the final of the worker that changes nothing: all frames, packets and times
     re-encoded  the final of the worker that re-encodes: all frames and their times; the audio, as decoded
+    fragmented  the same of the worker that writes fragments
     video only  the same, and all packets of the other tracks are the source's, at their times
 """
 
@@ -48,11 +49,14 @@ LOSSLESS = ("-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-qp", "0")
 TIMES = ("-fps_mode", "passthrough", "-enc_time_base:v", "demux")
 # For video that this build of ffmpeg cannot decode (AV1): packets are compared in place of frames.
 COPYING = ("-map", "0:V:0", "-c", "copy", "-copyinkf")
+RE_ENCODED = ("-map", "0:V:0", "-map", "0:a?", *TIMES, *LOSSLESS, "-c:a", "aac")
 WORKERS: dict[str, tuple[str, ...] | None] = {
     "unchanged": None,
-    "re-encoded": ("-map", "0:V:0", "-map", "0:a?", *TIMES, *LOSSLESS, "-c:a", "aac"),
+    "re-encoded": RE_ENCODED,
+    "fragmented": (*RE_ENCODED, "-movflags", "frag_keyframe+empty_moov"),
     "video only": ("-map", "0:V:0", *TIMES, *LOSSLESS),
 }
+DECODED = {"re-encoded", "fragmented"}  # the audio of these finals is compared when decoded
 # In these containers, tracks need not start at 0, so all tracks of the final may be early by the same time.
 STARTS_AT_ZERO = {".mp4", ".mov", ".m4v", ".3gp"}
 # Decoded audio is compared at this rate, in blocks of 100 ms. At joins, packets may be early or late by half a packet
@@ -103,7 +107,7 @@ def examine(source: Path, workers: Sequence[str] = tuple(WORKERS)) -> Row:
         with tempfile.TemporaryDirectory() as folder:
             arguments = WORKERS[worker]
             if arguments and not _video(streams).frames:
-                if worker == "re-encoded":
+                if worker in DECODED:
                     finals[worker] = "not decodable here"
                     continue
                 arguments = COPYING
@@ -190,7 +194,7 @@ def _difference(source: Path, before: Sequence[Stream], found: Final, worker: st
         was = was[: len(now)]  # ffmpeg decodes a part of the last fragment, too
     shift = _shift(source, was, now)
     problems = [_of_units("video", was, now, shift)]
-    if worker == "re-encoded":
+    if worker in DECODED:
         problems += _of_decoded_audio(source, before, found, shift)
     else:
         problems += _of_other_tracks(source, before, after, found, shift)

@@ -1,4 +1,4 @@
-"""A sample of `make fidelity`, which takes clips of many recorders through three kinds of segment workers."""
+"""A sample of `make fidelity`, which takes clips of many recorders through four kinds of segment workers."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ CLIPS = ["multitrack.mp4", "obs_fragmented.mp4", "broadcast.ts"]
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", CLIPS)
 def test_every_final_is_exact(tmp_path: Path, name: str) -> None:
-    """Unchanged, re-encoded, and video only: all frames and times, all audio; each segment can be decoded alone."""
+    """With each kind of worker, it has all frames and times, and all audio. Each segment can be decoded alone."""
     (source,) = make_clips(tmp_path, [name])
     row = examine(source)
     assert row.segments == 3

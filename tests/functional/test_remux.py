@@ -224,6 +224,19 @@ def test_a_recording_that_was_cut_off_says_so(stack: Stack, folder: Path, tmp_pa
     assert logs.one("notice")["notice"].startswith("the source was cut off")
 
 
+@pytest.mark.parametrize("name", ["h264-aac.ts", "mpeg2-mp2.mpg"])
+def test_a_recording_that_starts_inside_a_gop(
+    stack: Stack, folder: Path, tmp_path: Path, logs: Logs, name: str
+) -> None:
+    """All frames that decoders present, and a notice about the others if their times are known."""
+    source = tmp_path / f"capture{Path(name).suffix}"
+    source.write_bytes(clip_of(folder, name).read_bytes()[188 * 512 :])  # whole packets of both containers
+    final = run_through(stack, source, tmp_path)
+    assert contents(source, final)
+    if name == "h264-aac.ts":
+        assert "not presented, because no decoder can decode them: the first" in logs.one("notice")["notice"]
+
+
 # What takes space
 
 

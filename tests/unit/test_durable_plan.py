@@ -38,6 +38,13 @@ def test_a_stored_plan_reads_back_as_it_was(plan: Plan) -> None:
     assert digest_of(plan.to_json()) == plan.digest
 
 
+def test_a_segment_without_a_duration_has_no_frame_rate() -> None:
+    """A broken file can have frames that last no time. Its plan is made, and refused with a reason."""
+    planned = PlannedSegment(0, 0, 1, Fraction(0), Fraction(0), Fraction(0))
+    assert planned.frame_rate is None
+    assert "frame-rate" not in planned.metadata()
+
+
 def test_plans_with_cuts_are_of_version_3() -> None:
     """They say what was wanted and got; plans without are written as before, byte for byte."""
     plain = plan_of(10, 10)

@@ -31,9 +31,10 @@ _EXPERIMENTAL = ("-strict", "experimental")
 # be later than the presentation times. Those of some writers do not increase, nor do those that ffmpeg guesses. Packets
 # without a presentation time keep their decode time: in AVI and ASF files without B-frames, they are presented then.
 _EARLY_DECODE_TIMES = "setts=pts=PTS:dts=if(eq(PTS\\,NOPTS)\\,DTS\\,max(DTS-1/TB\\,PREV_OUTDTS+1))"
-# Where two recordings were put together, the last audio packet of the first may overlap with those of the second. Then
-# they follow as closely as they can, as with ffmpeg's own muxing, but not those that start over 100 ms earlier.
-_LATER = "if(between(PREV_OUT{0}-{0}\\,1\\,0.1/TB)\\,PREV_OUT{0}+1\\,{0})"
+# Where two recordings were put together, the last audio packet of the first may overlap with those of the second, and a
+# recording may start inside an audio packet. Then packets follow as closely as they can (2 ticks, because those of the
+# MP4 are longer), but not those that start over 100 ms earlier. In milliseconds, short packets have equal times.
+_LATER = "if(between(PREV_OUT{0}-{0}\\,gt(TB\\,0.0005)\\,0.1/TB)\\,PREV_OUT{0}+2\\,{0})"
 _INCREASING_TIMES = f"setts=pts={_LATER.format('PTS')}:dts={_LATER.format('DTS')}"
 # Leaves out what the container itself calls a cover.
 _NO_COVERS = ("-map", "-0:disp:attached_pic")
@@ -99,13 +100,14 @@ def remux_command(ffmpeg: str, name: str, kept: Sequence[Track], output_name: st
     copied: list[str] = []
     for number, track in enumerate(kept):
         copied += ["-map", f"0:{track.index}"]
+        # ffmpeg leaves out packets before the first key frame. GStreamer's Matroska muxer marks no audio packet as one.
+        # The first times of an MPEG program stream are unknown, so there, they stay left out.
+        if track.codec not in PREDICTABLE_CODECS:
+            copied.append(f"-copyinkf:{number}")
         if track.kind == "video":
             # DivX writes two frames in one packet.
             filters = ["mpeg4_unpack_bframes"] if track.codec == "mpeg4" else []
             copied += [f"-bsf:{number}", ",".join([*filters, _EARLY_DECODE_TIMES])]
-        else:
-            # GStreamer's Matroska muxer marks no audio packet as a key frame.
-            copied.append(f"-copyinkf:{number}")
         if track.kind == "audio":
             copied += [f"-bsf:{number}", _INCREASING_TIMES]
     copied += ["-c", "copy", "-avoid_negative_ts", "disabled", *_EXPERIMENTAL]

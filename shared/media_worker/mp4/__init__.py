@@ -20,6 +20,7 @@ The modules, from the bottom up:
     reader                       reading a file
     writer, summary              writing a file: header and byte ranges
     provenance, chapters         what a segment says about its source; chapters
+    late_start                   processed segments whose first samples last too long
     context                      frames of a segment's neighbours that it also presents
     split_rule                   how a source should be split, and which starts come closest
     leading                      frames at the start that cannot be decoded
@@ -35,6 +36,7 @@ from .context import own_part
 from .errors import BrokenFile, Encrypted, Mp4Error, TracksDiffer, Unsupported
 from .fragment_reader import ReadMany, Request
 from .join import plan_join
+from .late_start import with_late_starts
 from .leading import from_first_decodable
 from .movie import Movie, Track, presented_video
 from .presented import Presented
@@ -78,4 +80,5 @@ __all__ = [
     "read_movie",
     "split_at",
     "summary_of",
+    "with_late_starts",
 ]

@@ -185,11 +185,12 @@ def _is_source_chpl(box: Box) -> bool:
 def with_joined_chapters(moovs: Sequence[Box], starts_s: Sequence[Fraction]) -> Box:
     """The first of the `moov` boxes with the chapters of all segments. `starts_s` are their start times in the final.
 
-    Chapters behind the end of their segment are those of another one: some workers copy the chapters of the source.
+    Chapters behind the end of their segment are those of another one: some workers copy the chapters of the source. The
+    first start is before 0 if the video of the first segment begins later than its chapters.
     """
     ends_s = [*starts_s[1:], None]
     chapters = [
-        Chapter(math.ceil(chapter.start + start_s * UNITS_PER_S), chapter.title)
+        Chapter(max(0, math.ceil(chapter.start + start_s * UNITS_PER_S)), chapter.title)
         for moov, start_s, end_s in zip(moovs, starts_s, ends_s, strict=True)
         for chapter in chapters_of(moov)
         if end_s is None or chapter.start < (end_s - start_s) * UNITS_PER_S

@@ -252,7 +252,7 @@ def _concatenate_audio(parts: Sequence[SegmentTrack | None], rounding: int) -> S
 
     `rounding`: ticks by which the end of the last segment's edit list may be late.
     """
-    filled = [_with_late_first_packet(part) for part in parts if part is not None]
+    filled = [part for part in parts if part is not None]
     if not filled:
         return SplicedTrack((SampleTable.empty(),) * len(parts))
     ranges = _packet_ranges(filled)
@@ -350,26 +350,6 @@ def _packet_ranges(parts: Sequence[SegmentTrack]) -> list[_PacketRange]:
             packets.drop_from(zero + part.media_start + part.length)
         ranges.append(packets)
     return ranges
-
-
-def _with_late_first_packet(part: SegmentTrack) -> SegmentTrack:
-    """The part with a first packet that is no longer than the next one, and as much later.
-
-    Without an edit list, ffmpeg lengthens it by the delay of the video: the gap is in front of it, not behind it.
-    """
-    durations = part.table.durations
-    gap = durations[0] - durations[1] if len(durations) > 1 and durations[1] else 0
-    if gap <= 0 or part.media_start >= durations[0]:
-        return part
-    shortened = Runs.concat([Runs.constant(1, durations[1]), durations.slice(1, len(durations))])
-    late = max(0, gap - part.media_start)
-    return replace(
-        part,
-        table=replace(part.table, durations=shortened),
-        media_start=max(0, part.media_start - gap),
-        start=part.start + late,
-        length=max(1, part.length - late),
-    )
 
 
 def _with_whole_packets(part: SegmentTrack) -> SegmentTrack:

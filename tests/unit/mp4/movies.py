@@ -16,7 +16,6 @@ from media_worker.mp4.writer import build_header
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from fractions import Fraction
 
     from media_worker.mp4.edit_list import Edit
 
@@ -146,8 +145,8 @@ def assemble(layout: Layout, *sources: bytes) -> bytes:
     return layout.header + b"".join(sources[each.source][each.offset : each.end] for each in layout.ranges)
 
 
-def join_bytes(segments: Sequence[bytes], starts_s: Sequence[Fraction] | None = None) -> bytes:
-    return assemble(plan_join([load(segment) for segment in segments], starts_s), *segments)
+def join_bytes(segments: Sequence[bytes]) -> bytes:
+    return assemble(plan_join([load(segment) for segment in segments]), *segments)
 
 
 def without_provenance(segment: bytes) -> bytes:

@@ -100,6 +100,13 @@ def test_chapters_that_a_worker_adds_behind_its_segment_do_not_count() -> None:
     assert [chapter.start for chapter in chapters_of(load(join_bytes(late)).box)] == [0, 20_000_000, 50_000_000]
 
 
+def test_no_chapter_is_before_the_start_of_the_final() -> None:
+    """A worker's video begins 20 ms later than its chapters and its audio."""
+    one = with_chpl(make_movie([TrackSpec([40] * 50, offsets=[20] * 50)]), (Chapter(0, b"One"),))
+    joined = assemble(plan_join([load(one)] * 2, [Fraction(0), Fraction(2)]), one, one)
+    assert [chapter.start for chapter in chapters_of(load(joined).box)] == [0, 19_800_000]
+
+
 def test_chapters_that_only_a_later_segment_has_are_added() -> None:
     """The first segment has no list, and its user data ends with a 32-bit zero."""
     first = with_udta(make_movie([TrackSpec([40] * 50)]), OTHER + bytes(4))

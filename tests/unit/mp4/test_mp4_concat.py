@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import pytest
-from media_worker.mp4 import Track, TracksDiffer, plan_join
+from media_worker.mp4 import Track, TracksDiffer, plan_join, with_late_starts
 from media_worker.mp4.edit_list import EMPTY, Edit, is_presented, presentation_time
 
 from tests.unit.mp4.movies import (
@@ -107,7 +107,8 @@ def test_segments_without_edit_lists_are_in_sync(delay_ms: int) -> None:
     packets = TrackSpec([delay_ms] + [20] * 107, b"soun")  # 2.04 s, and 0.1 s of the next segment
     one = make_movie([frames, packets])
     starts_s = [Fraction(SEGMENT_MS * number, 1000) for number in range(3)]
-    joined = join_bytes([one] * 3, starts_s)
+    segments = [with_late_starts(load(one), Fraction(SEGMENT_MS, 1000))] * 3
+    joined = assemble(plan_join(segments, starts_s), *[one] * 3)
     movie = load(joined)
     found = [samples_of(joined, track) for track in movie.tracks]
     assert presented_at(movie, movie.tracks[0], found[0][0]) == 0
