@@ -113,9 +113,12 @@ def test_the_presented_times_of_packets(found: list[tuple[int, int, int]]) -> No
     presented = [(pts, pts + duration) for pts, duration, flags in found if not flags & 4]
     assert (times.time_base, times.count, times.are_known) == (Fraction(1001, 30000), len(found), True)
     assert times.first == min(pts for pts, _, _ in found)
-    assert times.discarded == len(found) - len(presented)
+    assert len(times.discarded) == len(found) - len(presented)
     assert times.presented_start == min((start for start, _ in presented), default=None)
     assert times.presented_end == max((end for _, end in presented), default=None)
+    hidden = [pts for pts, _, flags in found if flags & 4]
+    spans = presented and (min(presented)[0], max(end for _, end in presented))
+    assert times.hides_inside == any(spans[0] <= pts < spans[1] for pts in hidden if spans)
 
 
 def test_packets_of_several_tracks() -> None:

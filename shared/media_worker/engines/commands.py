@@ -6,6 +6,7 @@ to zero, which is ffmpeg's default, moves the video by the priming of the audio.
 """
 
 import re
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -163,9 +164,17 @@ class PacketTimes:
     first: int | None = None
     presented_start: int | None = None
     presented_end: int | None = None
-    discarded: int = 0
+    # And of those that an edit list hides.
+    discarded: "array[int]" = field(default_factory=lambda: array("q"))
     # Of the first packets, in decode order.
     head: list[int] = field(default_factory=list)
+
+    @property
+    def hides_inside(self) -> bool:
+        """Whether an edit list hides packets between others, as one that repeats or skips media does."""
+        if self.presented_start is None or self.presented_end is None:
+            return False
+        return any(self.presented_start <= pts < self.presented_end for pts in self.discarded)
 
     def add(self, pts: int, duration: int, flags: int) -> None:
         """Count a packet."""
@@ -178,7 +187,7 @@ class PacketTimes:
         if self.first is None or pts < self.first:
             self.first = pts
         if flags & _DISCARD:
-            self.discarded += 1
+            self.discarded.append(pts)
             return
         if self.presented_start is None or pts < self.presented_start:
             self.presented_start = pts

@@ -320,6 +320,11 @@ def _check_packets(movie: Movie, kept: Sequence[Track], packets: Sequence[Packet
                 f"the container does not say when each frame of {track} is presented: "
                 "re-encode it, or convert it with another program, then upload it again"
             )
+        if times.hides_inside:
+            raise BadSource(
+                f"its edit list hides parts of {track} between others, and ffmpeg cannot copy that: "
+                "use the engine auto or copy, or re-encode it"
+            )
         # PCM packets are many samples. ffmpeg adds empty samples between subtitles.
         is_exact = written.table.count == times.count if track.kind in _ADVICE else written.table.count >= times.count
         if not written.table.is_pcm and not is_exact:
