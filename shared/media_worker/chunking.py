@@ -30,8 +30,17 @@ from media_worker.mp4 import (
     plan_split,
     split_at,
 )
+from media_worker.mp4.reader import PEEK_BYTES
 from media_worker.plan import Plan, PlannedCut, PlannedSegment, PlannedSource, find_plan, store_plan
-from media_worker.s3 import PARTS_AT_ONCE, PLAN, StoredObject, Target, abort_incomplete_uploads, describe, write_once
+from media_worker.s3 import (
+    PARTS_AT_ONCE,
+    PLAN,
+    StoredObject,
+    Target,
+    abort_incomplete_uploads,
+    describe_with_start,
+    write_once,
+)
 from media_worker.settings import Engine
 from media_worker.telemetry import Steps, count, logger, submit
 from media_worker.verification import describe_tracks
@@ -258,7 +267,7 @@ def _write_segments(
 
 
 def _find_source(aws: "Aws", request: ChunkRequest) -> StoredObject:
-    source = describe(aws, request.bucket, request.key)
+    source = describe_with_start(aws, request.bucket, request.key, PEEK_BYTES)
     if source is None:
         raise BadSource(f"the source does not exist: s3://{request.bucket}/{request.key}")
     if source.size_bytes == 0:

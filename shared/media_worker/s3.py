@@ -38,8 +38,9 @@ _MIB = 1024 * 1024
 # short, because it is memory (100 blocks of 256 KiB; the library's default is 1,000). The threshold of 1 is for the
 # ETag: only ranged requests carry it.
 _DOWNLOAD = TransferConfig(multipart_threshold=1, multipart_chunksize=16 * _MIB, max_concurrency=8, max_io_queue=100)
-# Part copies wait for S3 alone, so many run at once. A part that is uploaded is in memory: fewer of these.
-PARTS_AT_ONCE = 32
+# Part copies wait for S3 alone, so many run at once: 16, because with more of them the earlier segments are complete
+# later (docs/performance.md). A part that is uploaded is in memory: fewer of these.
+PARTS_AT_ONCE = 16
 _UPLOADS_AT_ONCE = threading.BoundedSemaphore(4)
 _READS_OF_A_PART = 8
 # Reading an object from its start to its end: 8 connections of 8 MiB, like a download.
@@ -53,6 +54,8 @@ _ATTEMPTS = 3
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 _CHANGED = frozenset({"412", "PreconditionFailed"})
 _CONFLICT = frozenset({"409", "ConditionalRequestConflict"})
+# The answer to a range of an object of 0 bytes.
+_EMPTY = "InvalidRange"
 
 # Metadata of every object that we write: the digest of the plan it belongs to. Jobs planned by other software have no
 # plan; their objects carry the ETag of the source instead.
@@ -71,6 +74,8 @@ class StoredObject:
     metadata: Mapping[str, str] = field(default_factory=dict)
     # Unix seconds.
     modified_at: float = field(default=0, compare=False)
+    # Its first bytes, if they were read with the description.
+    start: bytes = field(default=b"", compare=False, repr=False)
 
     @property
     def uri(self) -> str:
@@ -129,6 +134,28 @@ def describe(aws: "Aws", bucket: str, key: str) -> StoredObject | None:
     return StoredObject(bucket, key, head["ContentLength"], etag, head["Metadata"], modified_at)
 
 
+def describe_with_start(aws: "Aws", bucket: str, key: str, start_bytes: int) -> StoredObject | None:
+    """Like `describe`, with the object's first bytes, which `read_range` then has at hand: one request instead of two.
+
+    Raises:
+        TransferFailed: S3 broke off the transfer.
+    """
+    try:
+        answer = aws.s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=0-{start_bytes - 1}")
+        start = answer["Body"].read()
+    except ClientError as error:
+        if _code(error) == _EMPTY:
+            return describe(aws, bucket, key)
+        if _code(error) in _ABSENT:
+            return None
+        raise
+    except BotoCoreError as error:
+        raise TransferFailed(f"s3://{bucket}/{key} could not be read: {error}") from error
+    size_bytes = int(answer["ContentRange"].rpartition("/")[2])
+    etag, modified_at = answer["ETag"].strip('"'), answer["LastModified"].timestamp()
+    return StoredObject(bucket, key, size_bytes, etag, answer["Metadata"], modified_at, start)
+
+
 def has_identity(stored: StoredObject, identity: tuple[str, str]) -> bool:
     """Whether one of our objects was made from this."""
     return stored.metadata.get(identity[0]) == identity[1]
@@ -144,6 +171,8 @@ def read_range(aws: "Aws", source: StoredObject, offset: int, length: int) -> by
         SourceChanged: the object was replaced or removed.
         TransferFailed: S3 broke off the transfer, or the object ends earlier.
     """
+    if offset + length <= len(source.start):
+        return source.start[offset : offset + length]
     try:
         answer = aws.s3.get_object(
             Bucket=source.bucket,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import hypothesis.strategies as st
+import moto.sqs.models
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from media_worker import chunking, handlers, jobs, lease
@@ -73,6 +74,8 @@ class LeaseMachine(RuleBasedStateMachine):
             (jobs, "finish_chunking", finish),
             (handlers, "Heartbeat", self._heartbeat),
             (lease, "Heartbeat", self._heartbeat),
+            # moto delays messages by the real clock.
+            (moto.sqs.models, "unix_time_millis", lambda *_: self._clock.time() * 1000),
         ):
             self._work.enter_context(patch.object(owner, name, stand_in))
         self._event = s3_event("input/job-1/source.mp4")

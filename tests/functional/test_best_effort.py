@@ -105,7 +105,7 @@ def test_a_deleted_job_ends_without_the_right_to_tag(
 def test_a_failing_message_is_returned_without_a_back_off(stack: Stack, logs: Logs) -> None:
     """Without the right to change the visibility timeout, the message is delivered again when the queue's has ended."""
     deny(stack, "ChangeMessageVisibility")
-    stack.aws.s3.meta.events.register("before-call.s3.HeadObject", _fail)
+    stack.aws.s3.meta.events.register("before-call.s3.GetObject", _fail)
     for _ in range(2):
         stack.add_job()
         assert stack.chunk() == ["message-0"]
@@ -162,7 +162,7 @@ def test_a_queue_with_fewer_receives_fails_its_jobs_in_time(stack: Stack, clip: 
     set_max_receive_count(stack, 4)
     stack.add_job()
     stack.upload(clip("no_audio"))
-    stack.aws.s3.meta.events.register("before-call.s3.HeadObject", _fail)
+    stack.aws.s3.meta.events.register("before-call.s3.GetObject", _fail)
     assert stack.chunk(receive_count=2) == ["message-0"]
     assert stack.job().status is JobStatus.CHUNKING_IN_PROGRESS
     assert stack.chunk(receive_count=3) == ["message-0"]
@@ -174,7 +174,7 @@ def test_a_queue_with_more_receives_uses_them(stack: Stack) -> None:
     """The final delivery of this queue is the tenth."""
     set_max_receive_count(stack, 10)
     stack.add_job()
-    stack.aws.s3.meta.events.register("before-call.s3.HeadObject", _fail)
+    stack.aws.s3.meta.events.register("before-call.s3.GetObject", _fail)
     for receive_count in (5, 6, 8):
         assert stack.chunk(receive_count=receive_count) == ["message-0"]
         assert stack.job().status is JobStatus.CHUNKING_IN_PROGRESS

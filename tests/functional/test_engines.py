@@ -82,7 +82,7 @@ def test_few_requests_come_before_the_first_segment(stack: Stack, large_clip: Pa
     assert calls[: calls.index("CreateMultipartUpload")] == [
         *("GetQueueAttributes", "ChangeMessageVisibility", "GetItem"),
         *("UpdateItem", "UpdateItem"),  # the lease, and the status
-        *("HeadObject", "GetObject", "GetObject"),  # the start of the source, and its end with the index
+        *("GetObject", "GetObject"),  # the start of the source, and its end with the index
         *("GetObject", "GetObject"),  # at the same time: are these sync samples key frames?
         *("PutObject", "UpdateItem"),  # the plan, and its digest in the job's row
         *("Query", "GetItem"),  # rows of earlier runs

@@ -531,7 +531,7 @@ def test_a_lost_lease_leaves_job_and_message_alone(stack: Stack, clip: ClipMaker
     def expire(**_: Any) -> None:
         clock.ahead_s += LEASE_S
 
-    stack.aws.s3.meta.events.register("before-call.s3.HeadObject", expire)
+    stack.aws.s3.meta.events.register("before-call.s3.GetObject", expire)
     with clock.patches():
         assert stack.chunk(receive_count=5) == ["message-0"]
     assert [call["VisibilityTimeout"] for call in calls] == [LEASE_S]

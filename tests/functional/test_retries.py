@@ -144,10 +144,10 @@ def test_a_source_that_is_replaced_while_it_is_read_is_retried(stack: Stack, cli
     other = clip("no_audio").read_bytes()
 
     def replace_source(**_: Any) -> None:
-        stack.aws.s3.meta.events.unregister("before-call.s3.GetObject", replace_source)
+        stack.aws.s3.meta.events.unregister("after-call.s3.GetObject", replace_source)
         stack.upload(other)
 
-    stack.aws.s3.meta.events.register("before-call.s3.GetObject", replace_source)
+    stack.aws.s3.meta.events.register("after-call.s3.GetObject", replace_source)
     assert stack.chunk() == ["message-0"]
     assert logs.one("record_returned")["failure"] == "SourceChanged"
     assert stack.segment_keys() == []

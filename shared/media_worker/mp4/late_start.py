@@ -1,7 +1,7 @@
 """Processed segments whose first sample lasts too long, because it should begin later.
 
-A fragmented MP4 that ffmpeg writes into a pipe has no edit list. All of its tracks begin at time 0, and a first sample
-that should begin later is made longer instead, by the delay of another track's encoder:
+All tracks of an AVI, or of a fragmented MP4 that ffmpeg writes into a pipe, begin at time 0. A first sample that should
+begin later is made longer instead, by the delay of another track's encoder:
 
     as it should be     |     |  0  |  1  |  2  ...
     as it is written    |     0     |  1  |  2  ...
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 def with_late_starts(movie: Movie, duration_s: Fraction | None) -> Movie:
     """The movie with empty edits where the first samples of its tracks are too long. Unchanged segments stay so.
 
-    Video changes only if it lasts as long as planned then (`duration_s`; None: unknown): its frame rate may vary.
+    Video changes only if it lasts as long as planned then (`duration_s`; None: unknown): its frame rate may vary. Audio
+    changes only if it has no edit list, which would say that its first sample is the encoder's delay.
     """
     if find_provenance(movie.box) is not None:
         return movie
-    gaps = [_gap(track, duration_s) for track in movie.tracks]
+    gaps = [_gap(track, duration_s, movie.timescale) for track in movie.tracks]
     if not any(gaps):
         return movie
     timescale = exact_movie_timescale([*(track.timescale for track in movie.tracks), movie.timescale])
     tracks = (
-        _started_late(track, gap, timescale)
+        _started_late(track, gap, movie.timescale, timescale)
         if gap
         else replace(track, edits=rescaled(track.edits, movie.timescale, timescale))
         for track, gap in zip(movie.tracks, gaps, strict=True)
@@ -41,30 +42,36 @@ def with_late_starts(movie: Movie, duration_s: Fraction | None) -> Movie:
     return replace(movie, timescale=timescale, tracks=tuple(tracks))
 
 
-def _gap(track: Track, duration_s: Fraction | None) -> int:
+def _gap(track: Track, duration_s: Fraction | None, movie_timescale: int) -> int:
     """By how many ticks the first sample is too long."""
     durations = track.table.durations
-    if track.edits or len(durations) < 3 or not durations[1]:  # noqa: PLR2004  the last may differ
+    if len(durations) < 3 or not durations[1]:  # noqa: PLR2004  the last may differ
         return 0
-    gap = durations[0] - durations[1]
-    if gap <= 0 or track.handler == b"soun":
-        return max(gap, 0)
-    if not track.is_video or duration_s is None:
+    gap = max(0, durations[0] - durations[1])
+    if track.handler == b"soun":
+        return 0 if track.edits else gap
+    if not gap or not track.is_video or duration_s is None or not _begins_at_0(track, movie_timescale):
         return 0
     too_long = track.table.composition_end() - track.table.composition_start() - duration_s * track.timescale
     return gap if abs(too_long - gap) < abs(too_long) else 0
 
 
-def _started_late(track: Track, gap: int, movie_timescale: int) -> Track:
+def _begins_at_0(track: Track, movie_timescale: int) -> bool:
+    ranges = track.presented_ranges(movie_timescale) or ()
+    return len(ranges) == 1 and ranges[0].start == 0 and ranges[0].media_start <= track.table.composition_start()
+
+
+def _started_late(track: Track, gap: int, movie_timescale: int, new_timescale: int) -> Track:
     durations = track.table.durations
     shortened = Runs.concat([Runs.constant(1, durations[1]), durations.slice(1, len(durations))])
     table = replace(track.table, durations=shortened)
+    (presented,) = track.presented_ranges(movie_timescale) or ()
     edits = edits_of(
-        [PresentedRange(Fraction(gap), Fraction(0), None)],
+        [PresentedRange(presented.start + gap, presented.media_start, None)],
         movie_start=Fraction(0),
         media_zero=0,
         media_end=table.composition_end(),
         track_timescale=track.timescale,
-        movie_timescale=movie_timescale,
+        movie_timescale=new_timescale,
     )
     return replace(track, table=table, edits=edits)

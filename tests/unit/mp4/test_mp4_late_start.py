@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 from media_worker.mp4 import Movie, presented_video, with_late_starts
-from media_worker.mp4.edit_list import Edit, presentation_time
+from media_worker.mp4.edit_list import EMPTY, Edit, presentation_time
 
 from tests.unit.mp4.movies import TrackSpec, load, make_movie
 
@@ -35,7 +35,11 @@ def test_video_of_the_planned_duration_stays(duration_s: Fraction | None) -> Non
     assert with_late_starts(source, duration_s) == source
 
 
-def test_an_edit_list_is_believed() -> None:
-    """Writers of edit lists need no longer samples."""
-    source = load(make_movie([TrackSpec([60] + [40] * 49, sync=[0], edits=(Edit(2020, 0),))]))
-    assert with_late_starts(source, Fraction(2)) == source
+@pytest.mark.parametrize("edits", [(Edit(2020, 0),), (Edit(2000, 20),), (Edit(5, EMPTY), Edit(2020, 0))])
+def test_an_edit_list_is_believed(edits: tuple[Edit, ...]) -> None:
+    """That of audio always. That of video unless it just says that everything is presented from time 0 on."""
+    video, audio = TrackSpec(LATE.durations, sync=[0], edits=edits), TrackSpec([60] + [20] * 99, b"soun", edits=edits)
+    source = load(make_movie([video, audio]))
+    movie = with_late_starts(source, Fraction(2))
+    assert movie.tracks[1].table == source.tracks[1].table
+    assert (movie == source) == (edits != (Edit(2020, 0),))
