@@ -421,16 +421,17 @@ def test_a_track_without_packets_is_left_out_with_a_notice(
     assert "it has no packets: track 2 (audio, aac, 48000 Hz mono)" in logs.one("notice")["notice"]
 
 
-def test_a_video_without_packets_is_named(stack: Stack, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropped", ["1", "key"])
+def test_a_video_without_key_frames_is_named(stack: Stack, folder: Path, tmp_path: Path, dropped: str) -> None:
     """The container compresses it in a way that this ffmpeg does not know, or there is none."""
     source = tmp_path / "compressed.mkv"
     plain = str(clip_of(folder, "h264-aac.mkv"))
-    ffmpeg("-i", plain, "-map", "0", "-c", "copy", "-bsf:v", "noise=drop=1", str(source))
+    ffmpeg("-i", plain, "-map", "0", "-c", "copy", "-bsf:v", f"noise=drop={dropped}", str(source))
     stack.add_job()
     stack.upload(source)
     assert stack.chunk() == []
     error = stack.job().error or ""
-    assert "ffmpeg finds no packets of track 0 (video, h264, 192x108): convert it to MP4" in error
+    assert "ffmpeg finds no key frame of track 0 (video, h264, 192x108): convert it to MP4" in error
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ QUICKTIME_CODECS = frozenset({"cfhd", "dnxhd", "dvvideo", "ffvhuff", "huffyuv", 
 PREDICTABLE_CODECS = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})
 # AV_NOPTS_VALUE, as framecrc prints it.
 _NO_TIME = -(1 << 63)
+_KEY = 1  # AV_PKT_FLAG_KEY
 _DISCARD = 4  # AV_PKT_FLAG_DISCARD: decoded, not presented
 _HEAD = 1024
 # TrueHD in MP4 is specified by Dolby, and still experimental in ffmpeg.
@@ -158,6 +159,7 @@ class PacketTimes:
 
     time_base: Fraction
     count: int = 0
+    key_frames: int = 0
     # Whether each packet has a presentation time.
     are_known: bool = True
     # Presentation times: of the first packet, and those from the first to the last packet that is presented.
@@ -179,6 +181,7 @@ class PacketTimes:
     def add(self, pts: int, duration: int, flags: int) -> None:
         """Count a packet."""
         self.count += 1
+        self.key_frames += flags & _KEY
         if pts == _NO_TIME:
             self.are_known = False
             return
@@ -202,7 +205,7 @@ def parse_packets(lines: Iterable[str]) -> list[PacketTimes]:
         if not line.startswith("#"):
             index, _, pts, duration, rest = line.split(",", 4)
             _, has_flags, flags = rest.partition(" F=0x")
-            found[int(index)].add(int(pts), int(duration), int(flags.partition(",")[0], 16) if has_flags else 0)
+            found[int(index)].add(int(pts), int(duration), int(flags.partition(",")[0], 16) if has_flags else _KEY)
         elif (match := _HEADER.fullmatch(line)) and match["name"] == "tb":
             found[int(match["index"])] = PacketTimes(Fraction(match["value"]))
     return [times for _, times in sorted(found.items())]

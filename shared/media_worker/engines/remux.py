@@ -134,9 +134,9 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
         movie = read_movie(read, path.stat().st_size)
     except Mp4Error as error:
         raise BadSource(f"the MP4 that ffmpeg made of it cannot be read: {error}") from error
-    if not any(times.count for track, times in zip(kept, found, strict=True) if track.kind == "video"):
+    if not any(times.key_frames for track, times in zip(kept, found, strict=True) if track.kind == "video"):
         raise BadSource(
-            f"ffmpeg finds no packets of {_listed([each for each in kept if each.kind == 'video'])}: {_CONVERT}"
+            f"ffmpeg finds no key frame of {_listed([each for each in kept if each.kind == 'video'])}: {_CONVERT}"
         )
     # ffmpeg's muxer leaves out tracks without packets.
     filled = [(track, times) for track, times in zip(kept, found, strict=True) if times.count]
