@@ -117,8 +117,8 @@ def test_the_presented_times_of_packets(found: list[tuple[int, int, int]]) -> No
     assert times.presented_start == min((start for start, _ in presented), default=None)
     assert times.presented_end == max((end for _, end in presented), default=None)
     hidden = [pts for pts, _, flags in found if flags & 4]
-    spans = presented and (min(presented)[0], max(end for _, end in presented))
-    assert times.hides_inside == any(spans[0] <= pts < spans[1] for pts in hidden if spans)
+    bounds = presented and (min(presented)[0], max(end for _, end in presented))
+    assert times.hides_inside == any(bounds[0] <= pts < bounds[1] for pts in hidden if bounds)
 
 
 def test_packets_of_several_tracks() -> None:
