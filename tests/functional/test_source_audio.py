@@ -258,6 +258,33 @@ def test_audio_of_the_segments_is_used_if_there_is_some(
     assert stack.row("Jobs")["tracks_used"] == {"S": "segments"}
 
 
+@pytest.mark.parametrize("silent", [0, 2])
+def test_audio_that_one_segment_lacks(stack: Stack, clip: ClipMaker, tmp_path: Path, silent: int) -> None:
+    """The audio of a source may start late and end early, but not in a segment that a worker got with audio."""
+    mute = without_audio(tmp_path, *COPIED)
+    stack.add_job()
+    stack.upload(clip("plain"))
+    stack.chunk()
+    total = stack.job().total_segments
+    stack.process_segments(change=lambda index, body: mute(index, body) if index == silent else body)
+    stack.reassemble()
+    assert total == 3
+    assert stack.job().status is JobStatus.FAILED
+    assert f"segment {silent} has no audio, but had some when it was split" in (stack.job().error or "")
+
+
+def test_audio_that_ends_before_the_last_segment(stack: Stack, tmp_path: Path) -> None:
+    """Workers return no audio track then."""
+    source = tmp_path / "source.mp4"
+    clips.ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=size=128x72:rate=25:duration=10"),
+        *("-f", "lavfi", "-i", "sine=duration=3", "-c:v", "libx264", "-g", "25", "-c:a", "aac", str(source)),
+    )
+    mute = without_audio(tmp_path, *COPIED)
+    final = join(stack, source, lambda index, body: mute(index, body) if index else body, tmp_path / "final.mp4")
+    assert [each["codec_type"] for each in look.streams(final)] == ["video", "audio"]
+
+
 def test_silence_on_request(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
     """`tracks: segments` with a worker that returns video only."""
     final = join(stack, clip("plain"), without_audio(tmp_path), tmp_path / "final.mp4", tracks={"S": "segments"})
