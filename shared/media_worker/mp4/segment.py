@@ -22,7 +22,7 @@ from .provenance import (
     without_provenance,
 )
 from .samples import SampleTable, Timeline, concat_tables
-from .writer import Layout, MediaRanges, layout_of, media_ranges
+from .writer import MAX_GAP_BYTES, Layout, MediaRanges, layout_of, media_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from .split import SplitPlan
 
 _PRE_ROLL_S = Fraction(8, 100)
-# Audio packets around the ends of a segment lie between frames of its neighbours, which are copied with them: at 100
-# Mbit/s, a frame has 400 KB.
-_MAX_GAP_BYTES = 1 << 19
+# Audio around the ends of a segment lies between frames of its neighbours (at 100 Mbit/s, one has 400 KB). They are
+# copied with it, because each further range is a request, but not if the audio is far from the video of its time.
+_BRIDGED_GAP_BYTES, _BRIDGED_BYTES = 1 << 19, 1 << 21
 _AUDIO_OVERLAP_S = Fraction(12, 100)  # two packets and a half of HE-AAC at 44.1 kHz
 
 
 @overflow_is_unsupported()
-def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = _MAX_GAP_BYTES) -> Layout:
+def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: int = MAX_GAP_BYTES) -> Layout:
     """One segment of the plan. Byte ranges at most `max_gap_bytes` apart are merged: more bytes, fewer requests.
 
     Raises:
@@ -48,6 +48,7 @@ def lay_out(movie: Movie, plan: SplitPlan, segment_index: int, max_gap_bytes: in
     timescale = _movie_timescale(movie, plan)
     parts = [_segment_track(movie, plan, segment_index, number, timescale) for number in range(len(movie.tracks))]
     media = media_ranges((track.table for track, _ in parts), max_gap_bytes)
+    media = media.bridged(_BRIDGED_GAP_BYTES, _BRIDGED_BYTES)
     key = plan.range_of(plan.main_track, segment_index).begin.key
     if key is not None:
         media = media.with_key(key, parts[plan.main_track][0].table.chunks.offsets[0])

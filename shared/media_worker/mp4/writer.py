@@ -77,6 +77,14 @@ class MediaRanges:
         new_offsets = array("Q", accumulate((each.length for each in ranges), initial=0))
         return cls(tuple(ranges), array("Q", (each.offset for each in ranges)), new_offsets)
 
+    def bridged(self, max_gap_bytes: int, max_bytes: int) -> MediaRanges:
+        """With the gaps of up to `max_gap_bytes` between ranges, if these are `max_bytes` or less in total."""
+        extents = [(each.offset, each.length) for each in self.ranges]
+        if len(extents) < 2:  # noqa: PLR2004  there is no gap
+            return self
+        bridged = MediaRanges.of(_merged(extents, max_gap_bytes, self.ranges[0].source))
+        return bridged if bridged.total_bytes - self.total_bytes <= max_bytes else self
+
     def with_key(self, key: ByteRange, before: int) -> MediaRanges:
         """With a further range of the source, immediately before the byte at offset `before`."""
         number = bisect_right(self._old_offsets, before) - 1
