@@ -158,10 +158,7 @@ def _write_final(
     """Compare the processed segments with the plan, join them, and write the final."""
     plan = read_plan(aws, job) if job.plan else None
     with open_segments(aws, segments, job.engine or aws.settings.engine, deadline, steps) as opened:
-        movies = [
-            with_late_starts(media.movie, plan.segments[index].duration_s if plan else None)
-            for index, media in enumerate(opened)
-        ]
+        movies = [_with_late_starts(plan, index, media.movie) for index, media in enumerate(opened)]
         source = open_source_tracks(aws, job, plan, movies)
         with _as_bad_segment():
             layout, expected = _plan_final(job, plan, movies, source)
@@ -195,6 +192,12 @@ def _plan_final(
     check_durations(plan, presented)
     layout = plan_source_join(movies, source.tracks, plan.starts_s)
     return layout, Expected.of(plan, movies, presented, multiple, source=source.tracks.movie)
+
+
+def _with_late_starts(plan: Plan | None, index: int, movie: Movie) -> Movie:
+    """A processed segment as it should be. If the frame rate varies, its first frame may be long."""
+    planned = plan.segments[index] if plan else None
+    return with_late_starts(movie, planned.duration_s if planned and planned.frame_rate else None)
 
 
 def _presented(plan: Plan | None, index: int, movie: Movie) -> Presented:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def with_late_starts(movie: Movie, duration_s: Fraction | None) -> Movie:
     """The movie with empty edits where the first samples of its tracks are too long. Unchanged segments stay so.
 
-    Video changes only if it lasts as long as planned then (`duration_s`; None: unknown): its frame rate may vary. Audio
-    changes only if it has no edit list, which would say that its first sample is the encoder's delay.
+    Video changes only if it lasts as long as planned then (`duration_s`; None: unknown, or its frame rate varies).
+    Audio changes only if it has no edit list, which would say that its first sample is the encoder's delay.
     """
     if find_provenance(movie.box) is not None:
         return movie

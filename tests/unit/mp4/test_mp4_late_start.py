@@ -30,7 +30,7 @@ def test_a_first_sample_that_is_too_long_begins_later() -> None:
 
 @pytest.mark.parametrize("duration_s", [None, Fraction(202, 100)])
 def test_video_of_the_planned_duration_stays(duration_s: Fraction | None) -> None:
-    """Its first frame may last longer than the second one: the frame rate varies."""
+    """Its first frame may last longer than the second one. None: its duration says nothing."""
     source = load(make_movie([LATE]))
     assert with_late_starts(source, duration_s) == source
 
