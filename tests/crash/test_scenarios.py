@@ -174,7 +174,7 @@ def test_a_source_that_is_replaced_while_it_is_read_is_read_again(lab: Lab) -> N
             key = build_source_key(world.job_id)
             world.workers_aws.s3.put_object(Bucket=INPUT, Key=key, Body=lab.source(OTHER))
 
-        world.at_call(Call("GetObject", 1), put)
+        world.at_call(Call("GetObject", 2), put)
 
     world.sabotage = replace
     delivery = world.receive(world.queue[0])
