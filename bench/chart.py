@@ -16,6 +16,7 @@ _COLOURS = {
     "fragmented": "#54a24b",
     "audio": "#ff9da6",
     "server": "#eeca3b",
+    "minimum": "#9d755d",
 }
 
 

@@ -7,6 +7,7 @@
     fragmented, mkv   the copy engine with a fragmented MP4, and a Matroska file that is remuxed on /tmp
     audio    the join of segments without audio, with the source's audio (its split is that of `copy`)
     server   what S3 itself needs to copy the bytes, in the same parts (bench/server_copy.py)
+    minimum  the same with a header in front of each object, so its first 5 MiB pass through this process
 
 Each runs in a process of its own, against one SeaweedFS on this machine's disk.
 """
@@ -35,7 +36,7 @@ from bench.memory import batch, make_source
 from bench.meter import Meter
 from bench.servers import s3_client, stack
 
-WAYS = ("plain", "ffmpeg", "copy", "fragmented", "mkv", "audio", "bound", "server")
+WAYS = ("plain", "ffmpeg", "copy", "fragmented", "mkv", "audio", "bound", "server", "minimum")
 # Those that run the handlers, with the engine that they name or with `auto`.
 _ENGINES = {"ffmpeg": "ffmpeg", "copy": "copy", "fragmented": "auto", "mkv": "auto", "audio": "auto"}
 # How ffmpeg writes the source of a way.
@@ -51,20 +52,25 @@ _SEGMENTS = 8
 def run_way(way: str, step: str, job_id: str) -> None:
     """Run one step in this process and print its cost."""
     aws = Aws.connect(Settings.from_environment(os.environ))
-    folder = Path(tempfile.mkdtemp())
     meter = Meter(aws)
     with meter.running():
         if way in _ENGINES:
             _run_engine(aws, step, job_id)
-        elif way == "plain":
-            plain.split(aws, job_id, folder) if step == "split" else plain.join(
-                aws, job_id, folder, _total(aws, job_id)
-            )
         else:
-            module = bound if way == "bound" else server_copy
-            total = _SEGMENTS if step == "split" else _total(aws, job_id)
-            (module.split if step == "split" else module.join)(aws, job_id, folder, total)
+            _run_other(aws, way, step, job_id)
     sys.stdout.write("\n" + json.dumps(meter.cost.as_row()) + "\n")
+
+
+def _run_other(aws: Aws, way: str, step: str, job_id: str) -> None:
+    folder, is_split = Path(tempfile.mkdtemp()), step == "split"
+    total = _SEGMENTS if is_split else _total(aws, job_id)
+    if way == "plain":
+        plain.split(aws, job_id, folder) if is_split else plain.join(aws, job_id, folder, total)
+    elif way == "bound":
+        (bound.split if is_split else bound.join)(aws, job_id, folder, total)
+    else:
+        header = server_copy.HEADER if way == "minimum" else b""
+        (server_copy.split if is_split else server_copy.join)(aws, job_id, total, header)
 
 
 def _run_engine(aws: Aws, step: str, job_id: str) -> None:

@@ -73,7 +73,7 @@ def without_lease(world: World) -> None:
         key = {"job_id": {"S": store.lease.job_id}}
         store.hold.row = store.aws.dynamodb.get_item(TableName=store.aws.settings.jobs_table_name, Key=key)["Item"]
 
-    LeaseStore._put_record = read_row  # type: ignore[method-assign]
+    LeaseStore._put_record = read_row  # type: ignore[assignment,method-assign]
     LeaseStore._write_as_holder = lambda *_, **__: None  # type: ignore[method-assign]
     Hold.fence = Hold.is_lost = None  # type: ignore[assignment,method-assign]
 
