@@ -195,7 +195,7 @@ def _plan_final(
 
 
 def _with_late_starts(plan: Plan | None, index: int, movie: Movie) -> Movie:
-    """A processed segment as it should be. If the frame rate varies, its first frame may be long."""
+    """A processed segment without first samples that last too long. If the frame rate varies, the first frame may."""
     planned = plan.segments[index] if plan else None
     return with_late_starts(movie, planned.duration_s if planned and planned.frame_rate else None)
 

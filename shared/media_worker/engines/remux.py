@@ -119,8 +119,9 @@ def _remux(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Media
     Raises:
         BadSource: this is not a video, or an MP4 cannot hold it.
     """
+    head = read_range(aws, stored, 0, min(_HEAD_BYTES, stored.size_bytes))
     try:
-        with _input(aws, stored, ffmpeg, name) as packed, _unpacked(aws, stored, packed, f"{name}.avi") as media:
+        with _input(aws, stored, head, ffmpeg, name) as packed, _unpacked(stored, head, packed, f"{name}.avi") as media:
             tracks = _probe(media)
             kept = _checked(tracks)
             path = ffmpeg.directory / f"{name}.mp4"
@@ -162,10 +163,10 @@ class _Input:
 
 
 @contextmanager
-def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Iterator[_Input]:
-    """The object through a pipe, or downloaded while the body runs."""
+def _input(aws: "Aws", stored: StoredObject, head: bytes, ffmpeg: Ffmpeg, name: str) -> Iterator[_Input]:
+    """The object, which begins with `head`, through a pipe, or downloaded while the body runs."""
     what = f"remuxing {stored.size_bytes / 1e6:,.0f} MB"
-    if not _needs_seeking(read_range(aws, stored, 0, min(16, stored.size_bytes))):
+    if not _needs_seeking(head):
         require_room(ffmpeg.directory, stored.size_bytes, what)
         yield _Input(ffmpeg, "pipe:0", Fed(partial(read_forward, aws, stored), stored.size_bytes))
         return
@@ -181,12 +182,11 @@ def _input(aws: "Aws", stored: StoredObject, ffmpeg: Ffmpeg, name: str) -> Itera
 
 
 @contextmanager
-def _unpacked(aws: "Aws", stored: StoredObject, media: _Input, name: str) -> Iterator[_Input]:
+def _unpacked(stored: StoredObject, head: bytes, media: _Input, name: str) -> Iterator[_Input]:
     """The object, or a copy without packed B-frames: packets of DivX and XviD that have two frames.
 
     While it unpacks them, ffmpeg cannot work out when frames are presented; in the copy it can.
     """
-    head = read_range(aws, stored, 0, min(_HEAD_BYTES, stored.size_bytes))
     if not head.startswith(b"RIFF") or not _PACKED.search(head):
         yield media
         return

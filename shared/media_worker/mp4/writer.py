@@ -78,7 +78,7 @@ class MediaRanges:
         return cls(tuple(ranges), array("Q", (each.offset for each in ranges)), new_offsets)
 
     def bridged(self, max_gap_bytes: int, max_bytes: int) -> MediaRanges:
-        """With the gaps of up to `max_gap_bytes` between ranges, if these are `max_bytes` or less in total."""
+        """The same, with gaps of up to `max_gap_bytes` included if they are `max_bytes` or less in total."""
         extents = [(each.offset, each.length) for each in self.ranges]
         if len(extents) < 2:  # noqa: PLR2004  there is no gap
             return self
