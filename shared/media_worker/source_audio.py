@@ -3,8 +3,8 @@
 Workers that process frames often return video only. `tracks` on the job row, or the setting TRACKS, decides:
 
     auto       the source if no processed segment has audio and the source has, else the segments, none of which may
-               lack audio that the source has. With context frames always the source, if it has audio: audio that a
-               worker passed on from a segment begins with the context
+               lack audio that it had when it was split. With context frames always the source, if it has audio: audio
+               that a worker passed on from a segment begins with the context
     source     the source; audio in the processed segments is ignored
     segments   the segments, also if that means silence
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from media_worker.engines.copy import open_object
 from media_worker.errors import BadSegment, BadSource
 from media_worker.keys import build_segment_key
-from media_worker.mp4 import Movie, Mp4Error, SourceTracks, has_audio
+from media_worker.mp4 import Movie, Mp4Error, SourceTracks, Track, has_audio
 from media_worker.plan import Plan, PlannedSource
 from media_worker.s3 import PLAN, StoredObject, describe
 from media_worker.telemetry import logger, submit
@@ -35,6 +35,8 @@ TracksUsed: TypeAlias = Literal["source", "segments"]
 _READS_AT_ONCE = 16
 # A worker's encoder may write nothing for less. It is the pre-roll, too.
 _NOTICEABLE_S = Fraction(1, 2)
+# A packet that lasts longer, and longer than most, precedes a pause. Opus packets have at most 120 ms.
+_LONGEST_PACKET_S = Fraction(1, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +94,82 @@ def _open_source(aws: "Aws", plan: Plan) -> OpenedSource:
 
 
 def _require_audio(aws: "Aws", job: "Job", plan: Plan, segments: Sequence[Movie]) -> None:
-    """Segments at the start and the end may lack audio if the source does: it starts late, or ends early.
+    """A processed segment may lack audio, or have less of it than video, only if it did when it was split.
 
-    The join refuses a segment without audio between others that have it.
+    The audio of a source may start late, pause and end early. With `frame_check: any`, a worker may change the
+    duration, and only whole tracks are missed.
+
+    Raises:
+        BadSegment: names the segment, what it has and what it had.
     """
-    filled = [index for index, movie in enumerate(segments) if has_audio(movie)]
-    neighbours = {filled[0] - 1, filled[-1] + 1} & set(range(len(segments))) if filled else set()
-    for index in sorted(neighbours):
+    processed = [_audio_lengths_s(movie) for movie in segments]
+    kept = max(map(len, processed), default=0)  # as many tracks as the workers return
+    fewer = [index for index, lengths_s in enumerate(processed) if len(lengths_s) < kept]
+    shorter = [
+        index
+        for index, (lengths_s, planned) in enumerate(zip(processed, plan.segments, strict=True))
+        if min(lengths_s, default=planned.duration_s) < planned.duration_s - _NOTICEABLE_S
+    ]
+
+    def change_of(index: int) -> str | None:
         found = _find_segment(aws, job, plan, index)
-        if isinstance(found, StoredObject) and _seconds_of_audio(open_object(aws, found).movie) > _NOTICEABLE_S:
+        if isinstance(found, str):
+            return None
+        split = _audio_lengths_s(open_object(aws, found).movie)
+        if fewer and len(split) < len(processed[index]):
+            return f"has {_count(processed[index])}, but had {_count(split)}"
+        return _lost_audio(split, processed[index], kept, is_same_speed=job.frame_check == "auto")
+
+    # If the numbers of tracks differ, one segment with all of them is examined, too: its worker may have added one.
+    fullest = [next(index for index, lengths_s in enumerate(processed) if len(lengths_s) == kept)] if fewer else []
+    examined = sorted({*fewer, *shorter, *fullest})
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        changes = [each.result() for each in [submit(pool, change_of, index) for index in examined]]
+    for index, change in zip(examined, changes, strict=True):
+        if change:
             raise BadSegment(
-                f"segment {index} has no audio, but had some when it was split, and segment {filled[0]} has audio: "
-                "process it again, return no audio for any segment, or set `tracks` to `source` or `segments`"
+                f"segment {index} {change} when it was split: process it again, return no audio for any segment, or "
+                "set `tracks` to `source` or `segments`"
             )
 
 
-def _seconds_of_audio(movie: Movie) -> Fraction:
-    lengths = (Fraction(each.table.media_duration, each.timescale) for each in movie.tracks if each.handler == b"soun")
-    return max(lengths, default=Fraction(0))
+def _lost_audio(
+    split: Sequence[Fraction], processed: Sequence[Fraction], kept: int, *, is_same_speed: bool
+) -> str | None:
+    """What is missing of the `kept` audio tracks of a segment. None: nothing that can be noticed.
+
+    The lengths of its tracks, in seconds, are in ascending order. If workers keep only some tracks, nobody knows which:
+    these are compared with the shortest ones.
+    """
+    had_s = [Fraction(0)] * (kept - len(split)) + list(split[:kept])
+    has_s = [Fraction(0)] * (kept - len(processed)) + list(processed)
+    losses = [(had, has) for had, has in zip(had_s, has_s, strict=True) if had - has > _NOTICEABLE_S]
+    if any(not has for _, has in losses):
+        return f"has {_count(processed)}, but had {_count(split)}"
+    if losses and is_same_speed:
+        had, has = losses[0]
+        return f"has an audio track of {float(has):.1f} s that had {float(had):.1f} s"
+    return None
+
+
+def _count(lengths_s: Sequence[Fraction]) -> str:
+    return {0: "no audio track", 1: "1 audio track"}.get(len(lengths_s), f"{len(lengths_s)} audio tracks")
+
+
+def _audio_lengths_s(movie: Movie) -> list[Fraction]:
+    """The seconds of audio in each audio track that has any, in ascending order. Pauses do not count.
+
+    In a file, the last packet before a pause lasts until its end.
+    """
+    tracks = (track for track in movie.tracks if track.handler == b"soun" and track.table.count)
+    return sorted(map(_seconds_of_packets, tracks))
+
+
+def _seconds_of_packets(track: Track) -> Fraction:
+    runs = list(zip(track.table.durations.counts, track.table.durations.values, strict=True))
+    _, usual = max(runs)
+    longest = max(usual, int(_LONGEST_PACKET_S * track.timescale))
+    return Fraction(sum(count * min(duration, longest) for count, duration in runs), track.timescale)
 
 
 def _find_segment(aws: "Aws", job: "Job", plan: Plan, index: int) -> StoredObject | str:

@@ -57,6 +57,22 @@ def assert_same_audio(final: Path, source: Path, tracks: int = 1) -> None:
         assert decoded_audio(final, number) == decoded_audio(source, number)
 
 
+def audible(path: Path) -> list[float]:
+    """When the audio begins and ends to be louder than silence, in seconds."""
+    said = clips.ffmpeg(
+        *(
+            "-i",
+            str(path),
+            "-af",
+            "aresample=async=1:first_pts=0,apad=pad_dur=1,silencedetect=d=0.2,ametadata=print:file=-",
+        ),
+        *("-f", "null", "-"),
+    )
+    return [
+        float(line.partition("=")[2]) for line in said.splitlines() if "silence_start" in line or "silence_end" in line
+    ]
+
+
 def movie_of(path: Path) -> Movie:
     body = path.read_bytes()
     return read_movie(lambda offset, length: body[offset : offset + length], len(body))
@@ -258,7 +274,7 @@ def test_audio_of_the_segments_is_used_if_there_is_some(
     assert stack.row("Jobs")["tracks_used"] == {"S": "segments"}
 
 
-@pytest.mark.parametrize("silent", [0, 2])
+@pytest.mark.parametrize("silent", [0, 1, 2])
 def test_audio_that_one_segment_lacks(stack: Stack, clip: ClipMaker, tmp_path: Path, silent: int) -> None:
     """The audio of a source may start late and end early, but not in a segment that a worker got with audio."""
     mute = without_audio(tmp_path, *COPIED)
@@ -270,7 +286,98 @@ def test_audio_that_one_segment_lacks(stack: Stack, clip: ClipMaker, tmp_path: P
     stack.reassemble()
     assert total == 3
     assert stack.job().status is JobStatus.FAILED
-    assert f"segment {silent} has no audio, but had some when it was split" in (stack.job().error or "")
+    assert f"segment {silent} has no audio track, but had 1 audio track when it was split" in (stack.job().error or "")
+
+
+LOSSES = {
+    "a track": (("-map", "-0:a:1"), "has 1 audio track, but had 2"),
+    "the end": (("-filter:a:1", "atrim=end=1"), "has an audio track of 1.0 s"),
+    "the start": (("-filter:a:0", "atrim=start=1"), "has an audio track of "),
+}
+
+
+@pytest.mark.parametrize("affected", [0, 1, 2])
+@pytest.mark.parametrize("lost", LOSSES)
+def test_audio_that_a_worker_lost_in_part(
+    stack: Stack, clip: ClipMaker, tmp_path: Path, lost: str, affected: int
+) -> None:
+    """The job fails and names the segment, wherever it is."""
+    options, reason = LOSSES[lost]
+    stack.add_job()
+    stack.upload(clip("two_audio"))
+    stack.chunk()
+
+    def lose(index: int, body: bytes) -> bytes:
+        before, after = tmp_path / f"in-{index}.mp4", tmp_path / f"out-{index}.mp4"
+        before.write_bytes(body)
+        lossy = options if index == affected else ()
+        clips.ffmpeg("-i", str(before), "-map", "0", *lossy, "-c:v", "copy", "-c:a", "aac", str(after))
+        return after.read_bytes()
+
+    stack.process_segments(change=lose)
+    stack.reassemble()
+    assert stack.job().status is JobStatus.FAILED
+    assert f"segment {affected} {reason}" in (stack.job().error or "")
+
+
+def test_an_audio_track_that_one_segment_has_more(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """The job fails and names the segment."""
+    stack.add_job()
+    stack.upload(clip("plain"))
+    stack.chunk()
+
+    def add(index: int, body: bytes) -> bytes:
+        before, after = tmp_path / "in.mp4", tmp_path / "out.mp4"
+        before.write_bytes(body)
+        clips.ffmpeg("-i", str(before), "-map", "0", "-map", "0:a", "-c", "copy", str(after))
+        return after.read_bytes() if index == 1 else body
+
+    stack.process_segments(change=add)
+    stack.reassemble()
+    assert "segment 1 has 2 audio tracks, but had 1 audio track when it was split" in (stack.job().error or "")
+
+
+SILENCES = {
+    "a late start": "gte(t,5)",
+    "an early end": "lte(t,3)",
+    "both": "between(t,5,7)",
+    "a pause at the cut": "not(between(t,3,5))",
+    "a pause for a segment": "not(between(t,3,8))",
+    "a last packet until the end": "not(between(t,9,12))",
+}
+
+
+@pytest.mark.parametrize("silence", SILENCES)
+def test_silence_in_the_source(stack: Stack, tmp_path: Path, silence: str) -> None:
+    """Segments that a worker re-encoded may lack the audio that the source lacks."""
+    whole, source = tmp_path / "whole.mp4", tmp_path / "source.mp4"
+    clips.ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc2=size=128x72:rate=25:duration=13", "-f", "lavfi", "-i", "sine=duration=13"),
+        *("-af", f"aselect='{SILENCES[silence]}'", "-c:v", "libx264", "-g", "25", "-c:a", "aac", str(whole)),
+    )
+    clips.ffmpeg("-i", str(whole), "-t", "11", "-c", "copy", str(source))
+
+    def change(index: int, body: bytes) -> bytes:
+        before, after = tmp_path / f"in-{index}.mp4", tmp_path / f"out-{index}.mp4"
+        before.write_bytes(body)
+        clips.ffmpeg("-i", str(before), *ENCODED, "-c:a", "aac", str(after))
+        return after.read_bytes()
+
+    final = join(stack, source, change, tmp_path / "final.mp4", segment_duration_sec={"N": "4"})
+    assert stack.job().total_segments == 3
+    assert audible(final) == pytest.approx(audible(source), abs=0.03)
+
+
+def test_audio_of_another_speed(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
+    """With `frame_check: any`, segments may be shorter, and their audio with them."""
+
+    def change(index: int, body: bytes) -> bytes:
+        before, after = tmp_path / f"in-{index}.mp4", tmp_path / f"out-{index}.mp4"
+        before.write_bytes(body)
+        clips.ffmpeg("-i", str(before), *ENCODED, "-vf", "setpts=PTS/2", "-af", "atempo=2", "-c:a", "aac", str(after))
+        return after.read_bytes()
+
+    join(stack, clip("plain"), change, tmp_path / "final.mp4", frame_check={"S": "any"})
 
 
 def test_audio_that_ends_before_the_last_segment(stack: Stack, tmp_path: Path) -> None:

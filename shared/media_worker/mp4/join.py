@@ -41,7 +41,8 @@ def plan_join(
     """The layout of the movie that all segments make up, in this order. The sources of its ranges are the segments.
 
     `starts_s`: when each segment starts, by the plan, in seconds. Segments that are not restored to the source's own
-    tracks are placed there. Without it they follow each other, and each lasts as long as its video.
+    tracks are placed there, and any of them may lack audio. Without it they follow each other, each lasts as long as
+    its video, and audio may start late or end early, but not be missing in between.
 
     Raises:
         TracksDiffer: a segment cannot be joined with the others; names it.
@@ -65,7 +66,7 @@ def plan_join(
 
 def _concatenated(movies: Sequence[Movie], starts_s: Sequence[Fraction] | None) -> JoinedMovie:
     movies = [with_chapter_times(own_part(movie)) for movie in movies]
-    rows = match_tracks(movies)
+    rows = match_tracks(movies, may_lack_audio=starts_s is not None)
     joined = concatenate(movies, rows, starts_s)
     tracks = with_chapter_reference([joined_track.track for joined_track in joined.tracks], rows, joined.main)
     return replace(
@@ -176,11 +177,11 @@ def _restored_table(table: SampleTable, known: TrackProvenance) -> SampleTable:
 # Matching the tracks of changed segments
 
 
-def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
+def match_tracks(movies: Sequence[Movie], *, may_lack_audio: bool) -> tuple[Row, ...]:
     """For each track of the final, its part in each segment. All parts get the same list of sample descriptions.
 
     The segment with most tracks determines the tracks of the final. Sparse tracks that it lacks, such as subtitles or
-    late chapters, follow.
+    late chapters, follow. `may_lack_audio`: any segment may lack an audio track, not only the first or the last ones.
 
     Raises:
         TracksDiffer: a segment's tracks do not match those of the others.
@@ -190,7 +191,7 @@ def match_tracks(movies: Sequence[Movie]) -> tuple[Row, ...]:
         columns = [_match_segment(pattern, movie, index) for index, movie in enumerate(movies)]
         rows = tuple(zip(*columns, strict=True))
         for row in rows:
-            _check_missing(row)
+            _check_missing(row, may_lack_audio=may_lack_audio)
             _check_alike(row)
     except TracksDiffer as error:
         odd = _difference_from_most(movies)
@@ -256,8 +257,8 @@ def _is_same_kind(one: Track, other: Track) -> bool:
     return (one.handler, one.codecs[:1]) == (other.handler, other.codecs[:1])
 
 
-def _check_missing(row: Row) -> None:
-    """Audio may start late or end early in the final, but not be missing in between: writers drop empty tracks."""
+def _check_missing(row: Row, *, may_lack_audio: bool) -> None:
+    """Every segment needs video. Audio may start late or end early, because writers drop empty tracks."""
     present = [index for index, track in enumerate(row) if track is not None]
     for index, track in enumerate(row):
         example = row[present[0]]
@@ -265,7 +266,7 @@ def _check_missing(row: Row) -> None:
             continue
         is_in_between = present[0] < index < present[-1]
         is_late_and_ends_early = present[0] > 0 and present[-1] < len(row) - 1
-        if example.is_video or is_in_between or is_late_and_ends_early:
+        if example.is_video or (not may_lack_audio and (is_in_between or is_late_and_ends_early)):
             raise TracksDiffer(index, f"it lacks {example.name}")
 
 

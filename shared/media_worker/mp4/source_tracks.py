@@ -147,7 +147,7 @@ def _join_video(movies: Sequence[Movie], starts_s: Sequence[Fraction]) -> tuple[
         return restored.tracks[movies[0].main_track_number], restored.timescale
     videos = [_with_fine_timescale(only_video(own_part(movie))) for movie in movies]
     videos[0] = _starting_at(videos[0], starts_s[0])
-    joined = concatenate(videos, match_tracks(videos), starts_s)
+    joined = concatenate(videos, match_tracks(videos, may_lack_audio=True), starts_s)
     return joined.tracks[0], joined.timescale
 
 
