@@ -9,6 +9,7 @@ Workers that process frames often return video only. `tracks` on the job row, or
     segments   the segments, also if that means silence
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -104,52 +105,57 @@ def _require_audio(aws: "Aws", job: "Job", plan: Plan, segments: Sequence[Movie]
     """
     processed = [_audio_lengths_s(movie) for movie in segments]
     kept = max(map(len, processed), default=0)  # as many tracks as the workers return
-    fewer = [index for index, lengths_s in enumerate(processed) if len(lengths_s) < kept]
-    shorter = [
+    for index, split in _as_split(aws, job, plan, _suspicious(processed, kept, plan)):
+        is_added = len(processed[index]) > len(split) and min(map(len, processed)) < kept
+        losses = _losses(split, processed[index], kept)
+        if is_added or any(not has for _, has in losses):
+            change = f"has {_count(processed[index])}, but had {_count(split)}"
+        elif losses and job.frame_check == "auto":
+            change = "has an audio track of {1:.1f} s that had {0:.1f} s".format(*map(float, losses[0]))
+        else:
+            continue
+        raise BadSegment(
+            f"segment {index} {change} when it was split: process it again, return no audio for any segment, or set "
+            "`tracks` to `source` or `segments`"
+        )
+
+
+def _suspicious(processed: Sequence[Sequence[Fraction]], kept: int, plan: Plan) -> list[int]:
+    """The segments with fewer audio tracks than others, or less audio than video.
+
+    If there are fewer in some, one segment with all of them is suspicious, too: its worker may have added one.
+    """
+    fewer = {index for index, lengths_s in enumerate(processed) if len(lengths_s) < kept}
+    shorter = {
         index
         for index, (lengths_s, planned) in enumerate(zip(processed, plan.segments, strict=True))
         if min(lengths_s, default=planned.duration_s) < planned.duration_s - _NOTICEABLE_S
-    ]
+    }
+    with_all = [index for index, lengths_s in enumerate(processed) if len(lengths_s) == kept][: 1 if fewer else 0]
+    return sorted({*fewer, *shorter, *with_all})
 
-    def change_of(index: int) -> str | None:
+
+def _as_split(aws: "Aws", job: "Job", plan: Plan, indexes: Sequence[int]) -> list[tuple[int, list[Fraction]]]:
+    """The lengths of the audio tracks that segments had when they were split. Segments that are gone are left out."""
+
+    def lengths_s(index: int) -> list[Fraction] | None:
         found = _find_segment(aws, job, plan, index)
-        if isinstance(found, str):
-            return None
-        split = _audio_lengths_s(open_object(aws, found).movie)
-        if fewer and len(split) < len(processed[index]):
-            return f"has {_count(processed[index])}, but had {_count(split)}"
-        return _lost_audio(split, processed[index], kept, is_same_speed=job.frame_check == "auto")
+        return None if isinstance(found, str) else _audio_lengths_s(open_object(aws, found).movie)
 
-    # If the numbers of tracks differ, one segment with all of them is examined, too: its worker may have added one.
-    fullest = [next(index for index, lengths_s in enumerate(processed) if len(lengths_s) == kept)] if fewer else []
-    examined = sorted({*fewer, *shorter, *fullest})
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        changes = [each.result() for each in [submit(pool, change_of, index) for index in examined]]
-    for index, change in zip(examined, changes, strict=True):
-        if change:
-            raise BadSegment(
-                f"segment {index} {change} when it was split: process it again, return no audio for any segment, or "
-                "set `tracks` to `source` or `segments`"
-            )
+        opened = [each.result() for each in [submit(pool, lengths_s, index) for index in indexes]]
+    return [(index, found) for index, found in zip(indexes, opened, strict=True) if found is not None]
 
 
-def _lost_audio(
-    split: Sequence[Fraction], processed: Sequence[Fraction], kept: int, *, is_same_speed: bool
-) -> str | None:
-    """What is missing of the `kept` audio tracks of a segment. None: nothing that can be noticed.
+def _losses(split: Sequence[Fraction], processed: Sequence[Fraction], kept: int) -> list[tuple[Fraction, Fraction]]:
+    """Of the `kept` audio tracks of a segment, the lengths of those that became noticeably shorter: before and after.
 
-    The lengths of its tracks, in seconds, are in ascending order. If workers keep only some tracks, nobody knows which:
-    these are compared with the shortest ones.
+    The lengths are in ascending order. If workers keep only some tracks, nobody knows which: these are compared with
+    the shortest ones.
     """
     had_s = [Fraction(0)] * (kept - len(split)) + list(split[:kept])
     has_s = [Fraction(0)] * (kept - len(processed)) + list(processed)
-    losses = [(had, has) for had, has in zip(had_s, has_s, strict=True) if had - has > _NOTICEABLE_S]
-    if any(not has for _, has in losses):
-        return f"has {_count(processed)}, but had {_count(split)}"
-    if losses and is_same_speed:
-        had, has = losses[0]
-        return f"has an audio track of {float(has):.1f} s that had {float(had):.1f} s"
-    return None
+    return [(had, has) for had, has in zip(had_s, has_s, strict=True) if had - has > _NOTICEABLE_S]
 
 
 def _count(lengths_s: Sequence[Fraction]) -> str:
@@ -166,10 +172,12 @@ def _audio_lengths_s(movie: Movie) -> list[Fraction]:
 
 
 def _seconds_of_packets(track: Track) -> Fraction:
-    runs = list(zip(track.table.durations.counts, track.table.durations.values, strict=True))
-    _, usual = max(runs)
+    packets: Counter[int] = Counter()
+    for count, duration in zip(track.table.durations.counts, track.table.durations.values, strict=True):
+        packets[duration] += count
+    usual = max(packets, key=packets.__getitem__)
     longest = max(usual, int(_LONGEST_PACKET_S * track.timescale))
-    return Fraction(sum(count * min(duration, longest) for count, duration in runs), track.timescale)
+    return Fraction(sum(count * min(duration, longest) for duration, count in packets.items()), track.timescale)
 
 
 def _find_segment(aws: "Aws", job: "Job", plan: Plan, index: int) -> StoredObject | str:
