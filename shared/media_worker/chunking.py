@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from media_worker.messages import ChunkRequest
 from media_worker.mp4 import (
     Layout,
     Mp4Error,
+    Presented,
     SplitPlan,
     SplitRule,
     has_audio,
@@ -128,7 +130,7 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
     first_frames = accumulate((each.frames for each in presented), initial=0)
     contexts = [(each.before, each.after) for each in split.context] or [(0, 0)] * len(presented)
     segments = tuple(
-        PlannedSegment(index, first, each.frames, each.start_s, each.duration_s, each.longest_frame_s, *context)
+        _planned_segment(index, first, each, context)
         for index, (first, each, context) in enumerate(zip(first_frames, presented, contexts, strict=False))
     )
     notices = (*media.movie.notices, *media.notices, split.notice, _notice(job, media))
@@ -147,6 +149,12 @@ def _make_plan(aws: "Aws", job: Job, source: StoredObject, media: Media) -> tupl
         replanned_at=job.replanned_at,
     )
     return plan, split
+
+
+def _planned_segment(index: int, first_frame: int, presented: Presented, context: tuple[int, int]) -> PlannedSegment:
+    times = (presented.start_s, presented.duration_s, presented.longest_frame_s)
+    planned = PlannedSegment(index, first_frame, presented.frames, *times, *context)
+    return planned if planned.frame_rate else replace(planned, first_frame_s=presented.first_frame_s)
 
 
 def _rule_of(aws: "Aws", job: Job) -> SplitRule:

@@ -55,6 +55,8 @@ class PlannedSegment:
     # Frames of the neighbouring segments that it also presents. They are not among `frames`.
     context_before: int = 0
     context_after: int = 0
+    # How long its first frame lasts. None: as long as all others, or made by code that did not record it.
+    first_frame_s: Fraction | None = None
 
     @property
     def context(self) -> int:
@@ -90,7 +92,8 @@ class PlannedSegment:
             "longest_frame_s": str(self.longest_frame_s),
         }
         context = {"context_before": self.context_before, "context_after": self.context_after}
-        return document | (context if has_context else {})
+        first_frame = {} if self.first_frame_s is None else {"first_frame_s": str(self.first_frame_s)}
+        return document | (context if has_context else {}) | first_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +232,7 @@ def _parse(document: Mapping[str, Any]) -> Plan:
             longest_frame_s=Fraction(each["longest_frame_s"]),
             context_before=int(each.get("context_before", 0)),
             context_after=int(each.get("context_after", 0)),
+            first_frame_s=_fraction(each.get("first_frame_s")),
         )
         for each in document["segments"]
     )

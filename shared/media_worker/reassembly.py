@@ -195,9 +195,11 @@ def _plan_final(
 
 
 def _with_late_starts(plan: Plan | None, index: int, movie: Movie) -> Movie:
-    """A processed segment without first samples that last too long. If the frame rate varies, the first frame may."""
+    """A processed segment without first samples that last too long."""
     planned = plan.segments[index] if plan else None
-    return with_late_starts(movie, planned.duration_s if planned and planned.frame_rate else None)
+    if planned is None or (planned.frame_rate is None and planned.first_frame_s is None):
+        return with_late_starts(movie, None, None)
+    return with_late_starts(movie, planned.duration_s, planned.first_frame_s)
 
 
 def _presented(plan: Plan | None, index: int, movie: Movie) -> Presented:

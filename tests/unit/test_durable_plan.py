@@ -38,6 +38,14 @@ def test_a_stored_plan_reads_back_as_it_was(plan: Plan) -> None:
     assert digest_of(plan.to_json()) == plan.digest
 
 
+@given(plans, st.fractions(min_value=0, max_value=2, max_denominator=1000))
+def test_how_long_a_first_frame_lasts_is_stored(plan: Plan, first_frame_s: Fraction) -> None:
+    """If the frame rate varies. Plans of a constant rate do not name it."""
+    varying = replace(plan, segments=tuple(replace(each, first_frame_s=first_frame_s) for each in plan.segments))
+    assert parse_plan(varying.to_json()) == varying
+    assert b"first_frame_s" not in plan.to_json()
+
+
 def test_a_segment_without_a_duration_has_no_frame_rate() -> None:
     """A broken file can have frames that last no time. Its plan is made, and refused with a reason."""
     planned = PlannedSegment(0, 0, 1, Fraction(0), Fraction(0), Fraction(0))

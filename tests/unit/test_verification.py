@@ -16,7 +16,7 @@ FRAME_S = Fraction(1, 25)
 
 
 def presented(*frames: int, frame_s: Fraction = FRAME_S) -> list[Presented]:
-    return [Presented(count, Fraction(0), count * frame_s, frame_s) for count in frames]
+    return [Presented(count, Fraction(0), count * frame_s, frame_s, frame_s) for count in frames]
 
 
 def test_the_planned_frames_are_accepted() -> None:
@@ -64,7 +64,7 @@ def test_all_wrong_segments_are_listed_up_to_ten() -> None:
 @pytest.mark.parametrize(("extra_s", "accepted"), [("1/25", True), ("-1/25", True), ("2/25", False), ("-2/25", False)])
 def test_durations_agree_within_one_frame(extra_s: str, accepted: bool) -> None:
     """Audio beside the video would drift otherwise."""
-    found = [Presented(50, Fraction(0), 2 + Fraction(extra_s), FRAME_S)]
+    found = [Presented(50, Fraction(0), 2 + Fraction(extra_s), FRAME_S, FRAME_S)]
     if accepted:
         assert check_segments(plan_of(50), found) == 1
     else:

@@ -14,22 +14,24 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .edit_list import PresentedRange, edits_of, exact_movie_timescale, rescaled
+from .presented import ROUNDING_S
 from .provenance import find_provenance
-from .samples import Runs
+from .samples import MAX_REORDER, Runs
 
 if TYPE_CHECKING:
     from .movie import Movie, Track
 
 
-def with_late_starts(movie: Movie, duration_s: Fraction | None) -> Movie:
+def with_late_starts(movie: Movie, duration_s: Fraction | None, first_frame_s: Fraction | None) -> Movie:
     """The movie with empty edits where the first samples of its tracks are too long. Unchanged segments stay so.
 
-    Video changes only if it lasts as long as planned then (`duration_s`; None: unknown, or its frame rate varies).
+    Video changes only if it lasts about as long as planned then (`duration_s`; None: unknown). Its first frame should
+    last `first_frame_s`. None: as long as the second one.
     Audio changes only if it has no edit list, which would say that its first sample is the encoder's delay.
     """
     if find_provenance(movie.box) is not None:
         return movie
-    gaps = [_gap(track, duration_s, movie.timescale) for track in movie.tracks]
+    gaps = [_gap(track, duration_s, first_frame_s, movie.timescale) for track in movie.tracks]
     if not any(gaps):
         return movie
     timescale = exact_movie_timescale([*(track.timescale for track in movie.tracks), movie.timescale])
@@ -42,7 +44,7 @@ def with_late_starts(movie: Movie, duration_s: Fraction | None) -> Movie:
     return replace(movie, timescale=timescale, tracks=tuple(tracks))
 
 
-def _gap(track: Track, duration_s: Fraction | None, movie_timescale: int) -> int:
+def _gap(track: Track, duration_s: Fraction | None, first_frame_s: Fraction | None, movie_timescale: int) -> int:
     """By how many ticks the first sample is too long."""
     durations = track.table.durations
     if len(durations) < 3 or not durations[1]:  # noqa: PLR2004  the last may differ
@@ -50,10 +52,23 @@ def _gap(track: Track, duration_s: Fraction | None, movie_timescale: int) -> int
     gap = max(0, durations[0] - durations[1])
     if track.handler == b"soun":
         return 0 if track.edits else gap
-    if not gap or not track.is_video or duration_s is None or not _begins_at_0(track, movie_timescale):
+    if not track.is_video or duration_s is None:
         return 0
+    if first_frame_s is not None:
+        return _gap_after(track, first_frame_s)
     too_long = track.table.composition_end() - track.table.composition_start() - duration_s * track.timescale
-    return gap if abs(too_long - gap) < abs(too_long) else 0
+    return gap if _begins_at_0(track, movie_timescale) and abs(too_long - gap) < abs(too_long) else 0
+
+
+def _gap_after(track: Track, first_frame_s: Fraction) -> int:
+    """By how many ticks the first frame of video with a varying frame rate lasts longer than it should."""
+    durations = track.table.durations
+    if track.edits or len(durations.values) == 1:  # a worker may have made the rate constant
+        return 0
+    head = track.table.slice_times(0, min(track.table.count, MAX_REORDER))
+    first, second = sorted(head.all_composition_times())[:2]
+    gap = second - first - first_frame_s * track.timescale
+    return min(round(gap), durations[0] - 1) if gap > ROUNDING_S * track.timescale else 0
 
 
 def _begins_at_0(track: Track, movie_timescale: int) -> bool:
@@ -63,7 +78,7 @@ def _begins_at_0(track: Track, movie_timescale: int) -> bool:
 
 def _started_late(track: Track, gap: int, movie_timescale: int, new_timescale: int) -> Track:
     durations = track.table.durations
-    shortened = Runs.concat([Runs.constant(1, durations[1]), durations.slice(1, len(durations))])
+    shortened = Runs.concat([Runs.constant(1, durations[0] - gap), durations.slice(1, len(durations))])
     table = replace(track.table, durations=shortened)
     (presented,) = track.presented_ranges(movie_timescale) or ()
     edits = edits_of(

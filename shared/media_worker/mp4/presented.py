@@ -43,12 +43,14 @@ class Presented:
     start_s: presentation time of the first presented frame in the movie.
     duration_s: from the first presented frame to the end of the last.
     longest_frame_s: the longest interval from one presented frame to the next. For the last frame it is its duration.
+    first_frame_s: the interval from the first presented frame to the next.
     """
 
     frames: int
     start_s: Fraction
     duration_s: Fraction
     longest_frame_s: Fraction
+    first_frame_s: Fraction
 
     @property
     def end_s(self) -> Fraction:
@@ -172,6 +174,7 @@ class PresentedFrames:
             start_s=start / self.timescale,
             duration_s=(stop - start) / self.timescale,
             longest_frame_s=self._longest(first, end) / self.timescale,
+            first_frame_s=(self.time_of(first + 1) - start) / self.timescale,
         )
 
     def all(self) -> Presented:

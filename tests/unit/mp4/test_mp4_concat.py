@@ -107,7 +107,7 @@ def test_segments_without_edit_lists_are_in_sync(delay_ms: int) -> None:
     packets = TrackSpec([delay_ms] + [20] * 107, b"soun")  # 2.04 s, and 0.1 s of the next segment
     one = make_movie([frames, packets])
     starts_s = [Fraction(SEGMENT_MS * number, 1000) for number in range(3)]
-    segments = [with_late_starts(load(one), Fraction(SEGMENT_MS, 1000))] * 3
+    segments = [with_late_starts(load(one), Fraction(SEGMENT_MS, 1000), None)] * 3
     joined = assemble(plan_join(segments, starts_s), *[one] * 3)
     movie = load(joined)
     found = [samples_of(joined, track) for track in movie.tracks]
