@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -186,10 +186,27 @@ def test_what_an_mp4_cannot_hold_is_named(stack: Stack, folder: Path, name: str,
     assert stack.leftovers() == []
 
 
-def test_a_damaged_source_is_refused_with_a_way_to_repair_it(stack: Stack, folder: Path, tmp_path: Path) -> None:
-    """Otherwise frames would be missing unnoticed. Two recordings in one file have no continuous packet counters."""
-    broken = tmp_path / "two.ts"
-    broken.write_bytes(clip_of(folder, "h264-aac.ts").read_bytes() * 2)
+def without_some_packets(body: bytes) -> bytes:
+    """A recording with bad reception: every 500th packet of 188 bytes is lost."""
+    packets = [body[at : at + 188] for at in range(0, len(body), 188)]
+    return b"".join(packet for number, packet in enumerate(packets) if number % 500 != 300)
+
+
+DAMAGED: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
+    # The packet counters of two recordings are not continuous.
+    "two recordings": (lambda body: body * 2, ()),
+    "lost packets": (without_some_packets, ("-fflags", "+discardcorrupt")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_source_is_refused_with_a_way_to_repair_it(
+    stack: Stack, folder: Path, tmp_path: Path, damage: str
+) -> None:
+    """Otherwise frames would be missing unnoticed."""
+    make, options = DAMAGED[damage]
+    broken = tmp_path / "broken.ts"
+    broken.write_bytes(make(clip_of(folder, "h264-aac.ts").read_bytes()))
     stack.add_job()
     stack.upload(broken)
     assert stack.chunk() == []
@@ -197,7 +214,8 @@ def test_a_damaged_source_is_refused_with_a_way_to_repair_it(stack: Stack, folde
     assert "the source cannot be split: ffmpeg cannot copy its packets: corrupt input packet" in error
     assert "ffmpeg -i source -map 0 -c copy repaired.mp4" in error
     repaired = tmp_path / "repaired.mp4"
-    ffmpeg("-i", str(broken), "-map", "0", "-c", "copy", str(repaired))
+    assert all(option in error for option in options)
+    ffmpeg(*options, "-i", str(broken), "-map", "0", "-c", "copy", str(repaired))
     final = run_through(stack, repaired, tmp_path)
     assert contents(repaired, final)
 

@@ -60,7 +60,8 @@ _ADVICE = {
     "audio": "convert the audio to AAC",
 }
 _REPAIR = (
-    "if it is damaged, repair it, for example with `ffmpeg -i source -map 0 -c copy repaired.mp4`, then upload it again"
+    "if it is damaged, repair it, for example with `ffmpeg -i source -map 0 -c copy repaired.mp4` (if that fails, put "
+    "`-fflags +discardcorrupt` before `-i`: it leaves out damaged packets), then upload it again"
 )
 _CONVERT = "convert it to MP4 with another program, then upload it again"
 _CUT_OFF = "File ended prematurely"  # ffmpeg's word on a Matroska file whose recording was not finished
