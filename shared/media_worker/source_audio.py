@@ -105,12 +105,14 @@ def _require_audio(aws: "Aws", job: "Job", plan: Plan, segments: Sequence[Movie]
     """
     processed = [_audio_lengths_s(movie) for movie in segments]
     kept = max(map(len, processed), default=0)  # as many tracks as the workers return
-    for index, split in _as_split(aws, job, plan, _suspicious(processed, kept, plan)):
+    is_same_speed = job.frame_check == "auto"
+    video_s = [planned.duration_s for planned in plan.segments] if is_same_speed else [Fraction(0)] * len(segments)
+    for index, split in _as_split(aws, job, plan, _suspicious(processed, kept, video_s)):
         is_added = len(processed[index]) > len(split) and min(map(len, processed)) < kept
         losses = _losses(split, processed[index], kept)
         if is_added or any(not has for _, has in losses):
             change = f"has {_count(processed[index])}, but had {_count(split)}"
-        elif losses and job.frame_check == "auto":
+        elif losses and is_same_speed:
             change = "has an audio track of {1:.1f} s that had {0:.1f} s".format(*map(float, losses[0]))
         else:
             continue
@@ -120,19 +122,19 @@ def _require_audio(aws: "Aws", job: "Job", plan: Plan, segments: Sequence[Movie]
         )
 
 
-def _suspicious(processed: Sequence[Sequence[Fraction]], kept: int, plan: Plan) -> list[int]:
-    """The segments with fewer audio tracks than others, or less audio than video.
+def _suspicious(processed: Sequence[Sequence[Fraction]], kept: int, video_s: Sequence[Fraction]) -> list[int]:
+    """The segments with fewer audio tracks than others, or less audio than video, which lasts `video_s` in each.
 
     If there are fewer in some, one segment with all of them is suspicious, too: its worker may have added one.
     """
     fewer = {index for index, lengths_s in enumerate(processed) if len(lengths_s) < kept}
+    with_all = [index for index, lengths_s in enumerate(processed) if len(lengths_s) == kept][: 1 if fewer else 0]
     shorter = {
         index
-        for index, (lengths_s, planned) in enumerate(zip(processed, plan.segments, strict=True))
-        if min(lengths_s, default=planned.duration_s) < planned.duration_s - _NOTICEABLE_S
+        for index, (lengths_s, duration_s) in enumerate(zip(processed, video_s, strict=True))
+        if min(lengths_s, default=duration_s) < duration_s - _NOTICEABLE_S
     }
-    with_all = [index for index, lengths_s in enumerate(processed) if len(lengths_s) == kept][: 1 if fewer else 0]
-    return sorted({*fewer, *shorter, *with_all})
+    return sorted({*fewer, *with_all, *shorter})
 
 
 def _as_split(aws: "Aws", job: "Job", plan: Plan, indexes: Sequence[int]) -> list[tuple[int, list[Fraction]]]:
