@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 TracksUsed: TypeAlias = Literal["source", "segments"]
 
 _READS_AT_ONCE = 16
-# A worker's encoder may write nothing for less. It is the pre-roll, too.
+# A worker's encoder may write nothing for less. A segment also has 0.2 s of its neighbours' audio, and may lose it.
 _NOTICEABLE_S = Fraction(1, 2)
 # A packet that lasts longer, and longer than most, precedes a pause. Opus packets have at most 120 ms.
 _LONGEST_PACKET_S = Fraction(1, 4)
@@ -108,6 +108,13 @@ def _require_audio(aws: "Aws", job: "Job", plan: Plan, segments: Sequence[Movie]
     is_same_speed = job.frame_check == "auto"
     video_s = [planned.duration_s for planned in plan.segments] if is_same_speed else [Fraction(0)] * len(segments)
     for index, split in _as_split(aws, job, plan, _suspicious(processed, kept, video_s)):
+        if isinstance(split, str):
+            if len(processed[index]) < kept:
+                raise BadSegment(
+                    f"segment {index} has {_count(processed[index])}, others have {kept}, and it cannot be compared: "
+                    f"{split}: set `tracks` to `segments` if it had no more when it was split"
+                )
+            continue
         is_added = len(processed[index]) > len(split) and min(map(len, processed)) < kept
         losses = _losses(split, processed[index], kept)
         if is_added or any(not has for _, has in losses):
@@ -137,16 +144,16 @@ def _suspicious(processed: Sequence[Sequence[Fraction]], kept: int, video_s: Seq
     return sorted({*fewer, *with_all, *shorter})
 
 
-def _as_split(aws: "Aws", job: "Job", plan: Plan, indexes: Sequence[int]) -> list[tuple[int, list[Fraction]]]:
-    """The lengths of the audio tracks that segments had when they were split. Segments that are gone are left out."""
+def _as_split(aws: "Aws", job: "Job", plan: Plan, indexes: Sequence[int]) -> list[tuple[int, list[Fraction] | str]]:
+    """The lengths of the audio tracks that segments had when they were split, or what happened to these segments."""
 
-    def lengths_s(index: int) -> list[Fraction] | None:
+    def lengths_s(index: int) -> list[Fraction] | str:
         found = _find_segment(aws, job, plan, index)
-        return None if isinstance(found, str) else _audio_lengths_s(open_object(aws, found).movie)
+        return found if isinstance(found, str) else _audio_lengths_s(open_object(aws, found).movie)
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        opened = [each.result() for each in [submit(pool, lengths_s, index) for index in indexes]]
-    return [(index, found) for index, found in zip(indexes, opened, strict=True) if found is not None]
+        opened = [submit(pool, lengths_s, index) for index in indexes]
+        return [(index, each.result()) for index, each in zip(indexes, opened, strict=True)]
 
 
 def _losses(split: Sequence[Fraction], processed: Sequence[Fraction], kept: int) -> list[tuple[Fraction, Fraction]]:

@@ -320,6 +320,24 @@ def test_audio_that_a_worker_lost_in_part(
     assert f"segment {affected} {reason}" in (stack.job().error or "")
 
 
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_a_segment_without_audio_that_cannot_be_compared(
+    stack: Stack, clip: ClipMaker, tmp_path: Path, silent: int
+) -> None:
+    """The segment as it was split is gone: nobody knows whether it had audio. The job fails, unless the user knows."""
+    mute = without_audio(tmp_path, *COPIED)
+    stack.add_job()
+    stack.upload(clip("plain"))
+    stack.chunk()
+    stack.process_segments(change=lambda index, body: mute(index, body) if index == silent else body)
+    stack.aws.s3.delete_object(Bucket=INPUT, Key=stack.segment_keys()[silent])
+    stack.reassemble()
+    error = stack.job().error or ""
+    assert stack.job().status is JobStatus.FAILED
+    assert f"segment {silent} has no audio track, others have 1, and it cannot be compared" in error
+    assert "was removed: s3://" in error
+
+
 def test_an_audio_track_that_one_segment_has_more(stack: Stack, clip: ClipMaker, tmp_path: Path) -> None:
     """The job fails and names the segment."""
     stack.add_job()
