@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 def with_late_starts(movie: Movie, duration_s: Fraction | None, first_frame_s: Fraction | None) -> Movie:
     """The movie with empty edits where the first samples of its tracks are too long. Unchanged segments stay so.
 
-    Video stays if its planned duration, `duration_s`, is unknown (None). If its frame rate varies, its first frame should
-    last `first_frame_s`. Otherwise (None) the first frame should last as long as the second one, and video changes only
-    if it then lasts about as long as planned.
+    Video stays if `duration_s`, its planned duration, is None. If its frame rate varies, its first frame should last
+    `first_frame_s`. Otherwise (None) the first frame should last as long as the second one, and video changes only if
+    it then lasts about as long as planned.
     Audio changes only if it has no edit list, which would say that its first sample is the encoder's delay.
     """
     if find_provenance(movie.box) is not None:
